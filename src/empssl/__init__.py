@@ -1,0 +1,32 @@
+"""Image representations without labels, in one pass over the data.
+
+The verbs of the command line are functions here, by the same names. They are imported when first
+used, so that `import empssl` and `empssl --help` do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from empssl.embedding import embed
+    from empssl.evaluation import evaluate
+    from empssl.pretrained import Encoder
+    from empssl.reporting import report
+    from empssl.training import train
+
+__version__ = "0.1.0"
+__all__ = ["Encoder", "embed", "evaluate", "report", "train"]
+
+_HOMES = {
+    "Encoder": "empssl.pretrained",
+    "embed": "empssl.embedding",
+    "evaluate": "empssl.evaluation",
+    "report": "empssl.reporting",
+    "train": "empssl.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'empssl' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

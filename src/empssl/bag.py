@@ -1,0 +1,118 @@
+"""A bag of patches: an image's embedding as the mean of its patches' embeddings."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from empssl.draws import uniform
+from empssl.errors import UsageError
+from empssl.models import Layer, Network
+from empssl.shapes import Embeddings, Images, Views
+from empssl.views import Patches
+from empssl.views.crop import grid
+
+PATCHES_AT_ONCE = 2048
+# Far from the epochs of training, so that evaluation never sees a training view again.
+_EPOCH = 2**40
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Which patches of an image go into its bag.
+
+    Attributes:
+        kind: `grid` takes clean patches on a regular grid, edges included, and their mirror
+            images where training mirrored too; `random` takes randomly placed and augmented ones,
+            as in training (the authors' evaluation takes 128 of them); `whole` takes the image.
+        count: patches along each side of the grid, or random patches.
+        seed: of random patches.
+    """
+
+    kind: Literal["grid", "random", "whole"]
+    count: int = 1
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, text: str, *, seed: int = 0) -> "Crops":
+        """From `grid3`, `random128` or `whole`.
+
+        Raises:
+            UsageError: it is none of these.
+
+        >>> Crops.parse("grid3")
+        Crops(kind='grid', count=3, seed=0)
+        """
+        match = re.fullmatch(r"(grid|random)([1-9]\d*)|whole", text)
+        if match is None:
+            raise UsageError(f"no crops '{text}'; write grid3, random128 or whole")
+        if text == "whole":
+            return cls("whole")
+        return cls(match[1], int(match[2]), seed)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "whole" else f"{self.kind}{self.count}"
+
+    def views(self, policy: Patches, images: Images, samples: Tensor) -> Views:
+        """The bag's patches, ready for the backbone.
+
+        Args:
+            policy: as the network was trained with.
+            images: square.
+            samples: int64 (batch,), their indices in the data set; random patches depend on them.
+        """
+        if self.kind == "whole":
+            return policy.normalize(images.float().div_(255))[None]
+        if self.kind == "random":
+            views = range(self.count)
+            u = uniform(samples, seed=self.seed, epoch=_EPOCH, views=views, draws=policy.draws)
+            return policy(images, u)
+        side = images.shape[-1]
+        top, left = grid(side, policy.patch_side(side), self.count)
+        return policy.clean(images, top, left, mirror=policy.flip > 0)
+
+
+@torch.inference_mode()
+def embed_bags(
+    network: Network,
+    policy: Patches,
+    images: Images,
+    samples: Tensor,
+    crops: Crops,
+    layers: Sequence[Layer],
+) -> dict[Layer, Embeddings]:
+    """Each image's embedding at each layer, float32 on the CPU.
+
+    Args:
+        network: in eval mode.
+        policy: as the network was trained with.
+        images: of any number; memory grows only with the result.
+        samples: int64, the images' indices in their data set.
+        crops: which patches.
+        layers: where embeddings are taken.
+    """
+    if network.training:
+        raise ValueError("the network is in training mode, where BatchNorm mixes images")
+    device = next(network.parameters()).device
+    per_image = crops.views(policy, images[:1], samples[:1]).shape[0]
+    step = max(1, PATCHES_AT_ONCE // per_image)
+    bags: dict[Layer, list[Tensor]] = {layer: [] for layer in layers}
+    for start in range(0, len(images), step):
+        part = slice(start, start + step)
+        views = crops.views(policy, images[part].to(device), samples[part].to(device))
+        flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
+            embedded = network.embed(flat)
+        for layer in layers:
+            bags[layer].append(embedded[layer].float().unflatten(0, views.shape[:2]).mean(0).cpu())
+    return {layer: torch.cat(parts) for layer, parts in bags.items()}
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether this device multiplies bfloat16 faster than float32."""
+    from empssl.engine import resolve_precision
+
+    return bool(resolve_precision("auto", device.type) == "bf16-mixed")

@@ -1,0 +1,151 @@
+"""A checkpoint: a folder written once, of safetensors and JSON, with a checksum for every file.
+
+Nothing here can run code from a file, a damaged file is never loaded, and an interrupted or
+failed write leaves the checkpoints before it as they were.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from empssl.errors import CheckpointError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+STATE = "state.json"
+_PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        tensors: by file (`model`, `optimizer`), then by name.
+        state: everything else, as JSON holds it.
+    """
+
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint to a folder that does not exist yet: whole, or not at all.
+
+    Raises:
+        CheckpointError: the storage refused; says how much room was needed and how much there is.
+    """
+    partial = folder.with_name(f".{folder.name}{_PARTIAL}{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        for name, tensors in checkpoint.tensors.items():
+            contiguous = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
+            save_file(contiguous, partial / f"{name}.safetensors")
+        (partial / STATE).write_text(json.dumps(checkpoint.state, indent=1))
+        files = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        manifest = {"format": "empssl-checkpoint", "schema": SCHEMA, "sha256": files}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for file in partial.iterdir():
+            _sync(file)
+        _sync(partial)
+        partial.rename(folder)
+        _sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        needed = sum(t.nbytes for group in checkpoint.tensors.values() for t in group.values())
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint {folder} could not be written ({error}); it needs "
+            f"{needed / 2**20:.0f} MiB{_room(folder.parent)}. Earlier checkpoints are untouched."
+        ) from error
+
+
+def read(folder: Path, *, files: tuple[str, ...] | None = None) -> Checkpoint:
+    """Read a checkpoint after every one of its files has been checked.
+
+    Args:
+        folder: as `write` made it.
+        files: which groups of tensors to load; None loads all.
+
+    Raises:
+        CheckpointError: it is missing, damaged, foreign or of a newer version.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest["format"] != "empssl-checkpoint":
+            raise CheckpointError(f"{folder} is no empssl checkpoint: {manifest['format']!r}")
+        if manifest["schema"] > SCHEMA:
+            raise CheckpointError(
+                f"{folder} was written by a newer empssl (schema {manifest['schema']}, this one "
+                f"reads up to {SCHEMA}); update with: pip install -U empssl"
+            )
+        for name, digest in manifest["sha256"].items():
+            if Path(name).name != name or _digest(folder / name) != digest:
+                raise CheckpointError(f"{folder} is damaged: {name} is not what was written")
+        state = json.loads((folder / STATE).read_bytes())
+        tensors = {
+            Path(name).stem: load_file(folder / name) for name in manifest["sha256"]
+            if name.endswith(".safetensors") and (files is None or Path(name).stem in files)
+        }  # fmt: skip
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} is no complete checkpoint: {Path(error.filename).name} is missing"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} is damaged or no checkpoint ({error})") from error
+    return Checkpoint(tensors, state)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what interrupted writes of this folder's checkpoints left behind."""
+    for partial in parent.glob(f".*{_PARTIAL}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_strictly(module: Any, tensors: dict[str, Tensor], source: Path | str) -> None:
+    """Load a state dict in which every name and shape must match.
+
+    Raises:
+        CheckpointError: names up to ten that do not.
+    """
+    own = module.state_dict()
+    wrong = [f"missing {key}" for key in own if key not in tensors]
+    wrong += [f"unknown {key}" for key in tensors if key not in own]
+    wrong += [
+        f"{key} is {tuple(tensors[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own if key in tensors and tensors[key].shape != own[key].shape
+    ]  # fmt: skip
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise CheckpointError(
+            f"the weights in {source} are of another architecture than its configuration says: "
+            f"{'; '.join(wrong[:10])}{more}"
+        )
+    module.load_state_dict(tensors)
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _room(folder: Path) -> str:
+    try:
+        return f", {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free"
+    except OSError:
+        return ""

@@ -1,0 +1,80 @@
+"""Images by name or path: square, uint8, RGB, by index. Bad ones are marked, never passed on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from empssl.data.bad_samples import BadSamples
+from empssl.data.cifar import CIFARS, open_cifar
+from empssl.data.digits import open_digits
+from empssl.data.folder import open_folder
+from empssl.data.images import BadSample, ImageBatch, ImageSet, MemoryImages
+from empssl.data.in_memory import in_memory
+from empssl.data.parquet import open_parquet, parquet_files
+from empssl.data.split import Split
+from empssl.errors import DataError, UsageError, nearest
+
+__all__ = [
+    "NAMES",
+    "BadSample",
+    "BadSamples",
+    "ImageBatch",
+    "ImageSet",
+    "MemoryImages",
+    "Split",
+    "in_memory",
+    "open_images",
+]
+
+NAMES = ("digits", *CIFARS)
+
+
+def open_images(
+    data: str,
+    *,
+    split: Split,
+    data_dir: str | Path | None = None,
+    side: int | None = None,
+    download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageSet:
+    """The images that a user means by `data`.
+
+    Args:
+        data: `digits`, `cifar10`, `cifar100`, or a path: a folder of images, a parquet file or a
+            folder of those. `./digits` is a folder even so.
+        split: `all` is every image; what `train` and `test` are is said by the function that
+            opens each kind.
+        data_dir: where `cifar10` and `cifar100` are; default the folder `data`.
+        side: pixels. Default 16 for digits, 32 for CIFAR, and 64 for files.
+        download: fetch what is missing, where the authors offer it.
+        progress: called with the bytes fetched and the bytes in all.
+
+    Raises:
+        DataError: there is no such data, or none of it can be used.
+        UsageError: `side` is not positive.
+    """
+    if side is not None and side < 1:
+        raise UsageError(f"side is {side}, and must be at least 1 pixel")
+    given = {} if side is None else {"side": side}
+    if data == "digits":
+        return open_digits(split=split, **given)
+    if data == "cifar10" or data == "cifar100":
+        return open_cifar(
+            data,
+            split=split,
+            data_dir=Path("data" if data_dir is None else data_dir).expanduser(),
+            download=download,
+            progress=progress,
+            **given,
+        )
+    path = Path(data).expanduser()
+    if path.is_dir():
+        opener = open_parquet if parquet_files(path) else open_folder
+        return opener(path, split=split, **given)
+    if path.is_file() and path.suffix == ".parquet":
+        return open_parquet(path, split=split, **given)
+    what = "a file that is neither a folder nor .parquet" if path.exists() else "no file or folder"
+    raise DataError(
+        f"'{data}' is {what} and no known name: {nearest(data, NAMES)}; "
+        "or give the path of a folder of images or of a .parquet file"
+    )

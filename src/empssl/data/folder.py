@@ -1,0 +1,166 @@
+"""A folder of images, flat or with one folder per class."""
+
+import hashlib
+import os
+import posixpath
+import stat
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from empssl.data.encoded import EncodedImages
+from empssl.data.split import Split, held_out
+from empssl.data.square import DEFAULT_SIDE
+from empssl.errors import DataError
+
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split()
+)
+_TEST_FOLDERS = ("test", "val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds.
+
+    Attributes:
+        sizes: bytes by relative name, sorted by name; 0 where they cannot be asked for.
+        others: files that are not images by their extension, counted by it.
+    """
+
+    sizes: dict[str, int]
+    others: Counter[str]
+
+
+def list_images(root: Path) -> Listing:
+    """Every image below `root`, each file once, whatever links lead to it.
+
+    Links are followed last, so that a file goes by its own name where it has one below `root`.
+    Hidden files and folders are left out. Names use `/`. What is called like an image and is none
+    (a pipe, a broken link) is listed: decoding it says what it is.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    sizes: dict[str, int] = {}
+    others: Counter[str] = Counter()
+    visited: set[tuple[int, int]] = set()
+    folders, links = [""], []
+    while folders or links:
+        if folders:
+            names, linked = _entries(root, folders.pop())
+            links += linked
+        else:
+            names = [links.pop(0)]
+        for name in names:
+            try:
+                info = os.stat(root / name)
+            except OSError:  # a broken link or a link to itself
+                info = None
+            if info is not None:
+                identity = (info.st_dev, info.st_ino)
+                if identity in visited:
+                    continue
+                if info.st_ino:  # some network drives number no files
+                    visited.add(identity)
+                if stat.S_ISDIR(info.st_mode):
+                    folders.append(name)
+                    continue
+            extension = posixpath.splitext(name)[1].lower()
+            if extension in EXTENSIONS:
+                sizes[name] = info.st_size if info is not None else 0
+            else:
+                others[extension or "no extension"] += 1
+    return Listing(dict(sorted(sizes.items())), others)
+
+
+def _entries(root: Path, folder: str) -> tuple[list[str], list[str]]:
+    names, links = [], []
+    try:
+        with os.scandir(root / folder) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                if not entry.name.startswith("."):
+                    name = posixpath.join(folder, entry.name)
+                    (links if entry.is_symlink() else names).append(name)
+    except OSError as error:
+        raise DataError(f"cannot list {str(root / folder)!r}: {error.strerror}") from error
+    return names, links
+
+
+def open_folder(root: Path, *, split: Split, side: int = DEFAULT_SIDE) -> EncodedImages:
+    """The images below a folder, scaled and cropped to squares.
+
+    A `train` folder beside a `test` (or `val`, `valid`, `validation`) folder gives the splits, and
+    images elsewhere are left out. Two or more folders, and no image beside them, are classes. One
+    folder alone is looked through. Classes without given splits are divided 80 : 20 by
+    `split.held_out`. Images without classes are never divided: `train` is all of them.
+
+    The fingerprint covers names and sizes, not contents: a file replaced by another of the same
+    size goes unnoticed.
+
+    Raises:
+        DataError: no images; no test split; none of the images can be decoded.
+    """
+    listing = list_images(root)
+    if not listing.sizes:
+        found = ", ".join(f"{n} {e}" for e, n in listing.others.most_common(10)) or "no files"
+        raise DataError(
+            f"no images in '{root}': looked for {', '.join(sorted(EXTENSIONS))} "
+            f"in it and its folders, leaving out hidden ones, and found {found}"
+        )
+    inner, splits = _layout(list(listing.sizes))
+    folders = {
+        name: path.partition("/")[0] if "/" in path else None for name, path in inner.items()
+    }
+    class_names = sorted({folder for folder in folders.values() if folder is not None})
+    labelled = None not in folders.values() and len(class_names) > 1
+
+    names = list(inner)
+    if splits is None and not labelled:
+        if split == "test":
+            raise DataError(
+                f"'{root}' has no test split: it has neither classes nor a 'train' and a 'test' "
+                "folder. Make those, or give one folder of images per class"
+            )
+        split = "all"
+    if split != "all":
+        names = [n for n in names if (splits[n] if splits else _split(n)) == split]
+        if not names:
+            raise DataError(f"none of the {len(inner)} images in '{root}' is in the {split} split")
+    numbers = {class_name: k for k, class_name in enumerate(class_names)}
+    return EncodedImages(
+        lambda index: root / names[index],
+        names,
+        name=str(root),
+        split=split,
+        side=side,
+        fingerprint=_fingerprint({name: listing.sizes[name] for name in names}),
+        labels=torch.tensor([numbers[folders[n] or ""] for n in names]) if labelled else None,
+        class_names=class_names if labelled else (),
+    )
+
+
+def _layout(names: list[str]) -> tuple[dict[str, str], dict[str, Split] | None]:
+    """By name: the path that starts with the class if there is one; the split if it is given."""
+    top = posixpath.commonpath([posixpath.dirname(name) for name in names])
+    inner = {name: posixpath.relpath(name, top) if top else name for name in names}
+    first = {name: path.partition("/")[0] for name, path in inner.items() if "/" in path}
+    test = next((folder for folder in _TEST_FOLDERS if folder in first.values()), None)
+    if test is None or "train" not in first.values():
+        return inner, None
+    given = {name: folder for name, folder in first.items() if folder in ("train", test)}
+    splits: dict[str, Split] = {n: "train" if f == "train" else "test" for n, f in given.items()}
+    return {name: inner[name].partition("/")[2] for name in given}, splits
+
+
+def _split(name: str) -> Split:
+    return "test" if held_out(name) else "train"
+
+
+def _fingerprint(sizes: dict[str, int]) -> str:
+    digest = hashlib.sha256()
+    for name, size in sizes.items():
+        digest.update(os.fsencode(name) + b"\0%d\0" % size)
+    return digest.hexdigest()

@@ -1,0 +1,207 @@
+"""Parquet files in the Hugging Face schema: an image {bytes, path} column, perhaps a label."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from empssl.data.decode import UndecodableError
+from empssl.data.encoded import EncodedImages
+from empssl.data.split import Split, held_out
+from empssl.data.square import DEFAULT_SIDE
+from empssl.errors import DataError
+
+_PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The parquet files of a folder, or else of the folders in it; sorted."""
+    return sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
+
+
+def open_parquet(
+    path: Path, *, split: Split, side: int = DEFAULT_SIDE, limit_bytes: int = 2**33
+) -> EncodedImages:
+    """The images of one parquet file, or of a folder of them; the encoded bytes stay in memory.
+
+    In a folder, the files named `train*`, and those named `test*` or else `val*`, are the splits.
+    Otherwise, images with labels are divided 80 : 20 by `split.held_out`, and `train` is all of
+    those without. The image column is the one declared so, or else the one of structs with
+    `bytes`; several need one called `image`. The label is the column `label`, or else the first
+    that is declared a class, if it holds integers.
+
+    A row without bytes is a bad image, `not-embedded`; a path in it is not followed.
+
+    Args:
+        path: a file or a folder.
+        limit_bytes: of all files used.
+
+    Raises:
+        DataError: not parquet, no image column, files that disagree, no test split, too large.
+    """
+    files = parquet_files(path) if path.is_dir() else [path]
+    given = _given(files) if path.is_dir() else {}
+    if {"train", "test"} <= given.keys():
+        files = [file for key in ("train", "test") if split in (key, "all") for file in given[key]]
+    else:
+        given = {}
+    size = sum(file.stat().st_size for file in files)
+    if size > limit_bytes:
+        raise DataError(
+            f"'{path}' has {size / 2**30:.1f} GiB of parquet, which is read into memory, and at "
+            f"most {limit_bytes / 2**30:.1f} are. Write the images to a folder, one file each"
+        )
+    schema = _schema(files[0])
+    image, label, class_names = _columns(schema, files[0])
+    batches = [batch for file in files for batch in _batches(file, schema, image, label)]
+    table = pa.Table.from_batches(batches)
+    names = [f"{file.name}[{row}]" for file in files for row in range(_num_rows(file))]
+    labels = _labels(table, label, class_names, names)
+
+    keep = np.arange(len(names))
+    if not given and labels is None:
+        if split == "test":
+            raise DataError(
+                f"'{path}' has no test split: it has neither labels nor files called "
+                f"train*.parquet and test*.parquet. Its columns: {', '.join(schema.names)}"
+            )
+        split = "all"
+    elif not given and split != "all":
+        keep = np.flatnonzero([held_out(name) == (split == "test") for name in names])
+    if not len(keep):
+        raise DataError(f"none of the {len(names)} rows of '{path}' is in the {split} split")
+
+    images = table.column(image)
+
+    def source(index: int) -> bytes:
+        cell = images[int(keep[index])].as_py()
+        data = cell["bytes"] if isinstance(cell, dict) else cell
+        if data is None:
+            where = cell.get("path") if isinstance(cell, dict) else None
+            raise UndecodableError("not-embedded", f"only a path, {where!r}" if where else "null")
+        return bytes(data)
+
+    return EncodedImages(
+        source,
+        [names[k] for k in keep],
+        name=str(path),
+        split=split,
+        side=side,
+        fingerprint=_fingerprint(files, split),
+        labels=None if labels is None else labels[torch.from_numpy(keep)],
+        class_names=class_names,
+    )
+
+
+def _given(files: list[Path]) -> dict[Split, list[Path]]:
+    """The files of each split, by the beginning of their names."""
+    given: dict[Split, list[Path]] = {}
+    for split, prefixes in _PREFIXES.items():
+        for prefix in prefixes:
+            found = [file for file in files if file.name.lower().startswith(prefix)]
+            if found:
+                given[split] = found
+                break
+    return given
+
+
+def _schema(file: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"'{file}' cannot be read as parquet: {error}") from error
+
+
+def _num_rows(file: Path) -> int:
+    return int(pq.read_metadata(file).num_rows)
+
+
+def _columns(schema: pa.Schema, file: Path) -> tuple[str, str | None, tuple[str, ...]]:
+    """The image column, the label column, and the names of the classes."""
+    declared = _declared(schema)
+    images = [n for n in schema.names if declared.get(n, {}).get("_type") == "Image"]
+    images = images or [field.name for field in schema if _holds_images(field.type)]
+    if len(images) > 1:
+        images = [name for name in images if name == "image"] or images
+    if len(images) != 1:
+        what = "several image columns and none is called 'image'" if images else "no image column"
+        raise DataError(
+            f"{what} in '{file}': expected one of {{bytes, path}} structs, "
+            f"found {', '.join(f'{field.name} ({field.type})' for field in schema)}"
+        )
+    classes = [n for n in schema.names if declared.get(n, {}).get("_type") == "ClassLabel"]
+    label = "label" if "label" in schema.names else next(iter(classes), None)
+    if label is None or not pa.types.is_integer(schema.field(label).type):
+        return images[0], None, ()
+    return images[0], label, tuple(map(str, declared.get(label, {}).get("names") or ()))
+
+
+def _declared(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """What the writer says of each column; nothing, if it says nothing that can be understood."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    if not isinstance(features, dict):
+        return {}
+    return {name: kind for name, kind in features.items() if isinstance(kind, dict)}
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return False
+    position = kind.get_field_index("bytes")
+    return position >= 0 and _is_binary(kind.field(position).type)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _batches(file: Path, schema: pa.Schema, image: str, label: str | None) -> list[pa.RecordBatch]:
+    # In batches, because pyarrow cannot read a whole struct column of more than 2 GiB.
+    columns = [image] if label is None else [image, label]
+    wanted = [schema.field(name).type for name in columns]
+    found = _schema(file)
+    if [found.field(n).type if n in found.names else None for n in columns] != wanted:
+        raise DataError(
+            f"'{file}' does not have the columns of the files before it: expected "
+            f"{', '.join(columns)}, found {', '.join(found.names)}"
+        )
+    try:
+        with pq.ParquetFile(file) as opened:
+            return [
+                pa.RecordBatch.from_arrays([batch.column(name) for name in columns], columns)
+                for batch in opened.iter_batches(batch_size=1024, columns=columns)
+            ]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"'{file}' is damaged: {error}") from error
+
+
+def _labels(
+    table: pa.Table, column: str | None, class_names: tuple[str, ...], names: list[str]
+) -> Tensor | None:
+    if column is None:
+        return None
+    values = table.column(column).cast(pa.int64()).fill_null(-1).to_numpy()
+    wrong = np.flatnonzero((values < -1) | (values >= (len(class_names) or np.inf)))
+    if len(wrong):
+        raise DataError(
+            f"{column} {values[wrong[0]]} in {names[wrong[0]]} is not one of the "
+            f"{len(class_names)} classes"
+        )
+    return torch.from_numpy(values.copy())
+
+
+def _fingerprint(files: list[Path], split: Split) -> str:
+    digest = hashlib.sha256(split.encode())
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()

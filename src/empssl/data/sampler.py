@@ -1,0 +1,108 @@
+"""Which images a step sees: a function of the seed and the step alone."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from empssl.data.images import BadSample, ImageSet, MemoryImages
+from empssl.draws import permutation
+from empssl.errors import DataError, UsageError
+from empssl.shapes import Images
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One process's share of a step's batch.
+
+    Attributes:
+        pixels: the images.
+        samples: int64 (batch,), their indices in the data set.
+        epoch: the pass over the data.
+    """
+
+    pixels: Images
+    samples: Tensor
+    epoch: int
+
+
+class Sampler:
+    """Each epoch visits the images in a new order; what does not fill a batch is left out.
+
+    An image that turns out unreadable is replaced by the one half an epoch later in the order, so
+    that every process and a resumed run agree on the replacement.
+
+    Args:
+        images: what to draw from.
+        batch: global batch, over all processes.
+        seed: of the run.
+        rank: of this process.
+        world: number of processes.
+        on_bad: told of each unreadable image with its epoch and step.
+
+    Raises:
+        UsageError: fewer images than a batch, or a batch that the processes cannot share evenly.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        batch: int,
+        seed: int,
+        rank: int,
+        world: int,
+        on_bad: Callable[[BadSample, int, int], None],
+    ) -> None:
+        usable = images.valid if isinstance(images, MemoryImages) else torch.ones(len(images)) > 0
+        self.usable = usable.nonzero()[:, 0]
+        if len(self.usable) < batch:
+            raise UsageError(
+                f"a batch of {batch} images was asked for, but only {len(self.usable)} can be "
+                f"used; choose --batch {max(2, len(self.usable) // 4)} or give more images"
+            )
+        if batch % world:
+            raise UsageError(f"a batch of {batch} images cannot be shared by {world} processes")
+        self.images, self.seed, self.on_bad = images, seed, on_bad
+        self.batch, self.rank, self.world = batch, rank, world
+        self.steps_per_epoch = len(self.usable) // batch
+        self._order: tuple[int, Tensor] = (-1, self.usable)
+        self._reader = ThreadPoolExecutor(1)
+        self._next: tuple[int, Future[Drawn]] | None = None
+
+    def draw(self, step: int) -> Drawn:
+        """The images of a step; those of the next are read meanwhile."""
+        if self._next is not None and self._next[0] == step:
+            drawn = self._next[1].result()
+        else:
+            drawn = self._read(step)
+        self._next = (step + 1, self._reader.submit(self._read, step + 1))
+        return drawn
+
+    def close(self) -> None:
+        self._reader.shutdown(cancel_futures=True)
+
+    def _read(self, step: int) -> Drawn:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            shuffled = permutation(len(self.usable), seed=self.seed, epoch=epoch)
+            self._order = (epoch, self.usable[shuffled])
+        order = self._order[1]
+        share = self.batch // self.world
+        places = torch.arange(share) + position * self.batch + self.rank * share
+        samples = order[places]
+        got = self.images.read(samples.tolist())
+        pixels = got.pixels
+        for attempt in range(1, 21):
+            if got.valid.all():
+                return Drawn(pixels, samples, epoch)
+            for bad in got.bad:
+                self.on_bad(bad, epoch, step)
+            rows = torch.isin(samples, torch.tensor([b.index for b in got.bad])).nonzero()[:, 0]
+            later = places[rows] + len(order) // 2 + (attempt - 1) * self.batch
+            samples[rows] = order[later % len(order)]
+            got = self.images.read(samples[rows].tolist())
+            pixels[rows] = got.pixels
+        raise DataError(f"no readable image was found in 20 attempts at step {step}")

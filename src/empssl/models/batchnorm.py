@@ -1,0 +1,71 @@
+"""Batch normalization over the images of all processes, on any device."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """BatchNorm with the statistics of the whole global batch.
+
+    torch's SyncBatchNorm, but it also works on CPU tensors and in float64. Every process must
+    hold the same number of images.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (torch's name)
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 axes, got {input.dim()}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps
+            )
+        axes = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        values = x if x.dtype == torch.float64 else x.float()
+        world = dist.get_world_size()
+        rows = values.numel() // values.shape[1] * world
+        mean = _AllReduce.apply(values.mean(axes)) / world
+        centered = values - mean.view(shape)
+        variance = _AllReduce.apply(centered.square().mean(axes)) / world
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            unbiased = variance * (rows / (rows - 1))
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = (self.weight * torch.rsqrt(variance + self.eps)).view(shape)
+        return (centered * scale + self.bias.view(shape)).to(x.dtype)
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over processes, of the values and of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _summed(x)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        return _summed(upstream[0])
+
+
+def _summed(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+def globalize(module: nn.Module) -> nn.Module:
+    """The module with every BatchNorm in it replaced by one over all processes."""
+    if isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm):
+        new = GlobalBatchNorm(module.num_features, module.eps, module.momentum)
+        new.load_state_dict(module.state_dict())
+        return new.to(module.weight.device, module.weight.dtype).train(module.training)
+    for name, child in module.named_children():
+        setattr(module, name, globalize(child))
+    return module

@@ -1,0 +1,246 @@
+"""Optimizers and learning-rate schedules."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from empssl.errors import UsageError
+from empssl.spec import Spec, build
+
+Schedule = Callable[[int], float]
+Groups = list[dict[str, Any]]
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al., 2017) around Nesterov momentum.
+
+    A matrix or filter bank w with gradient g takes steps of a length relative to its own:
+
+        trust = eta ||w|| / (||g|| + weight_decay ||w||),    g <- (g + weight_decay w) * trust
+        LARS            w moves by lr * trust * ...
+        LARS, clipped   w moves by min(trust, lr) * ...
+
+    Without clipping the schedule always acts. With it (the authors' code) `lr` is only a cap, and
+    while trust is below it neither lr nor the schedule has any effect on that layer. A weight of
+    norm zero takes the plain step, lest it stay zero for ever.
+
+    Args:
+        groups: parameter groups; `adapt: False` marks those that take plain steps.
+        lr: peak learning rate.
+        eta: trust coefficient.
+        momentum: of Nesterov's method.
+        weight_decay: of the adapted groups.
+        clip: cap the trust ratio at lr instead of multiplying by it.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        *,
+        lr: float = 0.3,
+        eta: float = 0.005,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        clip: bool = False,
+    ) -> None:
+        super().__init__(
+            groups,
+            {"lr": lr, "eta": eta, "momentum": momentum, "weight_decay": weight_decay,
+             "clip": clip, "adapt": True},
+        )  # fmt: skip
+        self.clip_fraction: float | None = None
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        capped = []
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            gradients: list[Tensor] = [p.grad for p in weights if p.grad is not None]
+            lr, momentum = group["lr"], group["momentum"]
+            if group["adapt"]:
+                scales = self._scales(weights, gradients, group)
+                if group["clip"]:
+                    capped.append(scales == 1)
+                gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+                torch._foreach_mul_(gradients, list(scales.unbind()))
+            buffers = [self._momentum(p) for p in weights]
+            torch._foreach_mul_(buffers, momentum)
+            torch._foreach_add_(buffers, gradients)
+            moves = torch._foreach_add(gradients, buffers, alpha=momentum)
+            torch._foreach_add_(weights, moves, alpha=-lr)
+        if capped:
+            self.clip_fraction = float(torch.cat(capped).float().mean())
+
+    @staticmethod
+    def _scales(weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> Tensor:
+        """What multiplies each decayed gradient before momentum and lr: (weight,)."""
+        w = torch.stack(torch._foreach_norm(weights))
+        g = torch.stack(torch._foreach_norm(gradients))
+        trust = group["eta"] * w / (g + group["weight_decay"] * w + 1e-8)
+        if group["clip"]:
+            trust = (trust / max(group["lr"], 1e-12)).clamp(max=1)
+        return torch.where((w > 0) & (g > 0), trust, 1.0)
+
+    def _momentum(self, weight: nn.Parameter) -> Tensor:
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        buffer: Tensor = state["momentum"]
+        return buffer
+
+
+def lars(
+    network: nn.Module,
+    *,
+    lr: float = 0.3,
+    eta: float = 0.005,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    clip: bool = False,
+) -> list[torch.optim.Optimizer]:
+    """LARS on weights; plain Nesterov momentum on biases and normalization."""
+    matrices, vectors = split(network.parameters())
+    groups = [
+        {"params": matrices},
+        {"params": vectors, "adapt": False, "weight_decay": 0.0},
+    ]
+    return [
+        LARS(groups, lr=lr, eta=eta, momentum=momentum, weight_decay=weight_decay, clip=clip)
+    ]
+
+
+def adamw(
+    network: nn.Module,
+    *,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.01,
+) -> list[torch.optim.Optimizer]:
+    """torch's AdamW; no decay on biases and normalization."""
+    matrices, vectors = split(network.parameters())
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), weight_decay=weight_decay)]
+
+
+def muon(
+    network: nn.Module,
+    *,
+    lr: float = 0.02,
+    momentum: float = 0.95,
+    weight_decay: float = 0.01,
+    vector_lr: float = 1e-3,
+) -> list[torch.optim.Optimizer]:
+    """torch's Muon on weights, each filter bank as one matrix; AdamW on the rest.
+
+    Raises:
+        UsageError: this torch has no Muon.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise UsageError(f"torch {torch.__version__} has no Muon, 2.9 is the first that has it")
+    matrices, vectors = split(network.parameters())
+    return [
+        _FlatMuon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay),
+        torch.optim.AdamW(vectors, lr=vector_lr, weight_decay=0.0),
+    ]
+
+
+class _FlatMuon(torch.optim.Optimizer):
+    """torch.optim.Muon, which takes only matrices, on weights of any shape."""
+
+    def __init__(
+        self, weights: list[nn.Parameter], *, lr: float, momentum: float, weight_decay: float
+    ) -> None:
+        super().__init__(weights, {"lr": lr})
+        # Parameters that share the weights' memory, so that Muon writes the weights themselves.
+        self.flat = [nn.Parameter(_as_matrix(w.data)) for w in weights]
+        self.inner = torch.optim.Muon(
+            self.flat, lr=lr, momentum=momentum, weight_decay=weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )  # fmt: skip
+        self.state = self.inner.state
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        group = self.param_groups[0]
+        for weight, flat in zip(group["params"], self.flat, strict=True):
+            flat.grad = None if weight.grad is None else _as_matrix(weight.grad)
+        self.inner.param_groups[0]["lr"] = group["lr"]
+        self.inner.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state_dict)
+        self.state = self.inner.state
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """One row a filter, sharing memory whether the filters are stored channels last or not."""
+    if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.permute(0, 2, 3, 1)
+    return weight.flatten(1)
+
+
+def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Weights of two axes or more; biases and normalization."""
+    every = [p for p in parameters if p.requires_grad]
+    return [p for p in every if p.ndim > 1], [p for p in every if p.ndim <= 1]
+
+
+OPTIMIZERS = {"lars": lars, "adamw": adamw, "muon": muon}
+
+
+def cosine(*, steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
+    """From 1 to `final` along half a cosine.
+
+    Args:
+        steps: of the whole run.
+        warmup: share of the steps in which the factor first rises linearly from 0.
+        final: the factor after the last step.
+    """
+    return _schedule(steps, warmup, lambda t: final + (1 - final) * (1 + math.cos(math.pi * t)) / 2)
+
+
+def linear(*, steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
+    """From 1 to `final` along a line; arguments as `cosine`."""
+    return _schedule(steps, warmup, lambda t: 1 - (1 - final) * t)
+
+
+def _schedule(steps: int, warmup: float, shape: Callable[[float], float]) -> Schedule:
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup is {warmup}, expected a share of the steps, below 1")
+    rise = round(warmup * steps)
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        # Stays at the end: a cosine left running would climb back to its peak.
+        return shape(min(1.0, (step - rise) / max(1, steps - rise)))
+
+    return factor
+
+
+SCHEDULES = {"cosine": cosine, "linear": linear}
+
+
+def build_optimizers(network: nn.Module, spec: Spec) -> list[torch.optim.Optimizer]:
+    """The optimizers a spec names, each over its share of the network's parameters."""
+    optimizers: list[torch.optim.Optimizer] = build(OPTIMIZERS, spec, network=network)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def set_lr(optimizers: list[torch.optim.Optimizer], factor: float) -> float:
+    """Set every group to `factor` of its peak; returns the first group's rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["peak_lr"]
+    return float(optimizers[0].param_groups[0]["lr"])

@@ -1,0 +1,59 @@
+"""How far a long job is: a moving bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+PLAIN_SECONDS = 10.0
+
+
+class Advance(Protocol):
+    """Tell how many of the job's items are done, and what is worth showing beside them."""
+
+    def __call__(self, done: int, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: int, *, silent: bool = False) -> Iterator[Advance]:
+    """Show a job of `total` items on the error stream while the block runs.
+
+    Args:
+        title: what is being done.
+        total: number of items.
+        silent: show nothing, as processes other than the first do.
+    """
+    console = Console(stderr=True)
+    if silent:
+        yield lambda done, note="": None
+    elif console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[note]}"),
+        )  # fmt: skip
+        with Bar(*columns, console=console) as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda done, note="": bar.update(task, completed=done, note=note)
+    else:
+        yield _plain(title, total)
+
+
+def _plain(title: str, total: int) -> Advance:
+    started = last = time.monotonic()
+
+    def advance(done: int, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < PLAIN_SECONDS:
+            return
+        last = now
+        left = (now - started) / max(done, 1) * (total - done)
+        text = f"{title}: {done} of {total}, {left:.0f} s left"
+        print(f"{text}, {note}" if note else text, file=sys.stderr, flush=True)
+
+    return advance

@@ -1,0 +1,68 @@
+"""How to get a result: named sets of values for the settings of `train`."""
+
+from typing import Any
+
+from empssl.errors import UsageError, nearest
+from empssl.recipes import demo, laptop, official, paper
+from empssl.spec import Table, complete, merge
+
+RECIPES = {
+    "demo": demo.recipe,
+    "laptop": laptop.recipe,
+    "official": official.recipe,
+    "paper": paper.recipe,
+}
+NAMES = tuple(RECIPES)
+DEFAULT = "laptop"
+
+__all__ = ["DEFAULT", "NAMES", "load", "resolve"]
+
+
+def load(name: str) -> dict[str, Any]:
+    """A recipe's values by setting.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"no recipe '{name}': {nearest(name, RECIPES)}")
+    return RECIPES[name]()
+
+
+def resolve(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Every setting that decides a run's numbers: the recipe's, with those given laid over.
+
+    Args:
+        recipe: a name; None for the default.
+        given: settings by name; None where the recipe decides.
+
+    Raises:
+        UsageError: an unknown recipe, name or option.
+    """
+    name = recipe or DEFAULT
+    settings = load(name)
+    for key, table in _tables().items():
+        spec = merge(settings[key], given.get(key))
+        settings[key] = complete(table, spec, given=("network", "feature", "steps"))
+    for key, value in given.items():
+        if value is not None and key not in _tables():
+            settings[key] = value
+    if given.get("epochs") is not None and given.get("budget") is None:
+        settings["budget"] = None
+    return {"recipe": name} | settings
+
+
+def _tables() -> dict[str, Table]:
+    from empssl.models import BACKBONES, PROJECTORS
+    from empssl.objectives import OBJECTIVES
+    from empssl.optim import OPTIMIZERS, SCHEDULES
+    from empssl.views import POLICIES
+
+    return {
+        "views": POLICIES,
+        "backbone": BACKBONES,
+        "projector": PROJECTORS,
+        "objective": OBJECTIVES,
+        "optimizer": OPTIMIZERS,
+        "schedule": SCHEDULES,
+    }

@@ -1,0 +1,20 @@
+"""Two CPU cores and a few minutes."""
+
+from typing import Any
+
+
+def recipe() -> dict[str, Any]:
+    """A ten-layer network on patches at their native size."""
+    return {
+        "patches": 8,
+        "batch": 40,
+        "epochs": 1.0,
+        "budget": None,
+        "image_side": None,
+        "views": {"name": "patches", "colors": "fast"},
+        "backbone": {"name": "resnet10", "width": 32},
+        "projector": {"name": "official", "hidden": 1024, "dim": 512},
+        "objective": {"name": "emp"},
+        "optimizer": {"name": "lars", "clip": True},
+        "schedule": {"name": "cosine"},
+    }

@@ -1,0 +1,211 @@
+"""A run on disk. The only file that knows the names of its files.
+
+    config.yaml           every setting, defaults written out; `train --config` takes it
+    plan.json             what followed from the data: steps, images, cost, fingerprint
+    environment.json      versions, device, precision
+    metrics.jsonl         one line a step
+    bad_samples.jsonl     one line an image that could not be used
+    checkpoints/step-*/   to resume from
+    model/                the trained network
+    evaluations/*.json    scores
+    report.html
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from empssl import checkpoint
+from empssl.checkpoint import Checkpoint
+from empssl.errors import CheckpointError, RunInUseError, UsageError
+
+KEPT_CHECKPOINTS = 2
+
+
+class Run:
+    """One run directory.
+
+    Args:
+        path: of a run that exists; use `create` for a new one.
+
+    Raises:
+        CheckpointError: there is no run at this path.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "config.yaml").is_file():
+            what = "is not a run directory" if self.path.exists() else "does not exist"
+            raise CheckpointError(
+                f"{self.path} {what}: it should hold config.yaml, as `empssl train --out` makes it"
+            )
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any], *, overwrite: bool = False) -> "Run":
+        """Make the directory of a new run.
+
+        Raises:
+            UsageError: something is there already, and either `overwrite` is False or it is not a
+                run, which is never removed.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise UsageError(
+                    f"{path} exists; continue it with --resume, replace it with --overwrite, "
+                    "or choose another --out"
+                )
+            if not (path / "config.yaml").is_file():
+                raise UsageError(f"{path} is not a run directory, so --overwrite leaves it alone")
+            with cls(path).lock():
+                shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        _write(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        return cls(path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing to this run; freed by the system when one dies.
+
+        Raises:
+            RunInUseError: another process holds it.
+        """
+        with open(self.path / ".lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise RunInUseError(
+                    f"{self.path} is in use by {file.read().strip() or 'another process'}"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
+            yield
+
+    @property
+    def config(self) -> dict[str, Any]:
+        config: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
+        return config
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        return self._read_json("plan.json")
+
+    @plan.setter
+    def plan(self, plan: dict[str, Any]) -> None:
+        _write(self.path / "plan.json", json.dumps(plan, indent=1))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self._read_json("environment.json")
+
+    @environment.setter
+    def environment(self, environment: dict[str, Any]) -> None:
+        _write(self.path / "environment.json", json.dumps(environment, indent=1))
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_bytes())
+        except FileNotFoundError:
+            return {}
+        return content
+
+    @property
+    def bad_samples_path(self) -> Path:
+        return self.path / "bad_samples.jsonl"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One entry a step, in order. A line that was being written at a crash is left out."""
+        if not self.metrics_path.exists():
+            return []
+        whole = self.metrics_path.read_bytes().rpartition(b"\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def trim_metrics(self, steps: int) -> None:
+        """Keep the lines of the first `steps` steps: those that a checkpoint stands for."""
+        kept = [entry for entry in self.metrics() if entry["step"] < steps]
+        _write(self.metrics_path, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+    def save_checkpoint(self, step: int, content: Checkpoint) -> None:
+        """Write a checkpoint; once it has been read back whole, remove all but the newest."""
+        parent = self.path / "checkpoints"
+        folder = parent / f"step-{step:09d}"
+        if folder.exists():
+            return
+        checkpoint.write(folder, content)
+        checkpoint.read(folder, files=())
+        for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
+            shutil.rmtree(old)
+
+    def load_checkpoint(self) -> tuple[Checkpoint, list[str]]:
+        """The newest checkpoint that is whole, and what was wrong with newer ones.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        checkpoint.sweep(self.path / "checkpoints")
+        problems: list[str] = []
+        for folder in self._checkpoints():
+            try:
+                return checkpoint.read(folder), problems
+            except CheckpointError as error:
+                problems.append(str(error))
+        raise CheckpointError(
+            f"{self.path} has no checkpoint to continue from" + "".join(f"; {p}" for p in problems)
+        )
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("step-*"), reverse=True)
+
+    def save_model(self, content: Checkpoint) -> None:
+        folder = self.path / "model"
+        if folder.exists():
+            shutil.rmtree(folder)
+        checkpoint.write(folder, content)
+
+    def load_model(self) -> tuple[Checkpoint, Path]:
+        """The trained network, or the newest checkpoint of a run that is not finished.
+
+        Raises:
+            CheckpointError: what there is is damaged, or there is nothing.
+        """
+        if (self.path / "model").exists():
+            return checkpoint.read(self.path / "model"), self.path / "model"
+        return self.load_checkpoint()[0], self._checkpoints()[0]
+
+    def save_evaluation(self, name: str, content: dict[str, Any]) -> Path:
+        folder = self.path / "evaluations"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{name}.json"
+        _write(path, json.dumps(content, indent=1))
+        return path
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        folder = self.path / "evaluations"
+        return [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a small text file: the old content or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

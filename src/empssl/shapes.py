@@ -1,0 +1,20 @@
+"""The axis names that public signatures use, and what they count.
+
+view      patches (or other crops) of one image; always the first axis
+batch     images
+dim       coordinates of a projection z
+feature   coordinates of an embedding h
+height, width, side   pixels; `side` where the two are equal
+sample    rows of a data set of embeddings
+"""
+
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+Images = UInt8[Tensor, "batch 3 height width"]
+Views = Float[Tensor, "view batch 3 side side"]
+Projections = Float[Tensor, "view batch dim"]
+Embeddings = Float[Tensor, "sample feature"]
+Labels = Int64[Tensor, " sample"]
+Valid = Bool[Tensor, " batch"]
+Scalar = Float[Tensor, ""]

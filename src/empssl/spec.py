@@ -1,0 +1,77 @@
+"""A spec is a name and keyword arguments, `{"name": "emp", "distortion": 0.2}`.
+
+A table in each room maps names to classes or functions. The signature of the entry is the schema:
+nothing else lists its options or repeats its defaults.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from empssl.errors import UsageError, nearest
+
+Spec = dict[str, Any]
+Table = Mapping[str, Callable[..., Any]]
+
+
+def complete(table: Table, spec: Spec, *, given: tuple[str, ...] = ()) -> Spec:
+    """The spec with every default written out, in the order of the signature.
+
+    Args:
+        table: name to class or function.
+        spec: `name` and any options.
+        given: parameters that the program supplies itself; not options.
+
+    Raises:
+        UsageError: the name is not in the table, or an option is not in the signature.
+
+    >>> def power(*, base: float, exponent: float = 2.0) -> float: return base**exponent
+    >>> complete({"power": power}, {"name": "power", "base": 3.0})
+    {'name': 'power', 'base': 3.0, 'exponent': 2.0}
+    """
+    name = spec.get("name")
+    if name not in table:
+        raise UsageError(f"no '{name}' here: {nearest(str(name), table)}")
+    options = {
+        p.name: p.default for p in inspect.signature(table[name]).parameters.values()
+        if p.name not in given and p.kind is not p.VAR_KEYWORD
+    }  # fmt: skip
+    for key in spec:
+        if key != "name" and key not in options:
+            raise UsageError(f"'{name}' has no option '{key}': {nearest(key, options)}")
+    full = {"name": name} | options | {k: v for k, v in spec.items() if k != "name"}
+    missing = [k for k, v in full.items() if v is inspect.Parameter.empty]
+    if missing:
+        raise UsageError(f"'{name}' needs a value for {', '.join(missing)}")
+    return full
+
+
+def build(table: Table, spec: Spec, **given: Any) -> Any:
+    """Call the table's entry with the options of the spec and what the program gives.
+
+    Raises:
+        UsageError: as `complete`, or the entry rejects a value.
+    """
+    options = complete(table, spec, given=tuple(given))
+    name = options.pop("name")
+    try:
+        return table[name](**given, **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"'{name}' cannot be made: {error}") from error
+
+
+def merge(base: Spec, changes: Spec | str | None) -> Spec:
+    """The base with changes laid over it; another name drops the base's options.
+
+    >>> merge({"name": "emp", "distortion": 0.2}, {"invariance_weight": 100})
+    {'name': 'emp', 'distortion': 0.2, 'invariance_weight': 100}
+    >>> merge({"name": "emp", "distortion": 0.2}, "vicreg")
+    {'name': 'vicreg'}
+    """
+    if changes is None:
+        return dict(base)
+    if isinstance(changes, str):
+        changes = {"name": changes}
+    if changes.get("name", base["name"]) != base["name"]:
+        return dict(changes)
+    return base | changes

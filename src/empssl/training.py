@@ -1,0 +1,470 @@
+"""The training loop: images to a run directory."""
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from empssl import checkpoint
+from empssl.checkpoint import Checkpoint
+from empssl.data import BadSamples, in_memory, open_images
+from empssl.data.images import ImageSet
+from empssl.data.sampler import Sampler
+from empssl.draws import uniform
+from empssl.duration import parse_duration
+from empssl.engine import Fabric, Precision, agree, environment, launch
+from empssl.errors import DataError, DivergenceError, EmpsslError, StoppedError, UsageError
+from empssl.flops import training_flops
+from empssl.health import CollapseWatch
+from empssl.models import Network, build_network
+from empssl.models.batchnorm import globalize
+from empssl.objectives import OBJECTIVES
+from empssl.objectives.objective import Objective
+from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
+from empssl.progress import progress
+from empssl.recipes import resolve
+from empssl.run import Run
+from empssl.spec import Spec, build
+from empssl.step import StepResult, training_step
+from empssl.stop import StopRequest, stop_requests
+from empssl.views import POLICIES, Patches
+
+CHECKPOINT_SECONDS = 300.0
+# Settings that a resumed run may change: they say where it computes, not what.
+T = TypeVar("T")
+PLACE = ("data_dir", "download", "device", "devices", "num_nodes")
+
+
+def train(
+    data: str,
+    *,
+    out: str | Path,
+    recipe: str | None = None,
+    patches: int | None = None,
+    batch: int | None = None,
+    epochs: float | None = None,
+    budget: str | None = None,
+    image_side: int | None = None,
+    views: Spec | str | None = None,
+    backbone: Spec | str | None = None,
+    projector: Spec | str | None = None,
+    objective: Spec | str | None = None,
+    optimizer: Spec | str | None = None,
+    schedule: Spec | str | None = None,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    precision: Precision = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Learn an encoder from images without labels.
+
+    Args:
+        data: a folder of images, a Parquet file, or digits, cifar10 or cifar100. Labels, where
+            there are any, are never used.
+        out: the run directory to make.
+        recipe: demo, laptop (the default), paper or official. It decides what is not given.
+        patches: patches of each image in a step; n in the paper.
+        batch: images in a step, over all processes.
+        epochs: passes over the data.
+        budget: train for this long instead, such as 10m: the speed is measured first, then the
+            number of steps is fixed, so that the learning rate ends at zero on time.
+        image_side: pixels to which images are scaled and cropped; the data's own by default.
+        views: how patches are drawn and augmented, a name or its options.
+        backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
+        projector: paper or official, and its options.
+        objective: emp, and its options.
+        optimizer: lars, adamw or muon, and its options.
+        schedule: cosine or linear, and its options.
+        seed: of the weights, the order and the views.
+        data_dir: where a data set known by name lies.
+        download: fetch a data set known by name if it is not there.
+        device: auto, cpu, cuda or mps.
+        devices: processes on this machine.
+        num_nodes: machines.
+        precision: auto is bfloat16 where the hardware multiplies it, else float32.
+        resume: continue the run at `out`.
+        overwrite: replace the run at `out`.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        UsageError: settings that cannot be carried out.
+        DataError: no usable images, too many bad ones, or other images than the run began with.
+        DivergenceError: a loss or gradient was not finite; the last checkpoint is good.
+        StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
+    """
+    given = {
+        "patches": patches, "batch": batch, "epochs": epochs, "budget": budget,
+        "image_side": image_side, "views": views, "backbone": backbone, "projector": projector,
+        "objective": objective, "optimizer": optimizer, "schedule": schedule,
+    }  # fmt: skip
+    if resume:
+        settings = _resumed_settings(Run(out), data, recipe, given)
+        seed, precision = settings["seed"], settings["precision"]
+    else:
+        settings = {"data": data} | resolve(recipe, given) | {"seed": seed, "precision": precision}
+    _check(settings)
+    fabric = launch(device=device, devices=devices, num_nodes=num_nodes, precision=precision)
+    first = fabric.is_global_zero
+    images = open_images(
+        data, split="train", data_dir=data_dir, side=settings["image_side"], download=download
+    )
+    with progress("reading images", len(images), silent=not first) as advance:
+        images = in_memory(images, progress=advance)
+    place = dict(zip(PLACE, (data_dir and str(data_dir), download, device, devices, num_nodes)))
+    run = _on_first(fabric, lambda: _open_run(out, settings | place, resume, overwrite))
+    run = run or Run(out)
+    with _lock(run, fabric), stop_requests() as request:
+        training = Training.build(settings, fabric, images, run)
+        if resume:
+            training.restore()
+        else:
+            training.start(settings)
+        training.loop(request)
+    return run.path
+
+
+@dataclass
+class Training:
+    """A run in progress: what a step needs, and where it stands."""
+
+    fabric: Fabric
+    run: Run
+    network: Network
+    module: nn.Module  # the network as Fabric wraps it
+    optimizers: list[torch.optim.Optimizer]
+    objective: Objective
+    policy: Patches
+    sampler: Sampler
+    bad: BadSamples
+    images: ImageSet
+    settings: dict[str, Any]
+    flops_per_view: float
+    started: float = field(default_factory=time.monotonic)
+    plan: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def build(
+        cls, settings: dict[str, Any], fabric: Fabric, images: ImageSet, run: Run
+    ) -> "Training":
+        """Everything at step 0, equal in all processes."""
+        policy = build(POLICIES, settings["views"])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings["seed"])
+            network = build_network(settings["backbone"], settings["projector"])
+        flops = training_flops(network, policy.view_side(images.side))
+        if fabric.world_size > 1:
+            globalize(network)
+        network.to(memory_format=torch.channels_last)
+        module = fabric.setup(network)
+        bad = BadSamples(run.bad_samples_path if fabric.is_global_zero else None, len(images))
+        sampler = Sampler(
+            images, batch=settings["batch"], seed=settings["seed"], rank=fabric.global_rank,
+            world=fabric.world_size, on_bad=lambda sample, epoch, step: bad.add(
+                sample, epoch=epoch, step=step),
+        )  # fmt: skip
+        for sample in getattr(images, "bad", {}).values():
+            bad.add(sample, epoch=0, step=0)
+        return cls(
+            fabric, run, network, module, build_optimizers(network, settings["optimizer"]),
+            build(OBJECTIVES, settings["objective"]).to(fabric.device), policy, sampler, bad,
+            images, settings, flops,
+        )  # fmt: skip
+
+    def start(self, settings: dict[str, Any]) -> None:
+        """Fix the number of steps, and write down all that followed from the data."""
+        per_epoch = self.sampler.steps_per_epoch
+        if settings["budget"] is None:
+            steps = max(1, round(settings["epochs"] * per_epoch))
+        else:
+            steps = self.fabric.broadcast(self._steps_within(parse_duration(settings["budget"])))
+        self.plan = {
+            "steps": steps,
+            "steps_per_epoch": per_epoch,
+            "samples": len(self.images),
+            "usable_samples": len(self.sampler.usable),
+            "image_side": self.images.side,
+            "patch_side": self.policy.patch_side(self.images.side),
+            "view_side": self.policy.view_side(self.images.side),
+            "gflop_per_patch": self.flops_per_view / 1e9,
+            "fingerprint": self.images.fingerprint,
+        }
+        if self.fabric.is_global_zero:
+            self.run.plan = self.plan
+            self.run.environment = environment(self.fabric)
+
+    def restore(self) -> None:
+        """Continue from the newest whole checkpoint.
+
+        Raises:
+            DataError: the images are not those that the run began with.
+        """
+        self.plan = self.run.plan
+        if self.images.fingerprint != self.plan["fingerprint"]:
+            raise DataError(
+                f"{self.settings['data']} has changed since {self.run.path} was started; restore "
+                "the images, or start a new run"
+            )
+        saved, problems = self.run.load_checkpoint()
+        for problem in problems:
+            self._say(f"{problem}; using the one before")
+        checkpoint.load_strictly(self.network, saved.tensors["model"], self.run.path)
+        for index, optimizer in enumerate(self.optimizers):
+            optimizer.load_state_dict(
+                _unflatten(saved.state["optimizers"][index], saved.tensors["optimizer"], index)
+            )
+        self.step, self.seconds = saved.state["step"], saved.state["seconds"]
+        if self.fabric.is_global_zero:
+            self.run.trim_metrics(self.step)
+
+    def loop(self, request: StopRequest) -> None:
+        """Train to the end of the plan, with a line of metrics for each step."""
+        steps = self.plan["steps"]
+        schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
+        watch, before = CollapseWatch(), self.seconds
+        first = self.fabric.is_global_zero
+        began = saved = time.monotonic()
+        self.module.train()
+        with (
+            progress("training", steps, silent=not first) as advance,
+            open(self.run.metrics_path, "a" if first else "r") as metrics,
+        ):
+            while self.step < steps:
+                lr = set_lr(self.optimizers, schedule(self.step))
+                at = time.monotonic()
+                result = self._take_step(self.step)
+                now = time.monotonic()
+                self.seconds = before + now - began
+                entry = self._entry(result, lr, now - at)
+                if first:
+                    metrics.write(checkpoint.json.dumps(entry) + "\n")
+                    metrics.flush()
+                if "fill" in entry and (warning := watch.update(self.step, entry["fill"])):
+                    self._say(warning)
+                self.step += 1
+                advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
+                                   "patches/s")  # fmt: skip
+                signal = agree(self.fabric, request.signal)
+                if signal or now - saved > CHECKPOINT_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+                if signal and self.step < steps:
+                    raise StoppedError(
+                        f"stopped after step {self.step} of {steps}; continue with --resume",
+                        128 + signal,
+                    )
+        self.sampler.close()
+        self._save()
+        if first:
+            self.run.save_model(Checkpoint({"model": self._weights()}, self._identity()))
+
+    def _take_step(self, step: int) -> StepResult:
+        drawn = self.sampler.draw(step)
+        device = self.fabric.device
+        u = uniform(
+            drawn.samples.to(device), seed=self.settings["seed"], epoch=drawn.epoch,
+            views=range(self.settings["patches"]), draws=self.policy.draws,
+        )  # fmt: skip
+        views = self.policy(drawn.pixels.to(device), u)
+        if self.network_dtype == torch.float64:
+            views = views.double()
+        try:
+            return training_step(self.fabric, self.module, self.objective, self.optimizers, views)
+        except DivergenceError as error:
+            names = [self.images.sample_name(int(i)) for i in drawn.samples[:5]]
+            raise DivergenceError(
+                f"step {step}: {error}. The weights are those of the step before; the last "
+                f"checkpoint is good. Its images began with {', '.join(names)}. "
+                "Lower the learning rate, or try --precision 32-true"
+            ) from error
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+    def _entry(self, result: StepResult, lr: float, seconds: float) -> dict[str, Any]:
+        """One line of metrics.jsonl."""
+        views = self.settings["patches"] * self.settings["batch"]
+        patches = (self.step + 1) * views
+        entry: dict[str, Any] = {
+            "step": self.step,
+            "epoch": (self.step + 1) / self.plan["steps_per_epoch"],
+            "loss": float(result.loss.total),
+        }
+        entry |= {name: float(term) for name, term in result.loss.terms.items()}
+        if result.loss.fill is not None:
+            entry["fill"] = float(result.loss.fill)
+        entry |= {"gradient_norm": result.gradient_norm, "lr": lr}
+        clipped = getattr(self.optimizers[0], "clip_fraction", None)
+        if clipped is not None:
+            entry["clip_fraction"] = clipped
+        return entry | {
+            "patches": patches,
+            "pflop": patches * self.flops_per_view / 1e15,
+            "patches_per_second": views / seconds,
+            "seconds": self.seconds,
+        }
+
+    def _steps_within(self, seconds: float) -> int:
+        """How many steps fit into what is left of a budget, from steps that are then undone."""
+        weights = {key: value.clone() for key, value in self.network.state_dict().items()}
+        set_lr(self.optimizers, 0.0)
+        self.module.train()
+        times: list[float] = []
+        until = time.monotonic() + min(10.0, 0.04 * seconds)
+        while len(times) < 6 or time.monotonic() < until:
+            at = time.monotonic()
+            self._take_step(len(times) % self.sampler.steps_per_epoch)
+            times.append(time.monotonic() - at)
+        self.network.load_state_dict(weights)
+        self.optimizers = build_optimizers(self.network, self.settings["optimizer"])
+        typical = statistics.median(times[3:])
+        return max(1, math.floor((seconds - (time.monotonic() - self.started)) / typical))
+
+    def _weights(self) -> dict[str, Tensor]:
+        return dict(self.network.state_dict())
+
+    def _identity(self) -> dict[str, Any]:
+        """What it takes to make the network and its views again."""
+        keys = ("backbone", "projector", "views", "patches")
+        return {
+            "network": {key: self.settings[key] for key in keys},
+            "image_side": self.images.side,
+            "step": self.step,
+            "seconds": self.seconds,
+            "data": self.settings["data"],
+        }
+
+    def _save(self) -> None:
+        """Write a checkpoint; the processes other than the first wait for it."""
+
+        def save() -> None:
+            flat = [_flatten(o.state_dict(), i) for i, o in enumerate(self.optimizers)]
+            tensors = {key: t for _, group in flat for key, t in group.items()}
+            state = self._identity() | {"optimizers": [state for state, _ in flat]}
+            self.run.save_checkpoint(
+                self.step, Checkpoint({"model": self._weights(), "optimizer": tensors}, state)
+            )
+
+        _on_first(self.fabric, save)
+
+    def _say(self, text: str) -> None:
+        if self.fabric.is_global_zero:
+            print(f"empssl: {text}", file=sys.stderr, flush=True)
+
+
+def _check(settings: dict[str, Any]) -> None:
+    """Refuse numbers with which nothing could be learned."""
+    if settings["patches"] < 2:
+        raise UsageError(
+            f"patches is {settings['patches']}, expected 2 or more: with one patch an image there "
+            "is nothing for it to agree with"
+        )
+    if settings["batch"] < 2:
+        raise UsageError(
+            f"batch is {settings['batch']}, expected 2 or more: the coding rate of one image is "
+            "the same whatever the network does"
+        )
+    if settings["budget"] is None and not settings["epochs"] > 0:
+        raise UsageError(f"epochs is {settings['epochs']}, expected a positive number")
+    if settings["budget"] is not None:
+        parse_duration(settings["budget"])
+
+
+def _resumed_settings(
+    run: Run, data: str, recipe: str | None, given: dict[str, Any]
+) -> dict[str, Any]:
+    """The settings that the run began with.
+
+    Raises:
+        UsageError: some are given anew, with other values.
+    """
+    config = run.config
+    asked = resolve(recipe or config["recipe"], {**_as_given(config), **_without_none(given)})
+    asked |= {"data": data}
+    changed = [key for key, value in asked.items() if _plain(config[key]) != _plain(value)]
+    if changed:
+        raise UsageError(
+            f"a resumed run keeps its settings, but {', '.join(changed)} would change; leave "
+            "these options out, or start a new run with another --out"
+        )
+    return config
+
+
+def _as_given(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in resolve(config["recipe"], {}) if key != "recipe"}
+
+
+def _without_none(given: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """As YAML gives it back."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _open_run(out: str | Path, config: dict[str, Any], resume: bool, overwrite: bool) -> Run:
+    return Run(out) if resume else Run.create(out, config, overwrite=overwrite)
+
+
+def _on_first(fabric: Fabric, action: Callable[[], T]) -> T | None:
+    """Do something in the first process only; if it fails there, fail in all."""
+    result, error = None, None
+    if fabric.is_global_zero:
+        try:
+            result = action()
+        except EmpsslError as caught:
+            error = caught
+    error = fabric.broadcast(error) if fabric.world_size > 1 else error
+    if error is not None:
+        raise error
+    return result
+
+
+def _lock(run: Run, fabric: Fabric) -> Any:
+    from contextlib import nullcontext
+
+    return run.lock() if fabric.is_global_zero else nullcontext()
+
+
+def _flatten(state: dict[str, Any], index: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An optimizer's state as JSON and named tensors."""
+    tensors, rest = {}, {}
+    for key, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{key}.{name}"] = value
+            else:
+                rest[f"{key}.{name}"] = value
+    return {"param_groups": state["param_groups"], "scalars": rest}, tensors
+
+
+def _unflatten(state: dict[str, Any], tensors: dict[str, Tensor], index: int) -> dict[str, Any]:
+    """The reverse of `_flatten`."""
+    full: dict[int, dict[str, Any]] = {}
+    named = {tuple(k.split(".", 1)): v for k, v in state["scalars"].items()}
+    for key, value in tensors.items():
+        owner, parameter, name = key.split(".", 2)
+        if int(owner) == index:
+            named[parameter, name] = value
+    for (parameter, name), value in named.items():
+        full.setdefault(int(parameter), {})[name] = value
+    return {"state": full, "param_groups": state["param_groups"]}

@@ -1,0 +1,89 @@
+"""What happens to a patch's pixels, for many patches at once, each with its own parameters.
+
+Every function takes RGB patches (patch, 3, side, side) as floats in [0, 1] and one parameter a
+patch, and returns values in [0, 1]. The definitions are Pillow's, without its rounding to 8 bits.
+"""
+
+import torch
+from torch import Tensor
+
+# ITU-R 601-2, as Pillow converts to "L".
+LUMA = (0.299, 0.587, 0.114)
+BLUR_SIGMAS = 3.0  # the kernel's half width; further out it holds 0.3 % of the weight
+
+
+def luma(patches: Tensor) -> Tensor:
+    """Grey value of each pixel: (patch, 1, side, side)."""
+    weights = patches.new_tensor(LUMA)
+    return torch.einsum("pchw,c->phw", patches, weights)[:, None]
+
+
+def blend(patches: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    """`factor` of the patch and 1 - `factor` of the other, clipped to [0, 1]."""
+    f = factor[:, None, None, None]
+    return (f * patches + (1 - f) * other).clamp_(0, 1)
+
+
+def brightness(patches: Tensor, factor: Tensor) -> Tensor:
+    """Scale towards black."""
+    return (patches * factor[:, None, None, None]).clamp_(0, 1)
+
+
+def contrast(patches: Tensor, factor: Tensor) -> Tensor:
+    """Scale towards the patch's mean grey."""
+    return blend(patches, luma(patches).mean((2, 3), keepdim=True), factor)
+
+
+def saturation(patches: Tensor, factor: Tensor) -> Tensor:
+    """Scale towards the patch's own grey picture."""
+    return blend(patches, luma(patches), factor)
+
+
+def hue(patches: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue in HSV by a fraction of the circle, in [-0.5, 0.5].
+
+    Value and saturation stay, so only the middle channel has to be found anew: with h the turned
+    hue in sixths, channel c is v - chroma * clip(min(k, 4 - k), 0, 1), k = (offset_c + h) mod 6,
+    offsets 5, 3, 1 (Smith, 1978).
+    """
+    value, which = patches.max(1)
+    chroma = value - patches.amin(1)
+    r, g, b = patches.unbind(1)
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    sixths = torch.where(
+        which == 0, (g - b) / safe, torch.where(which == 1, (b - r) / safe + 2, (r - g) / safe + 4)
+    )
+    h = sixths + 6 * turn[:, None, None]
+    offsets = patches.new_tensor([5.0, 3.0, 1.0])[:, None, None]
+    k = (h[:, None] + offsets) % 6
+    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+
+def gray(patches: Tensor) -> Tensor:
+    """The grey picture in all three channels."""
+    return luma(patches).expand_as(patches)
+
+
+def solarize(patches: Tensor, threshold: float = 128 / 255) -> Tensor:
+    """Invert the values from `threshold` up."""
+    return torch.where(patches >= threshold, 1 - patches, patches)
+
+
+def blur(patches: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur, the edge pixels repeated outwards.
+
+    Along each axis it is one matrix a patch, so that sigma can differ between patches.
+
+    Args:
+        sigma: (patch,), in pixels.
+    """
+    side = patches.shape[-1]
+    at = torch.arange(side, device=patches.device, dtype=patches.dtype)
+    reach = int(BLUR_SIGMAS * float(sigma.max()) + 1) if len(sigma) else 1
+    offsets = torch.arange(-reach, reach + 1, device=patches.device, dtype=patches.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    source = (at[:, None] + offsets).clamp_(0, side - 1).long()  # side tap
+    matrix = kernel.new_zeros(len(sigma), side, side)
+    matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, side, -1))
+    return matrix[:, None] @ patches @ matrix[:, None].mT
