@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from empssl.draws import uniform
+from empssl.engine import resolve_precision
 from empssl.errors import UsageError
 from empssl.models import Layer, Network
 from empssl.shapes import Embeddings, Images, Views
@@ -97,6 +98,7 @@ def embed_bags(
     if network.training:
         raise ValueError("the network is in training mode, where BatchNorm mixes images")
     device = next(network.parameters()).device
+    half = resolve_precision("auto", device.type) == "bf16-mixed"
     per_image = crops.views(policy, images[:1], samples[:1]).shape[0]
     step = max(1, PATCHES_AT_ONCE // per_image)
     bags: dict[Layer, list[Tensor]] = {layer: [] for layer in layers}
@@ -104,15 +106,10 @@ def embed_bags(
         part = slice(start, start + step)
         views = crops.views(policy, images[part].to(device), samples[part].to(device))
         flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             embedded = network.embed(flat)
         for layer in layers:
             bags[layer].append(embedded[layer].float().unflatten(0, views.shape[:2]).mean(0).cpu())
+    if not len(images):
+        return {layer: torch.empty(0, network.width(layer)) for layer in layers}
     return {layer: torch.cat(parts) for layer, parts in bags.items()}
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether this device multiplies bfloat16 faster than float32."""
-    from empssl.engine import resolve_precision
-
-    return bool(resolve_precision("auto", device.type) == "bf16-mixed")

@@ -103,6 +103,12 @@ def read(folder: Path, *, files: tuple[str, ...] | None = None) -> Checkpoint:
     return Checkpoint(tensors, state)
 
 
+def identity(folder: Path) -> str:
+    """The SHA-256 of a checkpoint's weights, as its manifest has it."""
+    digests: dict[str, str] = json.loads((folder / MANIFEST).read_bytes())["sha256"]
+    return digests["model.safetensors"]
+
+
 def sweep(parent: Path) -> None:
     """Remove what interrupted writes of this folder's checkpoints left behind."""
     for partial in parent.glob(f".*{_PARTIAL}*"):

@@ -1,6 +1,7 @@
 """Where a run computes: device, precision, processes. The only file that knows Lightning Fabric."""
 
 import ctypes
+import logging
 import os
 import platform
 import warnings
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from empssl.errors import UsageError
+from empssl.errors import UsageError, nearest
 from empssl.shapes import Projections
 
 try:
@@ -38,13 +39,12 @@ def launch(*, device: str, devices: int, num_nodes: int = 1, precision: Precisio
     Raises:
         UsageError: the device or precision is not to be had here.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device 'cuda' was asked for, but torch finds no CUDA device here")
+    device = resolve_device(device)
     if device == "cuda" and devices > torch.cuda.device_count():
         raise UsageError(f"{devices} devices were asked for, {torch.cuda.device_count()} are here")
     keep_freed_memory()
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Fabric advises srun, job schedulers and more workers; none of it concerns this program.
         warnings.simplefilter("ignore")
@@ -58,6 +58,23 @@ def launch(*, device: str, devices: int, num_nodes: int = 1, precision: Precisio
         )
         fabric.launch()
     return fabric
+
+
+def resolve_device(device: str) -> str:
+    """The device that `auto` stands for.
+
+    Raises:
+        UsageError: it is not to be had here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    here = {"cpu": True, "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available()}  # fmt: skip
+    if device not in here:
+        raise UsageError(f"no device '{device}': {nearest(device, ['auto', *here])}")
+    if not here[device]:
+        raise UsageError(f"device '{device}' was asked for, but torch finds none here")
+    return device
 
 
 def resolve_precision(precision: Precision, device: str) -> Any:

@@ -1,5 +1,6 @@
 """The training loop: images to a run directory."""
 
+import json
 import math
 import statistics
 import sys
@@ -252,7 +253,7 @@ class Training:
                 self.seconds = before + now - began
                 entry = self._entry(result, lr, now - at)
                 if first:
-                    metrics.write(checkpoint.json.dumps(entry) + "\n")
+                    metrics.write(json.dumps(entry) + "\n")
                     metrics.flush()
                 if "fill" in entry and (warning := watch.update(self.step, entry["fill"])):
                     self._say(warning)
@@ -304,9 +305,9 @@ class Training:
         entry: dict[str, Any] = {
             "step": self.step,
             "epoch": (self.step + 1) / self.plan["steps_per_epoch"],
-            "loss": float(result.loss.total),
+            "loss": float(result.loss.total.detach()),
         }
-        entry |= {name: float(term) for name, term in result.loss.terms.items()}
+        entry |= {name: float(term.detach()) for name, term in result.loss.terms.items()}
         if result.loss.fill is not None:
             entry["fill"] = float(result.loss.fill)
         entry |= {"gradient_norm": result.gradient_norm, "lr": lr}

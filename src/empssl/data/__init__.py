@@ -1,5 +1,6 @@
 """Images by name or path: square, uint8, RGB, by index. Bad ones are marked, never passed on."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def open_images(
     given = {} if side is None else {"side": side}
     if data == "digits":
         return open_digits(split=split, **given)
-    if data == "cifar10" or data == "cifar100":
+    if data in CIFARS:
         return open_cifar(
             data,
             split=split,
@@ -68,12 +69,16 @@ def open_images(
             **given,
         )
     path = Path(data).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False where the path cannot be looked up
         opener = open_parquet if parquet_files(path) else open_folder
         return opener(path, split=split, **given)
-    if path.is_file() and path.suffix == ".parquet":
+    if os.path.isfile(path) and path.suffix == ".parquet":
         return open_parquet(path, split=split, **given)
-    what = "a file that is neither a folder nor .parquet" if path.exists() else "no file or folder"
+    what = (
+        "a file that is neither a folder nor .parquet"
+        if os.path.exists(path)
+        else "no file or folder"
+    )
     raise DataError(
         f"'{data}' is {what} and no known name: {nearest(data, NAMES)}; "
         "or give the path of a folder of images or of a .parquet file"

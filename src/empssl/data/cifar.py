@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ CIFARS = {
 
 
 def open_cifar(
-    name: Literal["cifar10", "cifar100"],
+    name: str,
     *,
     split: Split,
     data_dir: Path,
@@ -89,7 +89,10 @@ def open_cifar(
     unpickler that makes arrays and nothing else.
 
     Args:
+        name: `cifar10` or `cifar100`.
+        split: the authors' own; `all` is train, then test.
         data_dir: the authors' folder, or the one around it.
+        side: pixels to scale to.
         download: fetch the authors' archive (170 MB) into `data_dir` if a file is missing.
         progress: called with the bytes fetched and the bytes in all.
 

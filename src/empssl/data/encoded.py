@@ -81,8 +81,8 @@ class EncodedImages(ImageSet):
     def _look(self) -> None:
         row = np.empty((3, self.side, self.side), np.uint8)
         reasons = []
-        for index in range(0, len(self), max(1, len(self) // _LOOKED_AT)):
-            bad = self._read_into(row, index)
+        for index in np.linspace(0, len(self) - 1, min(len(self), _LOOKED_AT)):
+            bad = self._read_into(row, int(index))
             if bad is None:
                 return
             reasons.append(f"{bad.name!r} {bad.reason} ({bad.error})")

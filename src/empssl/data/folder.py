@@ -15,9 +15,10 @@ from empssl.data.split import Split, held_out
 from empssl.data.square import DEFAULT_SIDE
 from empssl.errors import DataError
 
-EXTENSIONS = frozenset(
-    ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split()
-)
+EXTENSIONS = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+}
 _TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 
@@ -47,7 +48,8 @@ def list_images(root: Path) -> Listing:
     sizes: dict[str, int] = {}
     others: Counter[str] = Counter()
     visited: set[tuple[int, int]] = set()
-    folders, links = [""], []
+    folders: list[str] = [""]
+    links: list[str] = []
     while folders or links:
         if folders:
             names, linked = _entries(root, folders.pop())
@@ -77,7 +79,8 @@ def list_images(root: Path) -> Listing:
 
 
 def _entries(root: Path, folder: str) -> tuple[list[str], list[str]]:
-    names, links = [], []
+    names: list[str] = []
+    links: list[str] = []
     try:
         with os.scandir(root / folder) as entries:
             for entry in sorted(entries, key=lambda e: e.name):
@@ -105,7 +108,8 @@ def open_folder(root: Path, *, split: Split, side: int = DEFAULT_SIDE) -> Encode
     """
     listing = list_images(root)
     if not listing.sizes:
-        found = ", ".join(f"{n} {e}" for e, n in listing.others.most_common(10)) or "no files"
+        counts = sorted(listing.others.items(), key=lambda item: (-item[1], item[0]))
+        found = ", ".join(f"{n} {extension}" for extension, n in counts[:10]) or "no files"
         raise DataError(
             f"no images in '{root}': looked for {', '.join(sorted(EXTENSIONS))} "
             f"in it and its folders, leaving out hidden ones, and found {found}"

@@ -11,7 +11,7 @@ def in_memory(
     images: ImageSet,
     *,
     limit_bytes: int = 2**31,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     chunk: int = 1024,
 ) -> ImageSet:
     """The same images, decoded; or the set itself, if it is in memory already or would not fit.
@@ -19,8 +19,9 @@ def in_memory(
     Row i stays image i: one that cannot be read is kept as not valid, with its reason.
 
     Args:
+        images: any set.
         limit_bytes: of pixels, 3 side^2 for an image.
-        progress: called with the images done and the images in all.
+        progress: called with the number of images done.
         chunk: images read at a time.
     """
     total = len(images)
@@ -36,7 +37,7 @@ def in_memory(
         valid[rows.start : rows.stop] = batch.valid
         bad += batch.bad
         if progress is not None:
-            progress(rows.stop, total)
+            progress(rows.stop)
     return MemoryImages(
         pixels,
         name=images.name,

@@ -40,6 +40,8 @@ def open_parquet(
 
     Args:
         path: a file or a folder.
+        split: `all` is train, then test.
+        side: pixels to scale and crop to.
         limit_bytes: of all files used.
 
     Raises:

@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-
-from empssl.shapes import Images
+from torch import Tensor
 
 DEFAULT_SIDE = 64
 
@@ -28,7 +27,9 @@ def square(image: Image.Image, side: int) -> UInt8[np.ndarray, "3 {side} {side}"
     return np.asarray(small).transpose(2, 0, 1)
 
 
-def squares(pixels: UInt8[np.ndarray, "batch 3 height width"], side: int) -> Images:
+def squares(
+    pixels: UInt8[np.ndarray, "batch 3 height width"], side: int
+) -> UInt8[Tensor, "batch 3 {side} {side}"]:
     """Many decoded images as squares."""
     if pixels.shape[-2:] == (side, side):
         return torch.from_numpy(pixels)

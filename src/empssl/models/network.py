@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from empssl.models.projector import Projector
 from empssl.shapes import Embeddings
 
 Layer = Literal["backbone", "head"]
@@ -18,7 +19,7 @@ class Network(nn.Module):
         projector: embeddings to projections.
     """
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, projector: Projector) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
@@ -35,3 +36,8 @@ class Network(nn.Module):
         """
         backbone = self.backbone(images)
         return {"backbone": backbone, "head": self.projector.block(backbone)}
+
+    def width(self, layer: Layer) -> int:
+        """Coordinates of the embedding at a layer."""
+        part = self.backbone.dim if layer == "backbone" else self.projector.feature
+        return int(part)

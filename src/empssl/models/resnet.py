@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from empssl.models.convolution import Conv2d
+
 Stem = Literal["imagenet", "small"]
 
 
@@ -15,9 +17,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels_in, channels, stride)
@@ -35,11 +37,11 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.conv1 = Conv2d(channels_in, channels, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.conv2 = Conv2d(channels, channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, channels * self.expansion, 1, bias=False)
+        self.conv3 = Conv2d(channels, channels * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels * self.expansion)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels_in, channels * self.expansion, stride)
@@ -55,7 +57,7 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module | N
     if stride == 1 and channels_in == channels_out:
         return None
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+        Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
     )
 
 
@@ -83,7 +85,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
-        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv1 = Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if stem == "imagenet" else nn.Identity()

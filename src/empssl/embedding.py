@@ -1,0 +1,129 @@
+"""Embeddings of a whole data set, as a Parquet file."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from empssl.bag import Crops
+from empssl.data import BadSamples, Split, open_images
+from empssl.errors import UsageError
+from empssl.models import Layer
+from empssl.pretrained import Encoder
+from empssl.progress import progress
+from empssl.shapes import Embeddings, Valid
+
+
+def embed(
+    run: str | Path,
+    data: str,
+    *,
+    out: str | Path,
+    layer: Layer = "head",
+    crops: str = "grid3",
+    split: Split = "all",
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> Path:
+    """Write one embedding an image to a Parquet file.
+
+    Row i is image i. Its columns are `index`, `name`, `label` (where there are labels), `valid`
+    and `embedding`; an image that could not be read has `valid` false and no embedding, and is
+    listed in a file beside the output. The file's metadata says which weights and crops made it.
+    Memory does not grow with the number of images.
+
+    Args:
+        run: a run directory.
+        data: as in `train`.
+        out: the Parquet file to write.
+        layer: backbone, or head, the projector's first block.
+        crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
+            them), random128 as many random ones, whole takes the whole image.
+        split: train, test or all.
+        seed: of random crops.
+        data_dir: where a data set known by name lies.
+        download: fetch a data set known by name if it is not there.
+        device: auto, cpu, cuda or mps.
+        overwrite: replace `out`.
+
+    Returns:
+        The file written.
+
+    Raises:
+        DataError: no usable images, or too many bad ones.
+        UsageError: `out` exists.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists; replace it with --overwrite or choose another --out")
+    encoder = Encoder.from_pretrained(run, device=device)
+    chosen = Crops.parse(crops, seed=seed)
+    images = open_images(
+        data, split=split, data_dir=data_dir, side=encoder.image_side, download=download
+    )
+    protocol = {
+        "model_sha256": encoder.identity, "run": str(run), "data": data, "split": split,
+        "fingerprint": images.fingerprint, "layer": layer, "crops": str(chosen), "seed": seed,
+        "image_side": encoder.image_side,
+    }  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    listing = out.with_name(f"{out.stem}.bad_samples.jsonl")
+    listing.unlink(missing_ok=True)
+    bad = BadSamples(listing, len(images))
+    schema = _schema(encoder.dim(layer), labeled=images.labels is not None)
+    schema = schema.with_metadata({b"empssl": json.dumps(protocol).encode()})
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        with (
+            pq.ParquetWriter(partial, schema) as writer,
+            progress("embedding", len(images)) as advance,
+        ):
+            for rows in encoder.batches(len(images)):
+                got = images.read(rows)
+                for sample in got.bad:
+                    bad.add(sample, epoch=0, step=0)
+                samples = torch.tensor(rows)
+                bags = encoder.embed(got.pixels[got.valid], samples[got.valid], chosen, [layer])
+                columns = {
+                    "index": rows,
+                    "name": [_utf8(images.sample_name(i)) for i in rows],
+                    "valid": got.valid.numpy(),
+                    "embedding": _nullable(bags[layer], got.valid, schema),
+                }
+                if images.labels is not None:
+                    columns["label"] = images.labels[samples].numpy()
+                writer.write_table(pa.table(columns, schema))
+                advance(rows.stop)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return out
+
+
+def _schema(dim: int, *, labeled: bool) -> pa.Schema:
+    fields = [("index", pa.int64()), ("name", pa.string()), ("valid", pa.bool_()),
+              ("embedding", pa.list_(pa.float32(), dim))]  # fmt: skip
+    if labeled:
+        fields.insert(2, ("label", pa.int64()))
+    return pa.schema(fields)
+
+
+def _nullable(found: Embeddings, valid: Valid, schema: pa.Schema) -> pa.Array:
+    """A row of numbers for each valid image, and null for the others."""
+    kind = schema.field("embedding").type
+    full = torch.zeros(len(valid), kind.list_size)
+    full[valid] = found
+    values = pa.array(full.flatten().numpy())
+    return pa.FixedSizeListArray.from_arrays(
+        values, type=kind, mask=pa.array((~valid).numpy())
+    )
+
+
+def _utf8(name: str) -> str:
+    """File names may hold bytes that are not text; Parquet's strings may not."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,231 @@
+"""How good embeddings are: probes on frozen features, beside what needs no training."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from empssl.bag import Crops
+from empssl.data import ImageSet, MemoryImages, in_memory, open_images
+from empssl.errors import DataError, UsageError, nearest
+from empssl.evaluation.knn import knn_score
+from empssl.evaluation.linear import lbfgs_probe, sgd_probe
+from empssl.evaluation.ridge import ridge_probe
+from empssl.evaluation.score import Score
+from empssl.evaluation.whitened_patches import WhitenedPatches
+from empssl.models import LAYERS, Layer
+from empssl.pretrained import Encoder
+from empssl.progress import progress
+from empssl.run import Run
+from empssl.shapes import Embeddings, Labels
+
+Probe = Literal["linear", "linear_sgd", "knn"]
+PROBES: dict[Probe, Callable[..., Score]] = {
+    "linear": lbfgs_probe,
+    "linear_sgd": sgd_probe,
+    "knn": knn_score,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One score, with all that it depends on.
+
+    Attributes:
+        probe: `linear` (L-BFGS, strength chosen on a part of train), `linear_sgd` (the authors'
+            protocol), `knn`, or `ridge` where there is no network.
+        layer: where the embedding was taken.
+        crops: which patches were averaged.
+        accuracy: percent of the test images.
+        model: SHA-256 of the weights, `random-SEED`, or `whitened-patches`.
+        details: what the probe chose and recorded.
+    """
+
+    probe: str
+    layer: str
+    crops: str
+    accuracy: float
+    balanced_accuracy: float
+    train_size: int
+    test_size: int
+    seed: int | None
+    model: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores of a run on one data set.
+
+    Attributes:
+        dataset: what was scored on.
+        run: which run.
+        protocol: what holds for every row.
+        results: of the run's network.
+        baselines: of the same network with random weights, and of whitened patches with ridge
+            regression, which need no training.
+    """
+
+    dataset: str
+    run: str
+    protocol: dict[str, Any]
+    results: list[Result]
+    baselines: list[Result]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    def table(self) -> str:
+        """A line for each score, for a person."""
+        lines = [f"{'model':18} {'probe':11} {'layer':9} {'crops':10} {'accuracy':>8}"]
+        for row in [*self.results, *self.baselines]:
+            model = self.run if row in self.results else row.model
+            lines.append(
+                f"{model[-18:]:18} {row.probe:11} {row.layer:9} {row.crops:10} {row.accuracy:7.2f}%"
+            )
+        sizes = f"{self.results[0].train_size} train, {self.results[0].test_size} test"
+        return "\n".join([*lines, f"{self.dataset}: {sizes} images, frozen encoder, eval mode"])
+
+
+def evaluate(
+    run: str | Path,
+    data: str,
+    *,
+    probes: Sequence[Probe] = ("linear", "knn"),
+    layers: Sequence[Layer] = LAYERS,
+    crops: Sequence[str] = ("grid3",),
+    baselines: bool = True,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+) -> Evaluation:
+    """Score a run's frozen encoder on labeled images, beside what needs no training.
+
+    Args:
+        run: a run directory.
+        data: as in `train`; it must have labels. Another data set than that of training makes
+            it a transfer.
+        probes: linear is softmax regression, solved, its strength chosen on a part of train;
+            linear_sgd is the authors' protocol (100 epochs, last epoch); knn is a vote of the 20
+            nearest.
+        layers: where embeddings are taken.
+        crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
+            them), random128 the authors' 128 augmented ones, whole takes the whole image.
+        baselines: also score random weights, and whitened patches with ridge regression.
+        seed: of random crops, the baselines and the probes.
+        data_dir: where a data set known by name lies.
+        download: fetch a data set known by name if it is not there.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        All scores; they are also written to the run's `evaluations` folder.
+
+    Raises:
+        DataError: no labels, or nothing to compare.
+        UsageError: an unknown probe, layer or crops.
+    """
+    for probe in probes:
+        if probe not in PROBES:
+            raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}")
+    chosen = [Crops.parse(text, seed=seed) for text in crops]
+    encoder = Encoder.from_pretrained(run, device=device)
+    splits = [
+        _labeled(open_images(data, split=split, data_dir=data_dir, side=encoder.image_side,
+                             download=download))
+        for split in ("train", "test")
+    ]  # fmt: skip
+    score = partial(_score, splits=splits, probes=probes, layers=layers, crops=chosen, seed=seed)
+    results = score(encoder)
+    others: list[Result] = []
+    if baselines:
+        others = score(Encoder.random(run, seed=seed, device=device))
+        others.append(_whitened(splits, seed))
+    evaluation = Evaluation(
+        dataset=data,
+        run=str(run),
+        protocol={
+            "frozen": True, "mode": "eval", "epoch": "last",
+            "train_fingerprint": splits[0].fingerprint, "test_fingerprint": splits[1].fingerprint,
+            "image_side": encoder.image_side, "precision": "as trained", "seed": seed,
+        },
+        results=results,
+        baselines=others,
+    )  # fmt: skip
+    Run(run).save_evaluation(Path(data).name, asdict(evaluation))
+    return evaluation
+
+
+def _labeled(images: ImageSet) -> MemoryImages:
+    """The images that can be read and have a label, all in memory."""
+    if images.labels is None:
+        raise DataError(
+            f"{images.name} has no labels to evaluate with; give a folder with one sub-folder per "
+            "class, or a data set with labels"
+        )
+    with progress(f"reading {images.split} images", len(images)) as advance:
+        loaded = in_memory(images, limit_bytes=2**40, progress=advance)
+    if not isinstance(loaded, MemoryImages) or loaded.labels is None:
+        raise DataError(f"{images.name} could not be held in memory")
+    rows = (loaded.valid & (loaded.labels >= 0)).nonzero()[:, 0]
+    return MemoryImages(
+        loaded.pixels[rows], name=loaded.name, split=loaded.split, labels=loaded.labels[rows],
+        class_names=loaded.class_names, fingerprint=loaded.fingerprint,
+    )  # fmt: skip
+
+
+def _score(
+    encoder: Encoder,
+    *,
+    splits: Sequence[MemoryImages],
+    probes: Sequence[Probe],
+    layers: Sequence[Layer],
+    crops: Sequence[Crops],
+    seed: int,
+) -> list[Result]:
+    results = []
+    for crop in crops:
+        features = [_features(encoder, images, crop, layers) for images in splits]
+        for layer in layers:
+            train, test = (_with_labels(f[layer], s) for f, s in zip(features, splits, strict=True))
+            for probe in probes:
+                options = {} if probe == "knn" else {"seed": seed}
+                found = PROBES[probe](*train, *test, **options)
+                results.append(_result(found, probe, layer, str(crop), encoder.identity))
+    return results
+
+
+def _features(
+    encoder: Encoder, images: MemoryImages, crops: Crops, layers: Sequence[Layer]
+) -> dict[Layer, Embeddings]:
+    parts = []
+    title = f"embedding {images.split} images"
+    with progress(title, len(images)) as advance:
+        for rows in encoder.batches(len(images)):
+            pixels = images.pixels[rows.start : rows.stop]
+            parts.append(encoder.embed(pixels, torch.tensor(rows), crops, layers))
+            advance(rows.stop)
+    return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+
+
+def _with_labels(embeddings: Embeddings, images: MemoryImages) -> tuple[Embeddings, Labels]:
+    assert images.labels is not None
+    return embeddings, images.labels
+
+
+def _whitened(splits: Sequence[MemoryImages], seed: int) -> Result:
+    patches = WhitenedPatches.fit(splits[0].pixels, seed=seed)
+    train, test = (_with_labels(patches.transform(s.pixels), s) for s in splits)
+    found = ridge_probe(*train, *test, seed=seed)
+    return _result(found, "ridge", "none", "whole", "whitened-patches")
+
+
+def _result(score: Score, probe: str, layer: str, crops: str, model: str) -> Result:
+    return Result(
+        probe, layer, crops, score.accuracy, score.balanced_accuracy, score.train_size,
+        score.test_size, score.seed, model, score.details,
+    )  # fmt: skip

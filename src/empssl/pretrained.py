@@ -1,0 +1,158 @@
+"""A trained encoder: images in, embeddings out."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from empssl import checkpoint
+from empssl.bag import Crops, embed_bags
+from empssl.checkpoint import Checkpoint
+from empssl.data.decode import UndecodableError, decode
+from empssl.data.square import square
+from empssl.engine import resolve_device
+from empssl.errors import CheckpointError, DataError, UsageError
+from empssl.models import LAYERS, Layer, Network, build_network
+from empssl.run import Run
+from empssl.shapes import Embeddings, Images
+from empssl.spec import build
+from empssl.views import POLICIES, Patches
+
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+
+
+class Encoder:
+    """A network and the way its patches are cut: everything that an embedding depends on.
+
+    Attributes:
+        network: in eval mode, without gradients.
+        policy: how patches become views.
+        image_side: pixels to which images are scaled and cropped.
+        identity: SHA-256 of the weights, or `random-SEED`.
+    """
+
+    def __init__(self, network: Network, policy: Patches, image_side: int, identity: str) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.policy = policy
+        self.image_side = image_side
+        self.identity = identity
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str = "auto") -> "Encoder":
+        """The encoder of a run directory, or of one of its model folders.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or not what its configuration says.
+        """
+        path = Path(path)
+        if (path / checkpoint.MANIFEST).is_file():
+            source, folder = checkpoint.read(path, files=("model",)), path
+        else:
+            source, folder = Run(path).load_model()
+        encoder = cls._untrained(source, folder)
+        checkpoint.load_strictly(encoder.network, source.tensors.get("model", {}), folder)
+        bad = [name for name, t in source.tensors["model"].items() if not t.isfinite().all()]
+        if bad:
+            raise CheckpointError(f"the weights in {folder} are not finite: {', '.join(bad[:10])}")
+        encoder.identity = checkpoint.identity(folder)
+        return encoder._to(device)
+
+    @classmethod
+    def random(cls, path: str | Path, *, seed: int = 0, device: str = "auto") -> "Encoder":
+        """The same network and views with random weights: what training has to beat."""
+        source, folder = Run(path).load_model()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = cls._untrained(source, folder)
+        encoder.identity = f"random-{seed}"
+        return encoder._to(device)
+
+    @classmethod
+    def _untrained(cls, source: Checkpoint, folder: Path) -> "Encoder":
+        try:
+            specs, side = source.state["network"], int(source.state["image_side"])
+            network = build_network(specs["backbone"], specs["projector"])
+            policy = build(POLICIES, specs["views"])
+        except (KeyError, TypeError, ValueError, UsageError) as error:
+            raise CheckpointError(f"{folder} does not say what network it holds: {error}") from error
+        return cls(network.to(memory_format=torch.channels_last), policy, side, "")
+
+    def _to(self, device: str) -> "Encoder":
+        self.network.to(resolve_device(device))
+        return self
+
+    def encode(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        layer: Layer = "head",
+        crops: str = "grid3",
+        normalize: bool = False,
+    ) -> Embeddings:
+        """Embeddings of images, one row each, float32 on the CPU.
+
+        Args:
+            images: paths, PIL images, uint8 arrays (height, width, 3) or uint8 tensors
+                (3, height, width); one or many.
+            layer: `backbone` or `head`, the projector's first block.
+            crops: `grid3`, `random128` or `whole`: the patches whose embeddings are averaged.
+            normalize: scale each row to length 1.
+
+        Raises:
+            DataError: an image cannot be read; names it.
+            UsageError: an unknown layer or crops.
+        """
+        single = isinstance(images, str | Path | Image.Image) or (
+            isinstance(images, np.ndarray | Tensor) and images.ndim == 3
+        )
+        items: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
+        if not items:
+            raise UsageError("no images were given to encode")
+        rows = [torch.from_numpy(square(_opened(item), self.image_side).copy()) for item in items]
+        bags = self.embed(torch.stack(rows), torch.arange(len(rows)), Crops.parse(crops), [layer])
+        embeddings = bags[layer]
+        return torch.nn.functional.normalize(embeddings, dim=1) if normalize else embeddings
+
+    def embed(
+        self, images: Images, samples: Tensor, crops: Crops, layers: Sequence[Layer]
+    ) -> dict[Layer, Embeddings]:
+        """As `empssl.bag.embed_bags`, of images that are square and of `image_side` pixels."""
+        for layer in layers:
+            self.dim(layer)
+        return embed_bags(self.network, self.policy, images, samples, crops, layers)
+
+    def dim(self, layer: Layer) -> int:
+        """Coordinates of the embedding at a layer.
+
+        Raises:
+            UsageError: there is no such layer.
+        """
+        if layer not in LAYERS:
+            raise UsageError(f"no layer '{layer}', choose from: {', '.join(LAYERS)}")
+        return self.network.width(layer)
+
+    def batches(self, count: int, size: int = 512) -> Iterator[range]:
+        """Indices of `count` images in pieces that fit in memory."""
+        return (range(i, min(i + size, count)) for i in range(0, count, size))
+
+
+def _opened(image: ImageLike) -> Image.Image:
+    """Any of the accepted kinds as an upright RGB image."""
+    if isinstance(image, str | Path):
+        try:
+            return decode(Path(image))
+        except UndecodableError as error:
+            raise DataError(f"{image} cannot be read: {error}") from error
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) else image
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise UsageError(
+            f"an image of shape {tuple(image.shape)} and type {image.dtype} was given, expected "
+            "uint8, (height, width, 3) for arrays or (3, height, width) for tensors"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,261 @@
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bad_images import encoded, make_bad_images, photo
+from PIL import Image
+
+from empssl.data import in_memory, open_images
+from empssl.data.folder import list_images
+from empssl.errors import DataError
+
+
+def fill(root: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo(number, side=12))
+    return root
+
+
+def classes(root: Path, each: int = 40) -> Path:
+    return fill(root, *(f"{c}/{k}.png" for c in ("cat", "dog") for k in range(each)))
+
+
+def names(root: Path, split: str = "all") -> list[str]:
+    images = open_images(str(root), split=split, side=8)  # type: ignore[arg-type]
+    return [images.sample_name(i) for i in range(len(images))]
+
+
+def test_flat_folder_has_no_labels_and_is_not_divided(tmp_path: Path) -> None:
+    images = open_images(str(fill(tmp_path, "b.png", "a.png", "c.png")), split="train")
+    assert (len(images), images.labels, images.split, images.side) == (3, None, "all", 64)
+    assert [images.sample_name(i) for i in range(3)] == ["a.png", "b.png", "c.png"]
+
+
+def test_flat_folder_has_no_test_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no test split: it has neither classes nor a 'train'"):
+        open_images(str(fill(tmp_path, "a.png")), split="test")
+
+
+def test_folders_are_classes(tmp_path: Path) -> None:
+    images = open_images(str(fill(tmp_path, "b/1.png", "a/x/2.png", "b/3.png")), split="all")
+    assert images.class_names == ("a", "b")
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("extra", ["top.png", "x.PNG"])
+def test_image_beside_the_folders_makes_it_flat(tmp_path: Path, extra: str) -> None:
+    images = open_images(str(fill(tmp_path, "a/1.png", "b/2.png", extra)), split="all")
+    assert (images.labels, images.class_names) == (None, ())
+
+
+def test_empty_class_folders_are_no_classes(tmp_path: Path) -> None:
+    (tmp_path / "a0").mkdir()
+    images = open_images(str(fill(tmp_path, "a/1.png", "b/2.png")), split="all")
+    assert images.class_names == ("a", "b")
+
+
+def test_single_folder_is_looked_through(tmp_path: Path) -> None:
+    root = fill(tmp_path, "photos/all/a/1.png", "photos/all/b/2.png")
+    assert open_images(str(root), split="all").class_names == ("a", "b")
+    assert names(root) == ["photos/all/a/1.png", "photos/all/b/2.png"]
+
+
+def test_one_class_is_no_class(tmp_path: Path) -> None:
+    images = open_images(str(fill(tmp_path, "cat/1.png", "cat/2.png")), split="train")
+    assert (len(images), images.labels) == (2, None)
+
+
+@pytest.mark.parametrize("test", ["test", "val", "valid", "validation"])
+def test_given_splits_are_kept(tmp_path: Path, test: str) -> None:
+    root = fill(tmp_path, "train/a/1.png", "train/b/2.png", f"{test}/b/3.png", "spare/4.png")
+    assert names(root, "train") == ["train/a/1.png", "train/b/2.png"]
+    assert names(root, "test") == [f"{test}/b/3.png"]
+    assert sorted(names(root, "all")) == sorted(names(root, "train") + names(root, "test"))
+    held_out = open_images(str(root), split="test")
+    assert held_out.labels is not None
+    assert (held_out.labels.tolist(), held_out.class_names) == ([1], ("a", "b"))
+
+
+def test_train_and_test_are_disjoint_and_whole(tmp_path: Path) -> None:
+    root = classes(tmp_path, each=50)
+    train, test = set(names(root, "train")), set(names(root, "test"))
+    assert not train & test
+    assert train | test == set(names(root, "all"))
+    assert 8 <= len(test) <= 32  # 20 expected, 3 standard deviations
+    assert Counter(name[0] for name in test).keys() == {"c", "d"}
+
+
+def test_new_images_move_no_other(tmp_path: Path) -> None:
+    before = {split: set(names(classes(tmp_path / "a"), split)) for split in ("train", "test")}
+    after = classes(tmp_path / "a", each=60)
+    for split, old in before.items():
+        assert old < set(names(after, split))
+
+
+def test_order_does_not_depend_on_the_disk(tmp_path: Path) -> None:
+    a, b = fill(tmp_path / "a", "1.png", "2.png"), fill(tmp_path / "b", "2.png", "1.png")
+    assert names(a) == names(b)
+
+
+def test_fingerprint_follows_names_and_sizes(tmp_path: Path) -> None:
+    root = fill(tmp_path / "a", "1.png", "2.png")
+    first = open_images(str(root), split="all").fingerprint
+    assert (
+        open_images(str(fill(tmp_path / "b", "1.png", "2.png")), split="all").fingerprint == first
+    )
+    (root / "2.png").write_bytes(photo(1, side=13))
+    second = open_images(str(root), split="all").fingerprint
+    (root / "2.png").rename(root / "3.png")
+    third = open_images(str(root), split="all").fingerprint
+    assert len({first, second, third}) == 3
+
+
+def test_link_loops_end_and_a_file_is_one_sample(tmp_path: Path) -> None:
+    root = fill(tmp_path, "a/1.png", "b/2.png")
+    (root / "a/up").symlink_to(root)
+    (root / "b/other").symlink_to(root / "a")
+    (root / "0-link.png").symlink_to(root / "a/1.png")
+    os.link(root / "b/2.png", root / "b/2-again.png")
+    assert list(list_images(root).sizes) == ["a/1.png", "b/2-again.png"]
+
+
+def test_links_to_elsewhere_are_followed(tmp_path: Path) -> None:
+    fill(tmp_path / "store", "1.png", "2.png")
+    root = fill(tmp_path / "root", "0.png")
+    (root / "linked").symlink_to(tmp_path / "store")
+    assert names(root) == ["0.png", "linked/1.png", "linked/2.png"]
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    assert names(fill(tmp_path, "1.png", ".2.png", ".git/3.png")) == ["1.png"]
+
+
+STRANGE = [
+    b"new\nline.png",
+    b"not \xff\xfe text.png",
+    "\u202efdp.png".encode(),
+    b"-rf.png",
+    b"a" * 251 + b".png",
+    "caf\u00e9.png".encode(),
+    "cafe\u0301.png".encode(),
+    b"tab\tquote\"'<b>.png",
+]
+
+
+def test_strange_names_are_read(tmp_path: Path) -> None:
+    for name in STRANGE:
+        (tmp_path / os.fsdecode(name)).write_bytes(photo(0))
+    images = open_images(str(tmp_path), split="all")
+    assert {os.fsencode(images.sample_name(i)) for i in range(len(images))} == set(STRANGE)
+    assert images.read(range(len(images))).valid.all()
+
+
+def test_missing_folder_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file or folder") as caught:
+        open_images(str(tmp_path / "nowhere"), split="all")
+    assert caught.value.exit_code == 3
+
+
+def test_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"looked for .*\.jpg.* and found no files"):
+        open_images(str(tmp_path), split="all")
+
+
+def test_long_path_is_a_data_error() -> None:
+    with pytest.raises(DataError, match="no file or folder"):
+        open_images("x" * 5000, split="all")
+
+
+def test_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, scandir = fill(tmp_path, "a/1.png", "b/2.png"), os.scandir
+
+    def refuse_b(path: Path) -> object:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_b)
+    with pytest.raises(DataError, match=r"cannot list .*/b': Permission denied"):
+        open_images(str(root), split="all")
+
+
+def test_folder_of_others_says_what_was_found(tmp_path: Path) -> None:
+    for name in ("a.heic", "b.HEIC", "c.txt", "README", ".hidden.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"found 2 \.heic, 1 \.txt, 1 no extension"):
+        open_images(str(tmp_path), split="all")
+
+
+def test_folder_of_bad_images_says_why(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"{number}.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"no usable image.*all bad, such as '0.jpg' unreadable"):
+        open_images(str(tmp_path), split="all")
+
+
+def test_pixels_are_square_rgb_of_the_side(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (30, 20), (1, 2, 3)), "PNG"))
+    (tmp_path / "b.png").write_bytes(encoded(Image.new("L", (3, 9), 7), "PNG"))
+    pixels = open_images(str(tmp_path), split="all", side=10).read([1, 0]).pixels
+    assert pixels.shape == (2, 3, 10, 10)
+    assert pixels[0].unique().tolist() == [7]
+    assert [pixels[1, c].unique().tolist() for c in range(3)] == [[1], [2], [3]]
+
+
+def test_bad_files_keep_their_row(tmp_path: Path) -> None:
+    verdicts = make_bad_images(tmp_path)
+    for number in range(5):
+        (tmp_path / f"good-{number}.png").write_bytes(photo(number))
+    images = open_images(str(tmp_path), split="all", side=16)
+    assert len(images) == len(verdicts) + 5
+    batch = images.read(range(len(images)))
+    expected = {name: verdict for name, verdict in verdicts.items() if verdict != "ok"}
+    assert {bad.name: bad.reason for bad in batch.bad} == expected
+    assert [bad.index for bad in batch.bad] == (~batch.valid).nonzero()[:, 0].tolist()
+    assert int(batch.pixels[~batch.valid].sum()) == 0
+    assert {images.sample_name(bad.index) for bad in batch.bad} == set(expected)
+    half = next(bad for bad in batch.bad if bad.name == "half.bmp")
+    assert (half.bytes, half.error.partition(":")[0]) == (2000, "OSError")
+
+
+def test_a_file_that_vanishes_is_one_bad_row(tmp_path: Path) -> None:
+    images = open_images(str(fill(tmp_path, "1.png", "2.png")), split="all")
+    (tmp_path / "1.png").unlink()
+    batch = images.read([1, 0, 0])
+    assert batch.valid.tolist() == [True, False, False]
+    assert [(bad.index, bad.reason) for bad in batch.bad] == [(0, "vanished")] * 2
+
+
+def test_memory_holds_the_same_rows(tmp_path: Path) -> None:
+    root = fill(tmp_path, *(f"{'ab'[k % 2]}/{k}.png" for k in range(7)))
+    (root / "a/bad.png").write_bytes(b"")
+    read = open_images(str(root), split="all", side=9)
+    told: list[int] = []
+    held = in_memory(read, progress=told.append, chunk=3)
+    assert told == [3, 6, 8]
+    rows = [7, 4, 4, 0]
+    a, b = read.read(rows), held.read(rows)
+    assert np.array_equal(a.pixels, b.pixels)
+    assert a.bad == b.bad
+    assert a.bad != ()
+    for field in ("name", "split", "side", "class_names", "fingerprint"):
+        assert getattr(read, field) == getattr(held, field)
+    assert read.labels is not None
+    assert held.labels is not None
+    assert read.labels.tolist() == held.labels.tolist()
+    assert [read.sample_name(i) for i in range(8)] == [held.sample_name(i) for i in range(8)]
+
+
+def test_sets_that_do_not_fit_stay_encoded(tmp_path: Path) -> None:
+    images = open_images(str(fill(tmp_path, "1.png", "2.png")), split="all", side=10)
+    assert in_memory(images, limit_bytes=599) is images
+    assert in_memory(images, limit_bytes=600) is not images
+    held = in_memory(images)
+    assert in_memory(held) is held

@@ -1,0 +1,169 @@
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from bad_images import photo
+from PIL import Image
+
+from empssl.data import open_images
+from empssl.data.parquet import open_parquet
+from empssl.errors import DataError
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenette160"
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def cell(number: int) -> dict[str, Any]:
+    return {"bytes": photo(number, side=12), "path": f"{number}.png"}
+
+
+def write(
+    path: Path,
+    cells: list[dict[str, Any] | None],
+    *,
+    labels: list[int | None] | None = None,
+    class_names: list[str] | None = None,
+    image: str = "image",
+    kind: pa.DataType = IMAGE,
+) -> Path:
+    columns: dict[str, pa.Array] = {image: pa.array(cells, kind)}
+    features: dict[str, object] = {image: {"_type": "Image"}}
+    if labels is not None:
+        columns["label"] = pa.array(labels, pa.int64())
+    if class_names is not None:
+        features["label"] = {"_type": "ClassLabel", "names": class_names}
+    table = pa.table(columns)
+    if class_names is not None or image != "image":
+        metadata = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": metadata})
+    path.parent.mkdir(exist_ok=True, parents=True)
+    pq.write_table(table, path)
+    return path
+
+
+def test_rows_come_in_order_with_their_labels(tmp_path: Path) -> None:
+    cells: list[dict[str, Any] | None] = [cell(k) for k in range(5)]
+    file = write(tmp_path / "x.parquet", cells, labels=[2, 0, 1, None, 2], class_names=list("abc"))
+    images = open_images(str(file), split="all", side=12)
+    assert images.labels is not None
+    assert images.labels.tolist() == [2, 0, 1, -1, 2]
+    assert images.class_names == ("a", "b", "c")
+    assert images.sample_name(3) == "x.parquet[3]"
+    for k in range(5):
+        plain = np.asarray(Image.open(io.BytesIO(photo(k, side=12)))).transpose(2, 0, 1)
+        assert np.array_equal(images.read([k]).pixels[0], plain)
+
+
+def test_image_column_is_found_by_declaration_or_by_type(tmp_path: Path) -> None:
+    declared = write(tmp_path / "a.parquet", [cell(0)], image="picture")
+    typed = write(tmp_path / "b.parquet", [cell(0)])
+    assert len(open_images(str(declared), split="all")) == 1
+    assert len(open_images(str(typed), split="all")) == 1
+
+
+def test_missing_image_column_names_those_found(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "number": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"no image column.*text \(string\), number \(int64\)"):
+        open_images(str(tmp_path / "x.parquet"), split="all")
+
+
+def test_two_image_columns_are_not_guessed(tmp_path: Path) -> None:
+    table = pa.table({name: pa.array([cell(0)], IMAGE) for name in ("before", "after")})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="several image columns"):
+        open_images(str(tmp_path / "x.parquet"), split="all")
+
+
+def test_rows_without_bytes_are_bad_rows(tmp_path: Path) -> None:
+    cells = [cell(0), None, {"bytes": None, "path": "there.jpg"}, {"bytes": b"no", "path": None}]
+    batch = open_images(str(write(tmp_path / "x.parquet", cells)), split="all").read(range(4))
+    assert batch.valid.tolist() == [True, False, False, False]
+    assert [(bad.index, bad.reason) for bad in batch.bad] == [
+        *[(1, "not-embedded"), (2, "not-embedded"), (3, "unreadable")]
+    ]
+    assert "there.jpg" in batch.bad[1].error
+
+
+def test_label_outside_the_classes_names_the_row(tmp_path: Path) -> None:
+    file = write(tmp_path / "x.parquet", [cell(0), cell(1)], labels=[0, 7], class_names=["a", "b"])
+    with pytest.raises(DataError, match=r"label 7 in x\.parquet\[1\] is not one of the 2 classes"):
+        open_images(str(file), split="all")
+
+
+def test_folder_of_files_has_the_splits_of_their_names(tmp_path: Path) -> None:
+    write(tmp_path / "data/train-00000-of-00002.parquet", [cell(0), cell(1)], labels=[0, 1])
+    write(tmp_path / "data/train-00001-of-00002.parquet", [cell(2)], labels=[1])
+    write(tmp_path / "data/validation-00000-of-00001.parquet", [cell(3)], labels=[0])
+    sets = [open_images(str(tmp_path), split=s, side=12) for s in ("train", "test", "all")]
+    assert [len(s) for s in sets] == [3, 1, 4]
+    assert np.array_equal(sets[2].read([3]).pixels, sets[1].read([0]).pixels)
+    assert len({s.fingerprint for s in sets}) == 3
+
+
+def test_labelled_file_is_divided_and_whole(tmp_path: Path) -> None:
+    cells: list[dict[str, Any] | None] = [cell(k % 3) for k in range(60)]
+    file = write(tmp_path / "x.parquet", cells, labels=[k % 2 for k in range(60)])
+    train, test = (open_images(str(file), split=s, side=12) for s in ("train", "test"))
+    names = [{s.sample_name(i) for i in range(len(s))} for s in (train, test)]
+    assert len(names[0] | names[1]) == len(train) + len(test) == 60
+    assert 3 <= len(test) <= 21  # 12 expected
+    assert train.labels is not None
+    assert train.labels.tolist() == [
+        int(train.sample_name(i)[10:-1]) % 2 for i in range(len(train))
+    ]
+
+
+def test_file_without_labels_is_not_divided(tmp_path: Path) -> None:
+    file = str(write(tmp_path / "x.parquet", [cell(0), cell(1)]))
+    assert len(open_images(file, split="train")) == 2
+    with pytest.raises(DataError, match="no test split"):
+        open_images(file, split="test")
+
+
+def test_fingerprint_changes_with_a_pixel(tmp_path: Path) -> None:
+    one, other = (write(tmp_path / f"{k}.parquet", [cell(k)]) for k in (1, 2))
+    copy = Path(shutil.copy(one, tmp_path / "copy.parquet"))
+    prints = [open_images(str(f), split="all").fingerprint for f in (one, copy, other)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize("damage", ["text", "cut"])
+def test_damaged_file_is_a_data_error(tmp_path: Path, damage: str) -> None:
+    file = write(tmp_path / "x.parquet", [cell(0)])
+    file.write_bytes(b"not parquet" if damage == "text" else file.read_bytes()[:-20])
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        open_images(str(file), split="all")
+
+
+def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", [cell(0)], labels=[0])
+    write(tmp_path / "b.parquet", [cell(0)])
+    with pytest.raises(DataError, match="columns of the files before it"):
+        open_images(str(tmp_path), split="all")
+
+
+def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "x.parquet", [cell(0)])
+    with pytest.raises(DataError, match="read into memory"):
+        open_parquet(file, split="all", limit_bytes=100)
+
+
+def test_imagenette_is_read() -> None:
+    if not REAL.is_dir():
+        pytest.skip(f"REAL PARQUET NOT CHECKED: no {REAL}")
+    images = open_images(str(REAL), split="test", side=160)
+    assert (len(images), len(images.class_names)) == (500, 10)
+    assert images.class_names[0] == "tench"
+    assert images.labels is not None
+    assert images.labels.bincount().tolist() == [50] * 10
+    row = pq.read_table(REAL / "val.parquet")["image"][499].as_py()
+    plain = np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(images.read([499]).pixels[0], plain)
+    assert images.read(range(0, 500, 10)).valid.all()
