@@ -65,9 +65,11 @@ def test_single_folder_is_looked_through(tmp_path: Path) -> None:
     assert names(root) == ["photos/all/a/1.png", "photos/all/b/2.png"]
 
 
-def test_one_class_is_no_class(tmp_path: Path) -> None:
-    images = open_images(str(fill(tmp_path, "cat/1.png", "cat/2.png")), split="train")
-    assert (len(images), images.labels) == (2, None)
+@pytest.mark.parametrize("folders", [("cat", "cat"), ("train/cat", "test/cat")])
+def test_one_class_is_no_class(tmp_path: Path, folders: tuple[str, str]) -> None:
+    root = fill(tmp_path, *(f"{folder}/{k}.png" for k, folder in enumerate(folders)))
+    images = open_images(str(root), split="all")
+    assert (len(images), images.labels, images.class_names) == (2, None, ())
 
 
 @pytest.mark.parametrize("test", ["test", "val", "valid", "validation"])

@@ -114,10 +114,11 @@ def test_labelled_file_is_divided_and_whole(tmp_path: Path) -> None:
     names = [{s.sample_name(i) for i in range(len(s))} for s in (train, test)]
     assert len(names[0] | names[1]) == len(train) + len(test) == 60
     assert 3 <= len(test) <= 21  # 12 expected
+    rows = [int(train.sample_name(i)[10:-1]) for i in range(len(train))]
     assert train.labels is not None
-    assert train.labels.tolist() == [
-        int(train.sample_name(i)[10:-1]) % 2 for i in range(len(train))
-    ]
+    assert train.labels.tolist() == [row % 2 for row in rows]
+    whole = open_images(str(file), split="all", side=12)
+    assert np.array_equal(train.read(range(len(train))).pixels, whole.read(rows).pixels)
 
 
 def test_file_without_labels_is_not_divided(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def environment(fabric: Fabric) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "device": torch.cuda.get_device_name(fabric.device) if cuda else _cpu_name(),
+        "device": torch.cuda.get_device_name(fabric.device) if cuda else cpu_name(),
         "threads": torch.get_num_threads(),
         "processes": fabric.world_size,
         "precision": str(fabric._precision.precision),
@@ -142,7 +142,8 @@ def environment(fabric: Fabric) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor, and how many of its cores there are."""
     try:
         with open("/proc/cpuinfo") as file:
             line = next((x for x in file if x.startswith("model name")), "")

@@ -4,7 +4,7 @@ Every message says what was given, what was expected and what to do.
 """
 
 from difflib import get_close_matches
-from typing import Iterable
+from collections.abc import Iterable
 
 
 class EmpsslError(Exception):

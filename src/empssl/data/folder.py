@@ -58,7 +58,7 @@ def list_images(root: Path) -> Listing:
             names = [links.pop(0)]
         for name in names:
             try:
-                info = os.stat(root / name)
+                info = os.stat(os.path.join(root, name))  # a path object for each costs more
             except OSError:  # a broken link or a link to itself
                 info = None
             if info is not None:

@@ -13,7 +13,7 @@ def held_out(name: str, *, fraction: float = 0.2) -> bool:
     Depends on the name alone, so that images added later move no other. Each class is therefore
     divided 80 : 20 on average, not exactly; a class of few images may be on one side only.
 
-    >>> held_out("cat/1.jpg"), held_out("cat/6.jpg")
+    >>> held_out("cat/1.jpg"), held_out("cat/3.jpg")
     (False, True)
     """
     digest = hashlib.sha256(os.fsencode(name)).digest()

@@ -6,8 +6,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from empssl.errors import UsageError
+from empssl.evaluate.labeled import (
+    Labeled,
+    TestEmbeddings,
+    TestLabels,
+    TrainEmbeddings,
+    TrainLabels,
+)
 from empssl.evaluate.score import Score
-from empssl.evaluate.split import Split, TestEmbeddings, TestLabels, TrainEmbeddings, TrainLabels
 
 _SIMILARITIES = 2**26  # held at a time: 256 MB
 
@@ -28,18 +34,18 @@ def knn_score(
 
     Raises:
         UsageError: `k` or `temperature` is not positive.
-        DataError: see `Split.checked`.
+        DataError: see `Labeled.checked`.
     """
     if not temperature > 0:
         raise UsageError(f"temperature is {temperature}; give a positive number, e.g. 0.07")
-    split = Split.checked(train, train_labels, test, test_labels)
-    similarities, indices = neighbors(split.test, split.train, k)
+    labeled = Labeled.checked(train, train_labels, test, test_labels)
+    similarities, indices = neighbors(labeled.test, labeled.train, k)
     # Relative to the nearest: the same vote, and no overflow at a small temperature.
     votes = ((similarities - similarities[:, :1]) / temperature).exp()
-    sums = votes.new_zeros(len(votes), split.num_classes)
-    sums.scatter_add_(1, split.train_classes[indices], votes)
+    sums = votes.new_zeros(len(votes), labeled.num_classes)
+    sums.scatter_add_(1, labeled.train_classes[indices], votes)
     details = {"k": indices.shape[1], "k_asked": k, "temperature": temperature}
-    return Score.of(sums.argmax(1), split, protocol="knn", details=details)
+    return Score.of(sums.argmax(1), labeled, protocol="knn", details=details)
 
 
 def neighbors(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,14 @@ from torch import Tensor
 
 from empssl.errors import UsageError
 from empssl.evaluate.classifier import Classifier, Standardization
+from empssl.evaluate.labeled import (
+    Labeled,
+    TestEmbeddings,
+    TestLabels,
+    TrainEmbeddings,
+    TrainLabels,
+)
 from empssl.evaluate.score import Score, percent
-from empssl.evaluate.split import Split, TestEmbeddings, TestLabels, TrainEmbeddings, TrainLabels
 
 
 def sgd_probe(
@@ -34,12 +41,37 @@ def sgd_probe(
     leave the optimum alone: weights start at zero, and an incomplete last batch is used.
 
     Raises:
-        DataError: see `Split.checked`.
+        DataError: see `Labeled.checked`.
     """
-    split = Split.checked(train, train_labels, test, test_labels)
-    x, y = split.train, split.train_classes
-    weight = x.new_zeros(split.num_classes, x.shape[1])
-    bias = x.new_zeros(split.num_classes)
+    labeled = Labeled.checked(train, train_labels, test, test_labels)
+    options: dict[str, Any] = {
+        "lr": lr,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "batch": batch,
+        "epochs": epochs,
+    }
+    x, y = labeled.train, labeled.train_classes
+    fitted = sgd_regression(x, y, labeled.num_classes, **options, seed=seed)
+    details = options | {"train_accuracy": percent(fitted.predict(x), y)}
+    predicted = fitted.predict(labeled.test)
+    return Score.of(predicted, labeled, protocol="sgd", seed=seed, details=details)
+
+
+def sgd_regression(
+    x: Float[Tensor, "fit feature"],
+    classes: Int64[Tensor, " fit"],
+    num_classes: int,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    batch: int,
+    epochs: int,
+    seed: int,
+) -> Classifier:
+    """The classifier after the last epoch; see `sgd_probe`."""
+    weight, bias = x.new_zeros(num_classes, x.shape[1]), x.new_zeros(num_classes)
     weight_velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
@@ -48,24 +80,13 @@ def sgd_probe(
             # The gradient by hand: autograd and an optimizer object double the time of a step.
             images = x.index_select(0, rows)
             slope = torch.addmm(bias, images, weight.T).softmax(1)
-            slope = (slope - F.one_hot(y[rows], split.num_classes)) / len(rows)
+            slope = (slope - F.one_hot(classes[rows], num_classes)) / len(rows)
             weight_velocity.mul_(momentum).addmm_(slope.T, images)
             weight_velocity.add_(weight, alpha=weight_decay)
             bias_velocity.mul_(momentum).add_(slope.sum(0)).add_(bias, alpha=weight_decay)
             weight.sub_(weight_velocity, alpha=rate)
             bias.sub_(bias_velocity, alpha=rate)
-    classifier = Classifier(weight, bias)
-    details = {
-        "lr": lr,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "batch": batch,
-        "epochs": epochs,
-        "train_accuracy": percent(classifier.predict(x), y),
-    }
-    return Score.of(
-        classifier.predict(split.test), split, protocol="sgd", seed=seed, details=details
-    )
+    return Classifier(weight, bias)
 
 
 def lbfgs_probe(
@@ -74,7 +95,7 @@ def lbfgs_probe(
     test: TestEmbeddings,
     test_labels: TestLabels,
     *,
-    strengths: Sequence[float] = (1.0, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5),
+    strengths: Sequence[float] = (1.0, 0.1, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5),
     holdout: float = 0.1,
     seed: int = 0,
 ) -> Score:
@@ -88,25 +109,28 @@ def lbfgs_probe(
 
     Raises:
         UsageError: a strength or `holdout` out of range.
-        DataError: see `Split.checked` and `Split.holdout`.
+        DataError: see `Labeled.checked` and `Labeled.holdout`.
     """
-    split = Split.checked(train, train_labels, test, test_labels)
+    labeled = Labeled.checked(train, train_labels, test, test_labels)
     ordered = check_strengths(strengths)
     # Rows to fit on come first, so that one standardized copy serves both parts.
-    rows = torch.arange(len(split.train), device=split.train.device)
+    rows = torch.arange(len(labeled.train), device=labeled.train.device)
     num_fit, held_out = len(rows), {}
     if len(ordered) > 1:
-        parts = split.holdout(holdout, seed)
+        parts = labeled.holdout(holdout, seed)
         rows, num_fit = torch.cat(parts), len(parts[0])
-    scaling = Standardization.of(split.train)
-    x, y = scaling(split.train[rows]), split.train_classes[rows]
+    scaling = Standardization.of(labeled.train)
+    x = labeled.train[rows].sub_(scaling.mean).div_(scaling.deviation)  # in place: it is large
+    y = labeled.train_classes[rows]
     gram = x.T @ x / len(x)
-    current = Classifier(x.new_zeros(split.num_classes, x.shape[1]), x.new_zeros(split.num_classes))
+    current = Classifier(
+        x.new_zeros(labeled.num_classes, x.shape[1]), x.new_zeros(labeled.num_classes)
+    )
     best, start, worse = ordered[0], current, 0
     for strength in ordered if num_fit < len(x) else []:
-        # Each fit starts where the stronger one ended; a choice needs no more than 3e-5.
+        # Each fit starts where the stronger one ended, and a choice needs only 3 digits.
         fit = x[:num_fit], y[:num_fit]
-        current = softmax_regression(*fit, strength, current, gram, tolerance=3e-5)
+        current = softmax_regression(*fit, strength, current, gram, tolerance=1e-4)
         held_out[strength] = percent(current.predict(x[num_fit:]), y[num_fit:])
         if len(held_out) == 1 or held_out[strength] > held_out[best]:
             best, start, worse = strength, current, 0
@@ -120,8 +144,8 @@ def lbfgs_probe(
         "held_out": {f"{strength:g}": accuracy for strength, accuracy in held_out.items()},
         "train_accuracy": percent(fitted.predict(x), y),
     }
-    predicted = fitted.after(scaling).predict(split.test)
-    return Score.of(predicted, split, protocol="lbfgs", seed=seed, details=details)
+    predicted = fitted.after(scaling).predict(labeled.test)
+    return Score.of(predicted, labeled, protocol="lbfgs", seed=seed, details=details)
 
 
 def check_strengths(strengths: Sequence[float]) -> list[float]:

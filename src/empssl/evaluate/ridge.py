@@ -8,9 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from empssl.evaluate.classifier import Classifier, Standardization
+from empssl.evaluate.labeled import (
+    Labeled,
+    TestEmbeddings,
+    TestLabels,
+    TrainEmbeddings,
+    TrainLabels,
+)
 from empssl.evaluate.linear import check_strengths
 from empssl.evaluate.score import Score, percent
-from empssl.evaluate.split import Split, TestEmbeddings, TestLabels, TrainEmbeddings, TrainLabels
 
 Moments = Float[Tensor, "column column"]
 """A^T A in float64, with one row [features, class membership, 1] of A for each image."""
@@ -37,29 +43,29 @@ def ridge_probe(
 
     Raises:
         UsageError: a strength or `holdout` out of range.
-        DataError: see `Split.checked` and `Split.holdout`.
+        DataError: see `Labeled.checked` and `Labeled.holdout`.
     """
-    split = Split.checked(train, train_labels, test, test_labels)
+    labeled = Labeled.checked(train, train_labels, test, test_labels)
     ordered = check_strengths(strengths)
-    x, y = split.train, split.train_classes
+    x, y = labeled.train, labeled.train_classes
     scaling = Standardization.of(x)
-    moments = _moments(x, y, scaling, split.num_classes)
+    moments = _moments(x, y, scaling, labeled.num_classes)
     best, held_out = ordered[0], {}
     if len(ordered) > 1:
-        _, held = split.holdout(holdout, seed)
-        rest = moments - _moments(x[held], y[held], scaling, split.num_classes)
+        _, held = labeled.holdout(holdout, seed)
+        rest = moments - _moments(x[held], y[held], scaling, labeled.num_classes)
         for strength in ordered:
-            classifier = solve(rest, strength, split.num_classes).after(scaling)
+            classifier = solve(rest, strength, labeled.num_classes).after(scaling)
             held_out[strength] = percent(classifier.predict(x[held]), y[held])
         best = max(ordered, key=held_out.__getitem__)
-    fitted = solve(moments, best, split.num_classes).after(scaling)
+    fitted = solve(moments, best, labeled.num_classes).after(scaling)
     details = {
         "strength": best,
         "held_out": {f"{strength:g}": accuracy for strength, accuracy in held_out.items()},
         "train_accuracy": percent(fitted.predict(x), y),
     }
-    predicted = fitted.predict(split.test)
-    return Score.of(predicted, split, protocol="ridge", seed=seed, details=details)
+    predicted = fitted.predict(labeled.test)
+    return Score.of(predicted, labeled, protocol="ridge", seed=seed, details=details)
 
 
 def solve(moments: Moments, strength: float, num_classes: int) -> Classifier:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from jaxtyping import Int64
 from torch import Tensor
 
-from empssl.evaluate.split import Split
+from empssl.evaluate.labeled import Labeled
 
 Protocol = Literal["sgd", "lbfgs", "ridge", "knn"]
 
@@ -37,25 +37,25 @@ class Score:
     def of(
         cls,
         predicted: Int64[Tensor, " test"],
-        split: Split,
+        labeled: Labeled,
         *,
         protocol: Protocol,
         seed: int | None = None,
         details: dict[str, Any] | None = None,
     ) -> "Score":
         """The score of one predicted class for each test row."""
-        right = predicted == split.test_classes
-        count = split.test_classes.bincount(minlength=split.num_classes).tolist()
-        hits = split.test_classes[right].bincount(minlength=split.num_classes).tolist()
+        right = predicted == labeled.test_classes
+        count = labeled.test_classes.bincount(minlength=labeled.num_classes).tolist()
+        hits = labeled.test_classes[right].bincount(minlength=labeled.num_classes).tolist()
         per_class = [100 * h / n if n else None for h, n in zip(hits, count, strict=True)]
         present = [accuracy for accuracy in per_class if accuracy is not None]
         return cls(
             protocol,
-            percent(predicted, split.test_classes),
+            percent(predicted, labeled.test_classes),
             sum(present) / len(present),
             per_class,
-            len(split.train),
-            len(split.test),
+            len(labeled.train),
+            len(labeled.test),
             seed,
             details or {},
         )

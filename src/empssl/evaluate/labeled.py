@@ -15,7 +15,7 @@ TestLabels = Int64[Tensor, " test"]
 
 
 @dataclass(frozen=True)
-class Split:
+class Labeled:
     """Labeled embeddings, ready for arithmetic: float32, one device, classes counted from zero.
 
     Attributes:
@@ -33,8 +33,8 @@ class Split:
     @classmethod
     def checked(
         cls, train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor
-    ) -> "Split":
-        """The split, on the device of `train`.
+    ) -> "Labeled":
+        """The embeddings and classes, on the device of `train`.
 
         Raises:
             DataError: sizes that do not fit, values that are not finite, unknown labels, fewer
