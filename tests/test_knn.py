@@ -2,9 +2,9 @@ import pytest
 import torch
 from references import knn as plain
 
-import empssl.evaluate.knn as module
+import empssl.evaluation.knn as module
 from empssl.errors import DataError, UsageError
-from empssl.evaluate.knn import knn_score, neighbors
+from empssl.evaluation.knn import knn_score, neighbors
 
 
 def normal(seed: int, *size: int) -> torch.Tensor:

@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from empssl.errors import DataError, UsageError
-from empssl.evaluate.classifier import Classifier, Standardization
-from empssl.evaluate.labeled import Labeled
-from empssl.evaluate.linear import lbfgs_probe, sgd_probe, sgd_regression, softmax_regression
-from empssl.evaluate.ridge import ridge_probe
-from empssl.evaluate.score import Score
+from empssl.evaluation.classifier import Classifier, Standardization
+from empssl.evaluation.labeled import Labeled
+from empssl.evaluation.linear import lbfgs_probe, sgd_probe, sgd_regression, softmax_regression
+from empssl.evaluation.ridge import ridge_probe
+from empssl.evaluation.score import Score
 
 PROBES = [sgd_probe, lbfgs_probe, ridge_probe]
 CHOOSERS = [lbfgs_probe, ridge_probe]

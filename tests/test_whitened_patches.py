@@ -4,10 +4,10 @@ import torch
 from references import whitened_patches as plain
 from torch import Tensor
 
-import empssl.evaluate.whitened_patches as module
+import empssl.evaluation.whitened_patches as module
 from empssl.errors import DataError, UsageError
-from empssl.evaluate.ridge import ridge_probe
-from empssl.evaluate.whitened_patches import WhitenedPatches
+from empssl.evaluation.ridge import ridge_probe
+from empssl.evaluation.whitened_patches import WhitenedPatches
 
 
 @pytest.fixture(autouse=True)

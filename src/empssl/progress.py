@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 PLAIN_SECONDS = 10.0
 
 
+@runtime_checkable
 class Advance(Protocol):
     """Tell how many of the job's items are done, and what is worth showing beside them."""
 

@@ -21,12 +21,13 @@ from empssl.models import LAYERS, Layer
 from empssl.pretrained import Encoder
 from empssl.progress import progress
 from empssl.run import Run
-from empssl.shapes import Embeddings, Labels
+from empssl.shapes import Embeddings
 
-Probe = Literal["linear", "linear_sgd", "knn"]
+Probe = Literal["linear", "linear_sgd", "ridge", "knn"]
 PROBES: dict[Probe, Callable[..., Score]] = {
     "linear": lbfgs_probe,
     "linear_sgd": sgd_probe,
+    "ridge": ridge_probe,
     "knn": knn_score,
 }
 
@@ -37,7 +38,7 @@ class Result:
 
     Attributes:
         probe: `linear` (L-BFGS, strength chosen on a part of train), `linear_sgd` (the authors'
-            protocol), `knn`, or `ridge` where there is no network.
+            protocol), `ridge` or `knn`.
         layer: where the embedding was taken.
         crops: which patches were averaged.
         accuracy: percent of the test images.
@@ -111,8 +112,8 @@ def evaluate(
         data: as in `train`; it must have labels. Another data set than that of training makes
             it a transfer.
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
-            linear_sgd is the authors' protocol (100 epochs, last epoch); knn is a vote of the 20
-            nearest.
+            linear_sgd is the authors' protocol (100 epochs, last epoch); ridge has a closed form;
+            knn is a vote of the 20 nearest.
         layers: where embeddings are taken.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
             them), random128 the authors' 128 augmented ones, whole takes the whole image.
@@ -144,7 +145,7 @@ def evaluate(
     others: list[Result] = []
     if baselines:
         others = score(Encoder.random(run, seed=seed, device=device))
-        others.append(_whitened(splits, seed))
+        others += _whitened(splits, probes, seed)
     evaluation = Evaluation(
         dataset=data,
         run=str(run),
@@ -191,12 +192,27 @@ def _score(
     for crop in crops:
         features = [_features(encoder, images, crop, layers) for images in splits]
         for layer in layers:
-            train, test = (_with_labels(f[layer], s) for f, s in zip(features, splits, strict=True))
-            for probe in probes:
-                options = {} if probe == "knn" else {"seed": seed}
-                found = PROBES[probe](*train, *test, **options)
-                results.append(_result(found, probe, layer, str(crop), encoder.identity))
+            parts = [found[layer] for found in features]
+            scores = _probe(parts, splits, probes, seed)
+            results += [_result(s, p, layer, str(crop), encoder.identity) for p, s in scores.items()]
     return results
+
+
+def _probe(
+    features: Sequence[Embeddings],
+    splits: Sequence[MemoryImages],
+    probes: Sequence[Probe],
+    seed: int,
+) -> dict[Probe, Score]:
+    """The score of the embeddings of train and test by each probe."""
+    (train, test), (labels, test_labels) = features, [s.labels for s in splits]
+    scores: dict[Probe, Score] = {}
+    for probe in probes:
+        options = {} if probe == "knn" else {"seed": seed}
+        with progress(f"{probe} probe, {train.shape[1]} features", 1) as advance:
+            scores[probe] = PROBES[probe](train, labels, test, test_labels, **options)
+            advance(1)
+    return scores
 
 
 def _features(
@@ -212,16 +228,19 @@ def _features(
     return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
 
-def _with_labels(embeddings: Embeddings, images: MemoryImages) -> tuple[Embeddings, Labels]:
-    assert images.labels is not None
-    return embeddings, images.labels
-
-
-def _whitened(splits: Sequence[MemoryImages], seed: int) -> Result:
+def _whitened(
+    splits: Sequence[MemoryImages], probes: Sequence[Probe], seed: int
+) -> list[Result]:
+    """Whitened patches with ridge regression, as published, and under the other probes too."""
     patches = WhitenedPatches.fit(splits[0].pixels, seed=seed)
-    train, test = (_with_labels(patches.transform(s.pixels), s) for s in splits)
-    found = ridge_probe(*train, *test, seed=seed)
-    return _result(found, "ridge", "none", "whole", "whitened-patches")
+    with progress("whitened patches", len(splits)) as advance:
+        features = []
+        for split in splits:
+            features.append(patches.transform(split.pixels))
+            advance(len(features))
+    every: tuple[Probe, ...] = ("ridge", *(p for p in probes if p not in ("ridge", "linear_sgd")))
+    scores = _probe(features, splits, every, seed)
+    return [_result(s, p, "none", "whole", "whitened-patches") for p, s in scores.items()]
 
 
 def _result(score: Score, probe: str, layer: str, crops: str, model: str) -> Result:

@@ -7,16 +7,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from empssl.evaluate.classifier import Classifier, Standardization
-from empssl.evaluate.labeled import (
+from empssl.evaluation.classifier import Classifier, Standardization
+from empssl.evaluation.labeled import (
     Labeled,
     TestEmbeddings,
     TestLabels,
     TrainEmbeddings,
     TrainLabels,
 )
-from empssl.evaluate.linear import check_strengths
-from empssl.evaluate.score import Score, percent
+from empssl.evaluation.linear import check_strengths
+from empssl.evaluation.score import Score, percent
 
 Moments = Float[Tensor, "column column"]
 """A^T A in float64, with one row [features, class membership, 1] of A for each image."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from jaxtyping import Int64
 from torch import Tensor
 
-from empssl.evaluate.labeled import Labeled
+from empssl.evaluation.labeled import Labeled
 
 Protocol = Literal["sgd", "lbfgs", "ridge", "knn"]
 

@@ -10,15 +10,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from empssl.errors import UsageError
-from empssl.evaluate.classifier import Classifier, Standardization
-from empssl.evaluate.labeled import (
+from empssl.evaluation.classifier import Classifier, Standardization
+from empssl.evaluation.labeled import (
     Labeled,
     TestEmbeddings,
     TestLabels,
     TrainEmbeddings,
     TrainLabels,
 )
-from empssl.evaluate.score import Score, percent
+from empssl.evaluation.score import Score, percent
 
 
 def sgd_probe(

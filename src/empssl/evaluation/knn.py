@@ -6,14 +6,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from empssl.errors import UsageError
-from empssl.evaluate.labeled import (
+from empssl.evaluation.labeled import (
     Labeled,
     TestEmbeddings,
     TestLabels,
     TrainEmbeddings,
     TrainLabels,
 )
-from empssl.evaluate.score import Score
+from empssl.evaluation.score import Score
 
 _SIMILARITIES = 2**26  # held at a time: 256 MB
 

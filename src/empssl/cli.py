@@ -1,0 +1,313 @@
+"""The command line: a verb is parsed by the signature of its function, which is then called.
+
+Positional parameters are given by place, the others as `--options`, and all of them by name in a
+`--config` file. Torch and jsonargparse are imported only once a verb is known.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+import empssl
+from empssl.errors import EmpsslError, StoppedError, UsageError, nearest
+from empssl.spec import merge
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+VERBS = {
+    "train": "learn an encoder from images without labels",
+    "embed": "write an embedding of every image to a Parquet file",
+    "evaluate": "score a run's encoder on labeled images",
+    "report": "write one HTML file that shows a run",
+}
+FRONT = ("--help", "--version", "--json-errors")
+METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+
+Values = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `empssl`; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 for a command that cannot be carried out, or that of the error.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json-errors" in words
+    words = [word for word in words if word != "--json-errors"]
+    speaker = "empssl"
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(_overview())
+        elif words[0] == "--version":
+            print(f"empssl {empssl.__version__}")
+        elif words[0] not in VERBS:
+            kind, choices = ("option", FRONT) if words[0].startswith("-") else ("verb", VERBS)
+            raise _unknown(kind, words[0], choices)
+        else:
+            function = getattr(empssl, words[0])
+            speaker = f"empssl {words[0]}"
+            values, switches = parse(words[0], function, words[1:])
+            speaker = "empssl"
+            result = values if switches["print_config"] else function(**values)
+            if all(os.environ.get(rank, "0") == "0" for rank in RANKS):
+                print(_shown(result, **switches))
+    except EmpsslError as error:
+        return _fail(speaker, error, error.exit_code, as_json)
+    except KeyboardInterrupt:
+        return _fail(speaker, StoppedError("interrupted", 130), 130, as_json)
+    except Exception as error:  # a bug: its place matters more than its message
+        traceback.print_exc()
+        return _fail(speaker, error, 1, as_json)
+    return 0
+
+
+def parse(verb: str, function: Callable[..., Any], words: Sequence[str]) -> tuple[Values, Values]:
+    """The arguments of a call: the defaults, under the config files, under the options.
+
+    Args:
+        verb: its name, for the help.
+        function: whose signature says which words are accepted.
+        words: what follows the verb.
+
+    Returns:
+        The arguments, and the switches that concern the command line only.
+
+    Raises:
+        UsageError: a word or a key that is unknown, missing or of the wrong type.
+    """
+    parameters = inspect.signature(function).parameters
+    hints = get_type_hints(function)
+    parser = _parser(verb, function, hints)
+    flags = _strictly(parser.parse_args, _spelled(words, parser, hints), hints)
+    layers = [_load(path, parser, hints) for path in flags.pop("config", [])]
+    switches = {"print_config": False, "as_json": False}
+    switches |= {name: flags.pop(name) for name in switches if name in flags}
+    values = {name: p.default for name, p in parameters.items()}
+    for layer in (*layers, flags):
+        for name, value in layer.items():
+            values[name] = _laid_over(values[name], value)
+    missing = [n for n, value in values.items() if value is inspect.Parameter.empty]
+    if switches["print_config"]:
+        return _resolved({n: v for n, v in values.items() if n not in missing}), switches
+    if missing:
+        needs = " and ".join(_name(parameters[n]) for n in missing)
+        raise UsageError(f"needs {needs}; `empssl {verb} --help` lists what it takes")
+    return values, switches
+
+
+def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> ArgumentParser:
+    """A parser that only knows what was said: it fills in no default, and requires nothing."""
+    from argparse import HelpFormatter
+
+    from docstring_parser import DocstringStyle
+    from docstring_parser import parse as parse_docstring
+    from jsonargparse import ActionYesNo, ArgumentParser
+
+    docs = parse_docstring(function.__doc__ or "", DocstringStyle.GOOGLE)
+    helps = {p.arg_name: (p.description or "").replace("%", "%%") for p in docs.params}
+    parameters = inspect.signature(function).parameters.values()
+    required = [_name(p) for p in parameters if p.default is p.empty]
+    usage = [f"{n} {n[2:].upper()}" if n.startswith("--") else n for n in required]
+    parser = ArgumentParser(
+        prog=f"empssl {verb}", usage=" ".join(["%(prog)s", *usage, "[--option value ...]"]),
+        description=docs.short_description, formatter_class=HelpFormatter, print_config=None,
+        allow_abbrev=False, exit_on_error=False,
+    )  # fmt: skip
+    for p in parameters:
+        hint, text = hints[p.name], helps.get(p.name, "")
+        options: Values = {"type": hint, "help": text, "metavar": _metavar(hint)}
+        if p.default not in (None, False, p.empty):
+            options["help"] += f" (default: {_default(p.default)})"
+        if p.kind is not p.KEYWORD_ONLY:
+            action = parser.add_argument(p.name, **options | {"metavar": _name(p)})
+        elif hint is bool:
+            action = parser.add_argument(_name(p), action=ActionYesNo(no_prefix="no-"), help=text)
+        elif get_origin(hint) in (list, Sequence):
+            options["type"] = get_args(hint)[0]
+            action = parser.add_argument(_name(p), nargs="+", **options)
+        else:
+            action = parser.add_argument(_name(p), **options)
+        action.required = False
+    if hasattr(hints.get("return"), "to_json"):
+        parser.add_argument(
+            "--json", dest="as_json", action="store_true", help="print JSON instead of a table"
+        )
+    parser.add_argument(
+        "--config", action="append", type=str, metavar="FILE",
+        help="YAML with values by parameter name; options go before it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--print-config", action="store_true", help="print all values as such a file, and stop"
+    )
+    specs = [_name(p) for p in parameters if _is_spec(hints[p.name])]
+    if specs:
+        parser.epilog = (
+            f"{', '.join(specs)} take a NAME and, each as an option of its own, what the name "
+            f"takes: {specs[0]}.KEY VALUE."
+        )
+    return parser
+
+
+def _spelled(words: Sequence[str], parser: ArgumentParser, hints: dict[str, Any]) -> list[str]:
+    """The words as the parser spells them: `--data-dir`, and `--objective.name emp`.
+
+    Raises:
+        UsageError: an option that the parser does not know.
+    """
+    known = parser._option_string_actions
+    spelled: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--":
+            return [*spelled, *words[len(spelled) :]]
+        option, equals, value = word.partition("=")
+        if option.startswith("--"):
+            head, dot, key = option.partition(".")
+            head, key = "--" + head[2:].replace("_", "-"), key.replace("-", "_")
+            spec = _is_spec(hints.get(head[2:]))
+            if head not in known or (dot and not spec):
+                if head[2:] in hints and not dot:
+                    raise UsageError(f"{head[2:].upper()} is given by place, without '{option}'")
+                raise _unknown("option", option, [o for o in known if o.startswith("--")])
+            if spec and not dot and not (value if equals else following).startswith("{"):
+                dot, key = ".", "name"
+            word = head + dot + key + equals + value
+        spelled.append(word)
+    return spelled
+
+
+def _load(path: str, parser: ArgumentParser, hints: dict[str, Any]) -> Values:
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} cannot be read: {error}") from error
+    try:
+        return _strictly(parser.parse_string, text, hints)
+    except UsageError as error:
+        raise UsageError(f"--config {path}: {error}") from error
+
+
+def _strictly(
+    parse_words: Callable[..., Any], words: str | Sequence[str], hints: dict[str, Any]
+) -> Values:
+    """What jsonargparse makes of words or YAML; its errors as one line that names the option."""
+    from argparse import ArgumentError
+
+    try:
+        values: Values = parse_words(words, defaults=False).as_dict()
+    except ArgumentError as error:
+        text = str(error)
+    else:
+        return values
+    if found := re.match(r"Option '(.+)' is not accepted", text):
+        raise _unknown("key", found[1], hints)
+    if found := re.match(r'Parser key "(\w+)"(?s:.*)(?:Given value|Got value): (.*)', text):
+        name, value = found[1], found[2]
+        option = name.replace("_", "-")
+        raise UsageError(f"--{option} takes {_metavar(hints[name])}, not '{value}'")
+    if found := re.match(r"argument (\S+): expected", text):
+        raise UsageError(f"{found[1].partition('/')[0]} needs a value")
+    if found := re.match(r"unrecognized arguments: (.*)", text):
+        raise UsageError(f"nothing takes '{found[1]}'")
+    raise UsageError(" ".join(text.split()))
+
+
+def _laid_over(base: Any, value: Any) -> Any:
+    """A spec keeps the options that are not given anew, as long as its name stays."""
+    if isinstance(base, str) and isinstance(value, dict):
+        base = {"name": base}
+    if not isinstance(base, dict) or value is None:
+        return value
+    return merge(base, value) if "name" in base else base | value
+
+
+def _resolved(values: Values) -> Values:
+    """The values with all that a recipe decides."""
+    if "recipe" not in values:
+        return values
+    from empssl.recipes import DEFAULT, load, resolve
+
+    decided = load(values["recipe"] or DEFAULT)
+    return values | resolve(values["recipe"], {name: values[name] for name in decided})
+
+
+def _shown(result: Any, *, print_config: bool, as_json: bool) -> str:
+    """A result as a person, or a program, reads it."""
+    if print_config:
+        import yaml
+
+        plain = json.loads(json.dumps(result, default=str))  # paths as text, tuples as lists
+        text: str = yaml.safe_dump(plain, sort_keys=False)
+        return text.rstrip("\n")
+    if hasattr(result, "to_json"):
+        return str(result.to_json() if as_json else result.table())
+    return str(result)
+
+
+def _fail(speaker: str, error: BaseException, code: int, as_json: bool) -> int:
+    message = " ".join(str(error).splitlines())
+    if as_json:
+        line = {"error": type(error).__name__, "exit_code": code, "message": message}
+        print(json.dumps(line), file=sys.stderr)
+    elif isinstance(error, EmpsslError):
+        print(f"{speaker}: {message}", file=sys.stderr)
+    return code
+
+
+def _unknown(kind: str, word: str, choices: Sequence[str] | dict[str, Any]) -> UsageError:
+    hint = nearest(word, choices)
+    return UsageError(f"no {kind} '{word}', {hint[0].lower()}{hint[1:]}")
+
+
+def _name(parameter: inspect.Parameter) -> str:
+    """What the help calls it: `DATA`, `--data-dir`."""
+    if parameter.kind is not parameter.KEYWORD_ONLY:
+        return parameter.name.upper()
+    return "--" + parameter.name.replace("_", "-")
+
+
+def _metavar(hint: Any) -> str:
+    """What an option takes, in a word."""
+    kinds = get_args(hint) or (hint,)
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(kinds) + "}"
+    if get_origin(hint) in (list, Sequence):
+        return _metavar(kinds[0])
+    if _is_spec(hint):
+        return "NAME"
+    return next((text for kind, text in METAVARS.items() if kind in kinds), "VALUE")
+
+
+def _is_spec(hint: Any) -> bool:
+    return any(get_origin(kind) is dict for kind in get_args(hint))
+
+
+def _default(value: Any) -> str:
+    return " ".join(value) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:{width}}  {does}" for name, does in VERBS.items())
+    return f"""usage: empssl VERB ... [--option value ...]
+
+{(empssl.__doc__ or "").splitlines()[0]}
+
+{verbs}
+
+`empssl VERB --help` lists what a verb takes. Elsewhere:
+  --version      print the version
+  --json-errors  end the error stream with a line of JSON where something goes wrong"""
