@@ -58,7 +58,11 @@ def main() -> None:
         key = f"{row['probe']} {row['layer']} {row['crops']}"
         groups.setdefault(key, []).append(row["accuracy"])
     summary = {
-        key: {"mean": round(statistics.mean(v), 2), "spread": round(max(v) - min(v), 2), "n": len(v)}
+        key: {
+            "mean": round(statistics.mean(v), 2),
+            "spread": round(max(v) - min(v), 2),
+            "n": len(v),
+        }
         for key, v in groups.items()
     }
     claim(

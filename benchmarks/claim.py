@@ -16,7 +16,9 @@ from empssl.engine import cpu_name
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def claim(what: str, values: list[float], unit: str, *, write: bool = False, **details: Any) -> None:
+def claim(
+    what: str, values: list[float], unit: str, *, write: bool = False, **details: Any
+) -> None:
     """Print a claim and, if asked to, keep it in docs/results.
 
     Args:

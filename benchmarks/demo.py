@@ -1,6 +1,6 @@
 """The demo's time and score: what `make demo` runs, over seeds.
 
-    python benchmarks/demo.py [--seeds 0 1 2] [--write]
+python benchmarks/demo.py [--seeds 0 1 2] [--write]
 """
 
 import argparse

@@ -130,7 +130,7 @@ def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> A
     for p in parameters:
         hint, text = hints[p.name], helps.get(p.name, "")
         options: Values = {"type": hint, "help": text, "metavar": _metavar(hint)}
-        if p.default not in (None, False, p.empty):
+        if not any(p.default is no for no in (None, False, True, p.empty)):
             options["help"] += f" (default: {_default(p.default)})"
         if p.kind is not p.KEYWORD_ONLY:
             action = parser.add_argument(p.name, **options | {"metavar": _name(p)})
@@ -148,7 +148,7 @@ def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> A
         )
     parser.add_argument(
         "--config", action="append", type=str, metavar="FILE",
-        help="YAML with values by parameter name; options go before it",
+        help="YAML with values by parameter name; an option outweighs it",
     )  # fmt: skip
     parser.add_argument(
         "--print-config", action="store_true", help="print all values as such a file, and stop"
@@ -170,9 +170,9 @@ def _spelled(words: Sequence[str], parser: ArgumentParser, hints: dict[str, Any]
     """
     known = parser._option_string_actions
     spelled: list[str] = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for at, word in enumerate(words):
         if word == "--":
-            return [*spelled, *words[len(spelled) :]]
+            return [*spelled, *words[at:]]
         option, equals, value = word.partition("=")
         if option.startswith("--"):
             head, dot, key = option.partition(".")
@@ -182,7 +182,8 @@ def _spelled(words: Sequence[str], parser: ArgumentParser, hints: dict[str, Any]
                 if head[2:] in hints and not dot:
                     raise UsageError(f"{head[2:].upper()} is given by place, without '{option}'")
                 raise _unknown("option", option, [o for o in known if o.startswith("--")])
-            if spec and not dot and not (value if equals else following).startswith("{"):
+            given = value if equals else "".join(words[at + 1 : at + 2])
+            if spec and not dot and not given.startswith("{"):
                 dot, key = ".", "name"
             word = head + dot + key + equals + value
         spelled.append(word)

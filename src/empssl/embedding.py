@@ -119,9 +119,7 @@ def _nullable(found: Embeddings, valid: Valid, schema: pa.Schema) -> pa.Array:
     full = torch.zeros(len(valid), kind.list_size)
     full[valid] = found
     values = pa.array(full.flatten().numpy())
-    return pa.FixedSizeListArray.from_arrays(
-        values, type=kind, mask=pa.array((~valid).numpy())
-    )
+    return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=pa.array((~valid).numpy()))
 
 
 def _utf8(name: str) -> str:

@@ -82,7 +82,9 @@ def resolve_precision(precision: Precision, device: str) -> Any:
     if precision != "auto":
         return precision
     if device == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        return (
+            "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        )
     flags = cpu_flags() if device == "cpu" else ""
     return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
 

@@ -109,9 +109,7 @@ def lars(
         {"params": matrices},
         {"params": vectors, "adapt": False, "weight_decay": 0.0},
     ]
-    return [
-        LARS(groups, lr=lr, eta=eta, momentum=momentum, weight_decay=weight_decay, clip=clip)
-    ]
+    return [LARS(groups, lr=lr, eta=eta, momentum=momentum, weight_decay=weight_decay, clip=clip)]
 
 
 def adamw(

@@ -78,7 +78,9 @@ class Encoder:
             network = build_network(specs["backbone"], specs["projector"])
             policy = build(POLICIES, specs["views"])
         except (KeyError, TypeError, ValueError, UsageError) as error:
-            raise CheckpointError(f"{folder} does not say what network it holds: {error}") from error
+            raise CheckpointError(
+                f"{folder} does not say what network it holds: {error}"
+            ) from error
         return cls(network.to(memory_format=torch.channels_last), policy, side, "")
 
     def _to(self, device: str) -> "Encoder":

@@ -1,14 +1,14 @@
 """A run on disk. The only file that knows the names of its files.
 
-    config.yaml           every setting, defaults written out; `train --config` takes it
-    plan.json             what followed from the data: steps, images, cost, fingerprint
-    environment.json      versions, device, precision
-    metrics.jsonl         one line a step
-    bad_samples.jsonl     one line an image that could not be used
-    checkpoints/step-*/   to resume from
-    model/                the trained network
-    evaluations/*.json    scores
-    report.html
+config.yaml           every setting, defaults written out; `train --config` takes it
+plan.json             what followed from the data: steps, images, cost, fingerprint
+environment.json      versions, device, precision
+metrics.jsonl         one line a step
+bad_samples.jsonl     one line an image that could not be used
+checkpoints/step-*/   to resume from
+model/                the trained network
+evaluations/*.json    scores
+report.html
 """
 
 import fcntl

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
-from empssl.data import BadSamples, in_memory, open_images
+from empssl.data import BadSamples, Split, in_memory, open_images
 from empssl.data.images import ImageSet
 from empssl.data.sampler import Sampler
 from empssl.draws import uniform
@@ -59,6 +59,7 @@ def train(
     objective: Spec | str | None = None,
     optimizer: Spec | str | None = None,
     schedule: Spec | str | None = None,
+    split: Split = "train",
     seed: int = 0,
     data_dir: str | Path | None = None,
     download: bool = False,
@@ -88,6 +89,8 @@ def train(
         objective: emp, and its options.
         optimizer: lars, adamw or muon, and its options.
         schedule: cosine or linear, and its options.
+        split: train leaves out what `evaluate` tests on: the test images of a known data set,
+            and a fifth of a folder with classes; all leaves out nothing.
         seed: of the weights, the order and the views.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
@@ -112,24 +115,27 @@ def train(
         "image_side": image_side, "views": views, "backbone": backbone, "projector": projector,
         "objective": objective, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
+    began = time.monotonic()
     if resume:
         settings = _resumed_settings(Run(out), data, recipe, given)
-        seed, precision = settings["seed"], settings["precision"]
     else:
-        settings = {"data": data} | resolve(recipe, given) | {"seed": seed, "precision": precision}
+        chosen = {"split": split, "seed": seed, "precision": precision}
+        settings = {"data": data} | resolve(recipe, given) | chosen
     _check(settings)
-    fabric = launch(device=device, devices=devices, num_nodes=num_nodes, precision=precision)
+    fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
+                    precision=settings["precision"])  # fmt: skip
     first = fabric.is_global_zero
     images = open_images(
-        data, split="train", data_dir=data_dir, side=settings["image_side"], download=download
-    )
+        data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
+        download=download,
+    )  # fmt: skip
     with progress("reading images", len(images), silent=not first) as advance:
         images = in_memory(images, progress=advance)
     place = dict(zip(PLACE, (data_dir and str(data_dir), download, device, devices, num_nodes)))
     run = _on_first(fabric, lambda: _open_run(out, settings | place, resume, overwrite))
     run = run or Run(out)
     with _lock(run, fabric), stop_requests() as request:
-        training = Training.build(settings, fabric, images, run)
+        training = Training.build(settings, fabric, images, run, began)
         if resume:
             training.restore()
         else:
@@ -154,14 +160,14 @@ class Training:
     images: ImageSet
     settings: dict[str, Any]
     flops_per_view: float
-    started: float = field(default_factory=time.monotonic)
+    began: float  # when the budget began to run
     plan: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
 
     @classmethod
     def build(
-        cls, settings: dict[str, Any], fabric: Fabric, images: ImageSet, run: Run
+        cls, settings: dict[str, Any], fabric: Fabric, images: ImageSet, run: Run, began: float
     ) -> "Training":
         """Everything at step 0, equal in all processes."""
         policy = build(POLICIES, settings["views"])
@@ -184,7 +190,7 @@ class Training:
         return cls(
             fabric, run, network, module, build_optimizers(network, settings["optimizer"]),
             build(OBJECTIVES, settings["objective"]).to(fabric.device), policy, sampler, bad,
-            images, settings, flops,
+            images, settings, flops, began,
         )  # fmt: skip
 
     def start(self, settings: dict[str, Any]) -> None:
@@ -239,7 +245,7 @@ class Training:
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
         watch, before = CollapseWatch(), self.seconds
         first = self.fabric.is_global_zero
-        began = saved = time.monotonic()
+        at_first = saved = time.monotonic()
         self.module.train()
         with (
             progress("training", steps, silent=not first) as advance,
@@ -250,7 +256,7 @@ class Training:
                 at = time.monotonic()
                 result = self._take_step(self.step)
                 now = time.monotonic()
-                self.seconds = before + now - began
+                self.seconds = before + now - at_first
                 entry = self._entry(result, lr, now - at)
                 if first:
                     metrics.write(json.dumps(entry) + "\n")
@@ -335,7 +341,7 @@ class Training:
         self.network.load_state_dict(weights)
         self.optimizers = build_optimizers(self.network, self.settings["optimizer"])
         typical = statistics.median(times[3:])
-        return max(1, math.floor((seconds - (time.monotonic() - self.started)) / typical))
+        return max(1, math.floor((seconds - (time.monotonic() - self.began)) / typical))
 
     def _weights(self) -> dict[str, Tensor]:
         return dict(self.network.state_dict())

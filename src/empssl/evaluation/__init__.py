@@ -194,7 +194,9 @@ def _score(
         for layer in layers:
             parts = [found[layer] for found in features]
             scores = _probe(parts, splits, probes, seed)
-            results += [_result(s, p, layer, str(crop), encoder.identity) for p, s in scores.items()]
+            results += [
+                _result(s, p, layer, str(crop), encoder.identity) for p, s in scores.items()
+            ]
     return results
 
 
@@ -228,9 +230,7 @@ def _features(
     return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
 
-def _whitened(
-    splits: Sequence[MemoryImages], probes: Sequence[Probe], seed: int
-) -> list[Result]:
+def _whitened(splits: Sequence[MemoryImages], probes: Sequence[Probe], seed: int) -> list[Result]:
     """Whitened patches with ridge regression, as published, and under the other probes too."""
     patches = WhitenedPatches.fit(splits[0].pixels, seed=seed)
     with progress("whitened patches", len(splits)) as advance:

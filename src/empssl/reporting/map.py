@@ -1,0 +1,142 @@
+"""A map: all embeddings of the sample on a plane, as dots and as pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image
+
+from empssl.progress import progress
+from empssl.reporting.picture import data_uri, enlarged
+from empssl.reporting.sample import Sample
+from empssl.shapes import Embeddings
+
+SIDE = 1000.0
+COLORS = 10
+_FEWEST_FOR_TSNE = 30
+_PERPLEXITY = 30.0
+_COMPONENTS = 50
+_SEED = 0
+_TILE = 40
+
+
+@dataclass(frozen=True)
+class Group:
+    """The dots of one class.
+
+    Attributes:
+        color: 0 to `COLORS` - 1; None for the rest of many classes, or where there are no labels.
+        path: SVG path data, a dot an image.
+        label_at: where its name fits on the map; None where it would cover another.
+    """
+
+    name: str
+    count: int
+    color: int | None
+    path: str
+    label_at: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Map:
+    """Dots by class, and the same plane with pictures on it.
+
+    Attributes:
+        method: how the plane was made, in words.
+        pictures: a data URI.
+        shown: how many pictures are on it.
+    """
+
+    method: str
+    groups: Sequence[Group]
+    pictures: str
+    shown: int
+
+
+def embedding_map(sample: Sample, embeddings: Embeddings) -> Map | None:
+    """The embeddings on a plane; None for fewer than three, or if they are all alike."""
+    unit = F.normalize(embeddings).double().numpy()
+    if len(unit) < 3 or np.ptp(unit, axis=0).max() < 1e-6:
+        return None
+    points, method = _plane(unit)
+    middle = (points.min(0) + points.max(0)) / 2
+    # Both axes alike, so that distances stay comparable.
+    points = (points - middle) / np.ptp(points, axis=0).max() * 0.94 + 0.5
+    pictures, shown = _pictures(sample, points)
+    return Map(method, _groups(sample, points * SIDE), pictures, shown)
+
+
+def _plane(unit: np.ndarray) -> tuple[np.ndarray, str]:
+    # Imported here: it takes a second, and a report without pictures does not need it.
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    count, dim = unit.shape
+    if count < _FEWEST_FOR_TSNE:
+        flat = PCA(2, svd_solver="full").fit_transform(unit)
+        return flat, f"the first two principal components of {count} embeddings of length 1"
+    components = min(_COMPONENTS, count, dim)
+    reduced = PCA(components, random_state=_SEED).fit_transform(unit)
+    perplexity = min(_PERPLEXITY, (count - 1) / 3)
+    with progress("placing images on the map", 1) as advance:
+        plane = TSNE(
+            perplexity=perplexity, init="pca", learning_rate="auto", random_state=_SEED
+        ).fit_transform(reduced)
+        advance(1)
+    return plane, (
+        f"t-SNE of {count:,} embeddings of length 1, after PCA to {components} dimensions; "
+        f"perplexity {perplexity:g}, seed {_SEED}"
+    )
+
+
+def _groups(sample: Sample, points: np.ndarray) -> list[Group]:
+    """Dots by class, the most frequent first; only so many classes have a color."""
+    if sample.labels is None:
+        return [Group("", len(points), None, _dots(points), None)]
+    labels = sample.labels.numpy()
+    values, counts = np.unique(labels, return_counts=True)
+    known = values >= 0
+    order = np.lexsort((values, -counts, ~known))  # unlabeled last
+    values, counts, known = values[order], counts[order], known[order]
+    # In the order of their labels, so that the legend reads as the classes are listed elsewhere.
+    colored = np.sort(values[:COLORS][known[:COLORS]])
+    groups, taken = [], []
+    rest = ~np.isin(labels, colored)
+    if rest.any():
+        name = "other classes" if known.sum() > COLORS else "unlabeled"
+        groups.append(Group(name, int(rest.sum()), None, _dots(points[rest]), None))
+    for color, value in enumerate(colored.tolist()):
+        own = points[labels == value]
+        name = sample.class_name(value)
+        x, y = np.median(own, axis=0)
+        half = 7.5 * len(name) + 6
+        free = all(abs(x - a) > half + b or abs(y - c) > 34 for a, b, c in taken)
+        if free:
+            x = min(max(x, half), SIDE - half)
+            taken.append((x, half, y))
+        at = (round(float(x), 1), round(float(y), 1)) if free else None
+        groups.append(Group(name, len(own), color, _dots(own), at))
+    return groups
+
+
+def _dots(points: np.ndarray) -> str:
+    """Lines of no length, which round ends turn into dots: a tenth of the size of circles."""
+    return "".join(f"M{x:.0f} {y:.0f}h0" for x, y in points)
+
+
+def _pictures(sample: Sample, points: np.ndarray) -> tuple[str, int]:
+    """The image nearest to the middle of each cell of a grid, where a cell has any."""
+    cells = int(np.clip(round(len(points) ** 0.5 * 0.65), 4, 26))
+    place = np.clip(points * cells, 0, cells - 1e-6)
+    cell = place.astype(int)
+    distance = np.abs(place - cell - 0.5).max(1)
+    order = np.argsort(distance, kind="stable")
+    _, first = np.unique(cell[order, 1] * cells + cell[order, 0], return_index=True)
+    chosen = order[first]
+    sheet = np.zeros((cells * _TILE, cells * _TILE, 4), np.uint8)
+    for index, tile in zip(chosen, enlarged(sample.pixels[chosen], _TILE - 2), strict=True):
+        left, top = cell[index] * _TILE
+        sheet[top : top + _TILE - 2, left : left + _TILE - 2, :3] = tile
+        sheet[top : top + _TILE - 2, left : left + _TILE - 2, 3] = 255
+    return data_uri(Image.fromarray(sheet)), len(chosen)

@@ -1,0 +1,43 @@
+"""How the page writes numbers: for reading in a column, never more digits than they deserve."""
+
+import math
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def numeral(value: float | None) -> str:
+    """Three significant digits, or every digit of a whole number, with thousands marked.
+
+    >>> [numeral(x) for x in (1437, 62.9275, 1234.5, 0.00167, 9.4e-06, -257.28, None)]
+    ['1,437', '62.9', '1,234', '0.00167', '9.4 × 10⁻⁶', '−257', '–']
+    """
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value).replace("-", "−")
+    if value == int(value) and abs(value) < 1e15:
+        text = f"{int(value):,}"
+    else:
+        exponent = math.floor(math.log10(abs(value)))
+        if exponent < -4:
+            power = str(exponent).translate(_SUPERSCRIPTS)
+            text = f"{value / 10**exponent:.3g} × 10{power}"
+        else:
+            text = f"{value:,.{max(0, 2 - exponent)}f}"
+    return text.replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> [duration(x) for x in (4.25, 41.93, 200, 5432)]
+    ['4.2 s', '42 s', '3 min 20 s', '1 h 31 min']
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
