@@ -97,6 +97,8 @@ def embed_bags(
     """
     if network.training:
         raise ValueError("the network is in training mode, where BatchNorm mixes images")
+    if not len(images):
+        return {layer: torch.empty(0, network.width(layer)) for layer in layers}
     device = next(network.parameters()).device
     half = resolve_precision("auto", device.type) == "bf16-mixed"
     per_image = crops.views(policy, images[:1], samples[:1]).shape[0]
@@ -110,6 +112,4 @@ def embed_bags(
             embedded = network.embed(flat)
         for layer in layers:
             bags[layer].append(embedded[layer].float().unflatten(0, views.shape[:2]).mean(0).cpu())
-    if not len(images):
-        return {layer: torch.empty(0, network.width(layer)) for layer in layers}
     return {layer: torch.cat(parts) for layer, parts in bags.items()}

@@ -5,9 +5,11 @@ failed write leaves the checkpoints before it as they were.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,10 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 _PARTIAL = ".partial-"
+# What a file of the right name with the wrong content can lead to.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def read(folder: Path, *, files: tuple[str, ...] | None = None) -> Checkpoint:
         CheckpointError: it is missing, damaged, foreign or of a newer version.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = _json(folder / MANIFEST)
         if manifest["format"] != "empssl-checkpoint":
             raise CheckpointError(f"{folder} is no empssl checkpoint: {manifest['format']!r}")
         if manifest["schema"] > SCHEMA:
@@ -86,10 +92,10 @@ def read(folder: Path, *, files: tuple[str, ...] | None = None) -> Checkpoint:
                 f"{folder} was written by a newer empssl (schema {manifest['schema']}, this one "
                 f"reads up to {SCHEMA}); update with: pip install -U empssl"
             )
-        for name, digest in manifest["sha256"].items():
+        for name, digest in {STATE: "", **manifest["sha256"]}.items():
             if Path(name).name != name or _digest(folder / name) != digest:
                 raise CheckpointError(f"{folder} is damaged: {name} is not what was written")
-        state = json.loads((folder / STATE).read_bytes())
+        state = _json(folder / STATE)
         tensors = {
             Path(name).stem: load_file(folder / name) for name in manifest["sha256"]
             if name.endswith(".safetensors") and (files is None or Path(name).stem in files)
@@ -98,15 +104,15 @@ def read(folder: Path, *, files: tuple[str, ...] | None = None) -> Checkpoint:
         raise CheckpointError(
             f"{folder} is no complete checkpoint: {Path(error.filename).name} is missing"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} is damaged or no checkpoint ({error})") from error
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{folder} is damaged or no checkpoint ({error!r})") from error
     return Checkpoint(tensors, state)
 
 
 def identity(folder: Path) -> str:
     """The SHA-256 of a checkpoint's weights, as its manifest has it."""
-    digests: dict[str, str] = json.loads((folder / MANIFEST).read_bytes())["sha256"]
-    return digests["model.safetensors"]
+    digest: str = _json(folder / MANIFEST)["sha256"]["model.safetensors"]
+    return digest
 
 
 def sweep(parent: Path) -> None:
@@ -137,9 +143,20 @@ def load_strictly(module: Any, tensors: dict[str, Tensor], source: Path | str) -
     module.load_state_dict(tensors)
 
 
+def _json(file: Path) -> Any:
+    with _open(file) as stream:
+        return json.load(stream)
+
+
 def _digest(file: Path) -> str:
-    with open(file, "rb") as stream:
+    with _open(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _open(file: Path) -> io.BufferedReader:
+    if not stat.S_ISREG(os.stat(file).st_mode):  # asked first: opening a pipe would wait for ever
+        raise OSError(f"{file.name} is not a file")
+    return open(file, "rb")
 
 
 def _sync(path: Path) -> None:

@@ -31,6 +31,7 @@ VERBS = {
 }
 FRONT = ("--help", "--version", "--json-errors")
 METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
+# Where launchers say which process this is; the first one speaks for all.
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 Values = dict[str, Any]
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json-errors" in words
     words = [word for word in words if word != "--json-errors"]
-    speaker = "empssl"
+    speaker = "empssl"  # with the verb while its words are read
     try:
         if not words or words[0] in ("-h", "--help"):
             print(_overview())
@@ -176,11 +177,11 @@ def _spelled(words: Sequence[str], parser: ArgumentParser, hints: dict[str, Any]
         option, equals, value = word.partition("=")
         if option.startswith("--"):
             head, dot, key = option.partition(".")
-            head, key = "--" + head[2:].replace("_", "-"), key.replace("-", "_")
-            spec = _is_spec(hints.get(head[2:]))
+            name, key = head[2:].replace("-", "_"), key.replace("-", "_")
+            head, spec = "--" + name.replace("_", "-"), _is_spec(hints.get(name))
             if head not in known or (dot and not spec):
-                if head[2:] in hints and not dot:
-                    raise UsageError(f"{head[2:].upper()} is given by place, without '{option}'")
+                if name in hints and not dot:
+                    raise UsageError(f"{name.upper()} is given by place, without '{option}'")
                 raise _unknown("option", option, [o for o in known if o.startswith("--")])
             given = value if equals else "".join(words[at + 1 : at + 2])
             if spec and not dot and not given.startswith("{"):
@@ -208,11 +209,9 @@ def _strictly(
     from argparse import ArgumentError
 
     try:
-        values: Values = parse_words(words, defaults=False).as_dict()
+        return dict(parse_words(words, defaults=False).as_dict())
     except ArgumentError as error:
         text = str(error)
-    else:
-        return values
     if found := re.match(r"Option '(.+)' is not accepted", text):
         raise _unknown("key", found[1], hints)
     if found := re.match(r'Parser key "(\w+)"(?s:.*)(?:Given value|Got value): (.*)', text):

@@ -5,9 +5,8 @@ save: workers, ranks, chunks and a resumed run all find the same numbers.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
-
-from empssl.shapes import Float
 
 # Steele, Lea & Flood, "Fast splittable pseudorandom number generators" (2014): the finalizer of
 # SplitMix64, and the golden-ratio increment. Written as signed numbers, as torch has int64.
@@ -43,7 +42,7 @@ def uniform(
     keys = (
         torch.tensor(seed, device=device),
         torch.tensor(epoch, device=device),
-        torch.arange(views.start, views.stop, device=device)[:, None, None],
+        torch.tensor(views, dtype=torch.int64, device=device)[:, None, None],
         samples[:, None],
         torch.arange(draws, device=device),
     )

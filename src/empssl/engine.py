@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from empssl import __version__
 from empssl.errors import UsageError, nearest
 from empssl.shapes import Projections
 
 try:
-    from lightning_fabric import Fabric
+    from lightning_fabric import Fabric as Fabric
 except ImportError:  # the same package, installed as part of lightning
-    from lightning.fabric import Fabric
+    from lightning.fabric import Fabric as Fabric  # type: ignore[no-redef]
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
 
@@ -40,21 +41,29 @@ def launch(*, device: str, devices: int, num_nodes: int = 1, precision: Precisio
         UsageError: the device or precision is not to be had here.
     """
     device = resolve_device(device)
+    if min(devices, num_nodes) < 1:
+        raise UsageError(
+            f"{devices} devices on {num_nodes} machines; at least one of each is needed"
+        )
+    if torch.distributed.is_torchelastic_launched():  # then torchrun has decided
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        num_nodes = int(os.environ["WORLD_SIZE"]) // devices
     if device == "cuda" and devices > torch.cuda.device_count():
         raise UsageError(f"{devices} devices were asked for, {torch.cuda.device_count()} are here")
+    # float64 is left to the network's own type: Fabric's hands float32 projections back.
+    half = resolve_precision(precision, device) == "bf16-mixed"
     keep_freed_memory()
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Fabric advises srun, job schedulers and more workers; none of it concerns this program.
         warnings.simplefilter("ignore")
-        world = int(os.environ.get("WORLD_SIZE", devices * num_nodes))
         fabric = Fabric(
             accelerator=device,
             devices=devices,
             num_nodes=num_nodes,
-            strategy="ddp" if world > 1 else "auto",
-            precision=resolve_precision(precision, device),
+            strategy="ddp" if devices * num_nodes > 1 else "auto",
+            precision="bf16-mixed" if half else "32-true",
         )
         fabric.launch()
     return fabric
@@ -114,32 +123,33 @@ def gather(fabric: Fabric, projections: Projections) -> Tensor:
     """
     if fabric.world_size == 1:
         return projections
-    every: Tensor = fabric.all_gather(projections, sync_grads=True)  # process view batch dim
+    every = fabric.all_gather(projections, sync_grads=True)  # process view batch dim
+    assert isinstance(every, Tensor)
     return every.transpose(0, 1).flatten(1, 2)
 
 
-def agree(fabric: Fabric, flag: int) -> int:
-    """The largest flag of any process, so that all take the same decision at the same step."""
+def agree(fabric: Fabric, *flags: int) -> list[int]:
+    """The largest of each flag in any process, so that all take the same decisions."""
     if fabric.world_size == 1:
-        return flag
+        return list(flags)
     # Not fabric.all_reduce: it knows only sum and mean.
-    value = torch.tensor(flag, device=fabric.device)
-    torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
-    return int(value)
+    values = torch.tensor(flags, device=fabric.device)
+    torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+    return [int(value) for value in values]
 
 
-def environment(fabric: Fabric) -> dict[str, Any]:
+def environment(fabric: Fabric, precision: Precision) -> dict[str, Any]:
     """What a result may depend on besides its configuration."""
     cuda = fabric.device.type == "cuda"
     return {
-        "empssl": __import__("empssl").__version__,
+        "empssl": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
         "device": torch.cuda.get_device_name(fabric.device) if cuda else cpu_name(),
         "threads": torch.get_num_threads(),
         "processes": fabric.world_size,
-        "precision": str(fabric._precision.precision),
+        "precision": resolve_precision(precision, fabric.device.type),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
 

@@ -3,8 +3,8 @@
 Every message says what was given, what was expected and what to do.
 """
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class EmpsslError(Exception):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from empssl.errors import UsageError
-from empssl.spec import Spec, build
+from empssl.spec import Spec, Table, build
 
 Schedule = Callable[[int], float]
 Groups = list[dict[str, Any]]
@@ -34,6 +34,9 @@ class LARS(torch.optim.Optimizer):
         momentum: of Nesterov's method.
         weight_decay: of the adapted groups.
         clip: cap the trust ratio at lr instead of multiplying by it.
+
+    Attributes:
+        clip_fraction: with `clip`, the share of the adapted weights whose last step lr capped.
     """
 
     def __init__(
@@ -46,6 +49,10 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 1e-4,
         clip: bool = False,
     ) -> None:
+        for name, value in {"lr": lr, "eta": eta, "momentum": momentum,
+                            "weight_decay": weight_decay}.items():  # fmt: skip
+            if not value >= 0:
+                raise ValueError(f"{name} is {value}, expected 0 or more")
         super().__init__(
             groups,
             {"lr": lr, "eta": eta, "momentum": momentum, "weight_decay": weight_decay,
@@ -66,7 +73,8 @@ class LARS(torch.optim.Optimizer):
                 scales = self._scales(weights, gradients, group)
                 if group["clip"]:
                     capped.append(scales == 1)
-                gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+                decay = group["weight_decay"]
+                gradients = list(torch._foreach_add(gradients, weights, alpha=decay))
                 torch._foreach_mul_(gradients, list(scales.unbind()))
             buffers = [self._momentum(p) for p in weights]
             torch._foreach_mul_(buffers, momentum)
@@ -105,7 +113,7 @@ def lars(
 ) -> list[torch.optim.Optimizer]:
     """LARS on weights; plain Nesterov momentum on biases and normalization."""
     matrices, vectors = split(network.parameters())
-    groups = [
+    groups: Groups = [
         {"params": matrices},
         {"params": vectors, "adapt": False, "weight_decay": 0.0},
     ]
@@ -119,10 +127,10 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.01,
 ) -> list[torch.optim.Optimizer]:
-    """torch's AdamW; no decay on biases and normalization."""
+    """AdamW as torch has it; no decay on biases and normalization."""
     matrices, vectors = split(network.parameters())
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return [torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), weight_decay=weight_decay)]
+    groups: Groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)]
 
 
 def muon(
@@ -133,7 +141,7 @@ def muon(
     weight_decay: float = 0.01,
     vector_lr: float = 1e-3,
 ) -> list[torch.optim.Optimizer]:
-    """torch's Muon on weights, each filter bank as one matrix; AdamW on the rest.
+    """Muon as torch has it on weights, each filter bank as one matrix; AdamW on the rest.
 
     Raises:
         UsageError: this torch has no Muon.
@@ -155,7 +163,7 @@ class _FlatMuon(torch.optim.Optimizer):
     ) -> None:
         super().__init__(weights, {"lr": lr})
         # Parameters that share the weights' memory, so that Muon writes the weights themselves.
-        self.flat = [nn.Parameter(_as_matrix(w.data)) for w in weights]
+        self.flat = [nn.Parameter(_as_matrix(w.data, w)) for w in weights]
         self.inner = torch.optim.Muon(
             self.flat, lr=lr, momentum=momentum, weight_decay=weight_decay,
             adjust_lr_fn="match_rms_adamw",
@@ -166,7 +174,7 @@ class _FlatMuon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         group = self.param_groups[0]
         for weight, flat in zip(group["params"], self.flat, strict=True):
-            flat.grad = None if weight.grad is None else _as_matrix(weight.grad)
+            flat.grad = None if weight.grad is None else _as_matrix(weight.grad, weight)
         self.inner.param_groups[0]["lr"] = group["lr"]
         self.inner.step()
 
@@ -178,11 +186,14 @@ class _FlatMuon(torch.optim.Optimizer):
         self.state = self.inner.state
 
 
-def _as_matrix(weight: Tensor) -> Tensor:
-    """One row a filter, sharing memory whether the filters are stored channels last or not."""
+def _as_matrix(values: Tensor, weight: Tensor) -> Tensor:
+    """One row a filter, its columns in the order in which `weight` stores its filters.
+
+    So the matrix of the weight itself shares its memory, channels last or not.
+    """
     if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
-        weight = weight.permute(0, 2, 3, 1)
-    return weight.flatten(1)
+        values = values.permute(0, 2, 3, 1)
+    return values.flatten(1)
 
 
 def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -191,7 +202,7 @@ def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[
     return [p for p in every if p.ndim > 1], [p for p in every if p.ndim <= 1]
 
 
-OPTIMIZERS = {"lars": lars, "adamw": adamw, "muon": muon}
+OPTIMIZERS: Table = {"lars": lars, "adamw": adamw, "muon": muon}
 
 
 def cosine(*, steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
@@ -202,29 +213,32 @@ def cosine(*, steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
         warmup: share of the steps in which the factor first rises linearly from 0.
         final: the factor after the last step.
     """
-    return _schedule(steps, warmup, lambda t: final + (1 - final) * (1 + math.cos(math.pi * t)) / 2)
+    return _schedule(steps, warmup, final, lambda t: (1 + math.cos(math.pi * t)) / 2)
 
 
 def linear(*, steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
     """From 1 to `final` along a line; arguments as `cosine`."""
-    return _schedule(steps, warmup, lambda t: 1 - (1 - final) * t)
+    return _schedule(steps, warmup, final, lambda t: 1 - t)
 
 
-def _schedule(steps: int, warmup: float, shape: Callable[[float], float]) -> Schedule:
+def _schedule(steps: int, warmup: float, final: float, shape: Callable[[float], float]) -> Schedule:
+    """From 1 to `final` as `shape` goes from 1 to 0 over the share of the steps that is done."""
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup is {warmup}, expected a share of the steps, below 1")
-    rise = round(warmup * steps)
+    if not 0 <= final <= 1:
+        raise ValueError(f"final is {final}, expected a share of the peak")
+    rise = min(round(warmup * steps), steps - 1)
 
     def factor(step: int) -> float:
         if step < rise:
             return (step + 1) / (rise + 1)
         # Stays at the end: a cosine left running would climb back to its peak.
-        return shape(min(1.0, (step - rise) / max(1, steps - rise)))
+        return final + (1 - final) * shape(min(1.0, (step - rise) / (steps - rise)))
 
     return factor
 
 
-SCHEDULES = {"cosine": cosine, "linear": linear}
+SCHEDULES: Table = {"cosine": cosine, "linear": linear}
 
 
 def build_optimizers(network: nn.Module, spec: Spec) -> list[torch.optim.Optimizer]:

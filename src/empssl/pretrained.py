@@ -12,7 +12,7 @@ from torch import Tensor
 from empssl import checkpoint
 from empssl.bag import Crops, embed_bags
 from empssl.checkpoint import Checkpoint
-from empssl.data.decode import UndecodableError, decode
+from empssl.data.decode import UndecodableError, decode, upright
 from empssl.data.square import square
 from empssl.engine import resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
@@ -48,11 +48,7 @@ class Encoder:
         Raises:
             CheckpointError: it is missing, damaged, or not what its configuration says.
         """
-        path = Path(path)
-        if (path / checkpoint.MANIFEST).is_file():
-            source, folder = checkpoint.read(path, files=("model",)), path
-        else:
-            source, folder = Run(path).load_model()
+        source, folder = _model(Path(path))
         encoder = cls._untrained(source, folder)
         checkpoint.load_strictly(encoder.network, source.tensors.get("model", {}), folder)
         bad = [name for name, t in source.tensors["model"].items() if not t.isfinite().all()]
@@ -64,7 +60,7 @@ class Encoder:
     @classmethod
     def random(cls, path: str | Path, *, seed: int = 0, device: str = "auto") -> "Encoder":
         """The same network and views with random weights: what training has to beat."""
-        source, folder = Run(path).load_model()
+        source, folder = _model(Path(path))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = cls._untrained(source, folder)
@@ -81,7 +77,8 @@ class Encoder:
             raise CheckpointError(
                 f"{folder} does not say what network it holds: {error}"
             ) from error
-        return cls(network.to(memory_format=torch.channels_last), policy, side, "")
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(network, policy, side, "")
 
     def _to(self, device: str) -> "Encoder":
         self.network.to(resolve_device(device))
@@ -142,6 +139,13 @@ class Encoder:
         return (range(i, min(i + size, count)) for i in range(0, count, size))
 
 
+def _model(path: Path) -> tuple[Checkpoint, Path]:
+    """The network of a run directory or of a model folder, and the folder that it is in."""
+    if (path / checkpoint.MANIFEST).is_file():
+        return checkpoint.read(path, files=("model",)), path
+    return Run(path).load_model()
+
+
 def _opened(image: ImageLike) -> Image.Image:
     """Any of the accepted kinds as an upright RGB image."""
     if isinstance(image, str | Path):
@@ -150,8 +154,13 @@ def _opened(image: ImageLike) -> Image.Image:
         except UndecodableError as error:
             raise DataError(f"{image} cannot be read: {error}") from error
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) else image
+        try:
+            return upright(image)
+        except UndecodableError as error:
+            raise DataError(f"a PIL image of mode {image.mode} cannot be used: {error}") from error
+    array = image.cpu().numpy() if isinstance(image, Tensor) else image
+    if isinstance(image, Tensor) and array.ndim == 3:
+        array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise UsageError(
             f"an image of shape {tuple(image.shape)} and type {image.dtype} was given, expected "

@@ -52,23 +52,41 @@ class Run:
         """Make the directory of a new run.
 
         Raises:
+            UsageError: as `check_free`.
+            CheckpointError: the storage refused.
+        """
+        path = Path(path)
+        cls.check_free(path, overwrite=overwrite)
+        with _writing(path):
+            if (path / "config.yaml").exists():
+                with cls(path).lock():
+                    shutil.rmtree(path)
+            path.mkdir(parents=True, exist_ok=True)
+        _write(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        return cls(path)
+
+    @classmethod
+    def check_free(cls, path: str | Path, *, overwrite: bool) -> None:
+        """See that a new run may be made here, and leave everything as it is.
+
+        Raises:
             UsageError: something is there already, and either `overwrite` is False or it is not a
                 run, which is never removed.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
-                raise UsageError(
-                    f"{path} exists; continue it with --resume, replace it with --overwrite, "
-                    "or choose another --out"
-                )
-            if not (path / "config.yaml").is_file():
-                raise UsageError(f"{path} is not a run directory, so --overwrite leaves it alone")
-            with cls(path).lock():
-                shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
-        _write(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        return cls(path)
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
+        if not overwrite:
+            raise UsageError(
+                f"{path} exists; continue it with --resume, replace it with --overwrite, "
+                "or choose another --out"
+            )
+        try:
+            is_run = {"recipe", "objective"} <= cls(path).config.keys()
+        except CheckpointError:
+            is_run = False
+        if not is_run:
+            raise UsageError(f"{path} is not a run directory, so --overwrite leaves it alone")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -77,10 +95,12 @@ class Run:
         Raises:
             RunInUseError: another process holds it.
         """
-        with open(self.path / ".lock", "a+") as file:
+        with _writing(self.path):
+            file = open(self.path / ".lock", "a+")  # noqa: SIM115 (closed below)
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 file.seek(0)
                 raise RunInUseError(
                     f"{self.path} is in use by {file.read().strip() or 'another process'}"
@@ -88,11 +108,18 @@ class Run:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}")
             file.flush()
+            for parent in (self.path, self.path / "checkpoints"):
+                checkpoint.sweep(parent)
             yield
 
     @property
     def config(self) -> dict[str, Any]:
-        config: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
+        try:
+            config = yaml.safe_load((self.path / "config.yaml").read_bytes())
+        except yaml.YAMLError as error:
+            raise CheckpointError(f"{self.path / 'config.yaml'} is damaged: {error}") from error
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{self.path / 'config.yaml'} holds no settings")
         return config
 
     @property
@@ -116,6 +143,8 @@ class Run:
             content: dict[str, Any] = json.loads((self.path / name).read_bytes())
         except FileNotFoundError:
             return {}
+        except ValueError as error:
+            raise CheckpointError(f"{self.path / name} is damaged: {error}") from error
         return content
 
     @property
@@ -129,6 +158,11 @@ class Run:
     @property
     def metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    def add_metrics(self, entry: dict[str, Any]) -> None:
+        """Write down one step."""
+        with _writing(self.metrics_path), open(self.metrics_path, "a") as file:
+            file.write(json.dumps(entry) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """One entry a step, in order. A line that was being written at a crash is left out."""
@@ -144,26 +178,22 @@ class Run:
 
     def save_checkpoint(self, step: int, content: Checkpoint) -> None:
         """Write a checkpoint; once it has been read back whole, remove all but the newest."""
-        parent = self.path / "checkpoints"
-        folder = parent / f"step-{step:09d}"
-        if folder.exists():
-            return
-        checkpoint.write(folder, content)
-        checkpoint.read(folder, files=())
+        _write_once(self.path / "checkpoints" / f"step-{step:09d}", content)
         for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # one too many does no harm
 
-    def load_checkpoint(self) -> tuple[Checkpoint, list[str]]:
-        """The newest checkpoint that is whole, and what was wrong with newer ones.
+    def load_checkpoint(
+        self, *, files: tuple[str, ...] | None = None
+    ) -> tuple[Checkpoint, Path, list[str]]:
+        """The newest checkpoint that is whole, where it is, and what was wrong with newer ones.
 
         Raises:
             CheckpointError: there is none.
         """
-        checkpoint.sweep(self.path / "checkpoints")
         problems: list[str] = []
         for folder in self._checkpoints():
             try:
-                return checkpoint.read(folder), problems
+                return checkpoint.read(folder, files=files), folder, problems
             except CheckpointError as error:
                 problems.append(str(error))
         raise CheckpointError(
@@ -174,10 +204,7 @@ class Run:
         return sorted((self.path / "checkpoints").glob("step-*"), reverse=True)
 
     def save_model(self, content: Checkpoint) -> None:
-        folder = self.path / "model"
-        if folder.exists():
-            shutil.rmtree(folder)
-        checkpoint.write(folder, content)
+        _write_once(self.path / "model", content)
 
     def load_model(self) -> tuple[Checkpoint, Path]:
         """The trained network, or the newest checkpoint of a run that is not finished.
@@ -187,11 +214,13 @@ class Run:
         """
         if (self.path / "model").exists():
             return checkpoint.read(self.path / "model"), self.path / "model"
-        return self.load_checkpoint()[0], self._checkpoints()[0]
+        found, folder, _ = self.load_checkpoint(files=("model",))
+        return found, folder
 
     def save_evaluation(self, name: str, content: dict[str, Any]) -> Path:
         folder = self.path / "evaluations"
-        folder.mkdir(exist_ok=True)
+        with _writing(folder):
+            folder.mkdir(exist_ok=True)
         path = folder / f"{name}.json"
         _write(path, json.dumps(content, indent=1))
         return path
@@ -201,11 +230,31 @@ class Run:
         return [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
 
 
+def _write_once(folder: Path, content: Checkpoint) -> None:
+    """Write a checkpoint and read it back, unless it is there and whole already."""
+    try:
+        checkpoint.read(folder, files=())
+    except CheckpointError:
+        shutil.rmtree(folder, ignore_errors=True)
+        checkpoint.write(folder, content)
+        checkpoint.read(folder, files=())
+
+
 def _write(path: Path, text: str) -> None:
     """Replace a small text file: the old content or the new one, never a part."""
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with _writing(path):
+        with open(partial, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Name the place where the storage refused."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written: {error}") from error

@@ -29,9 +29,9 @@ def complete(table: Table, spec: Spec, *, given: tuple[str, ...] = ()) -> Spec:
     >>> complete({"power": power}, {"name": "power", "base": 3.0})
     {'name': 'power', 'base': 3.0, 'exponent': 2.0}
     """
-    name = spec.get("name")
+    name = str(spec.get("name"))
     if name not in table:
-        raise UsageError(f"no '{name}' here: {nearest(str(name), table)}")
+        raise UsageError(f"no '{name}' here: {nearest(name, table)}")
     options = {
         p.name: p.default for p in inspect.signature(table[name]).parameters.values()
         if p.name not in given and p.kind is not p.VAR_KEYWORD

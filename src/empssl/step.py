@@ -52,7 +52,7 @@ def objective_loss(objective: Objective, projections: Tensor) -> Loss:
     with torch.autocast(projections.device.type, enabled=False):
         try:
             loss: Loss = objective(projections)
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise DivergenceError(f"the projections are not finite ({error})") from error
     return loss
 
@@ -60,7 +60,8 @@ def objective_loss(objective: Objective, projections: Tensor) -> Loss:
 def gradient_norm(network: nn.Module) -> Tensor:
     """Euclidean norm over all gradients, the same in every process."""
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    return torch.stack(torch._foreach_norm(gradients)).norm()
+    norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
+    return norm
 
 
 def _diagnosis(network: nn.Module, loss: Loss) -> str:

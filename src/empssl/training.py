@@ -1,11 +1,12 @@
 """The training loop: images to a run directory."""
 
-import json
+import inspect
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,9 +39,7 @@ from empssl.stop import StopRequest, stop_requests
 from empssl.views import POLICIES, Patches
 
 CHECKPOINT_SECONDS = 300.0
-# Settings that a resumed run may change: they say where it computes, not what.
 T = TypeVar("T")
-PLACE = ("data_dir", "download", "device", "devices", "num_nodes")
 
 
 def train(
@@ -116,32 +115,45 @@ def train(
         "objective": objective, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
     began = time.monotonic()
+    chosen = {"split": split, "seed": seed, "precision": precision}
+    if resume and overwrite:
+        raise UsageError("a run is either resumed or overwritten; leave out one of the two")
     if resume:
+        # What equals its default cannot be told from what was not given.
+        defaults = inspect.signature(train).parameters
+        given |= {key: value for key, value in chosen.items() if value != defaults[key].default}
         settings = _resumed_settings(Run(out), data, recipe, given)
     else:
-        chosen = {"split": split, "seed": seed, "precision": precision}
         settings = {"data": data} | resolve(recipe, given) | chosen
+        Run.check_free(out, overwrite=overwrite)
     _check(settings)
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
                     precision=settings["precision"])  # fmt: skip
-    first = fabric.is_global_zero
     images = open_images(
         data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
         download=download,
     )  # fmt: skip
-    with progress("reading images", len(images), silent=not first) as advance:
+    with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
         images = in_memory(images, progress=advance)
-    place = dict(zip(PLACE, (data_dir and str(data_dir), download, device, devices, num_nodes)))
-    run = _on_first(fabric, lambda: _open_run(out, settings | place, resume, overwrite))
-    run = run or Run(out)
-    with _lock(run, fabric), stop_requests() as request:
-        training = Training.build(settings, fabric, images, run, began)
+    training = Training.build(settings, fabric, images, began)
+    place = {
+        "data_dir": data_dir and str(data_dir), "download": download, "device": device,
+        "devices": devices, "num_nodes": num_nodes,
+    }  # fmt: skip
+    with ExitStack() as held, stop_requests() as request:
+
+        def open_run() -> Run:
+            run = Run(out) if resume else Run.create(out, settings | place, overwrite=overwrite)
+            held.enter_context(run.lock())
+            return run
+
+        training.enter(_on_first(fabric, open_run) or Run(out))
         if resume:
             training.restore()
         else:
-            training.start(settings)
+            training.start()
         training.loop(request)
-    return run.path
+    return training.run.path
 
 
 @dataclass
@@ -149,27 +161,32 @@ class Training:
     """A run in progress: what a step needs, and where it stands."""
 
     fabric: Fabric
-    run: Run
     network: Network
     module: nn.Module  # the network as Fabric wraps it
     optimizers: list[torch.optim.Optimizer]
     objective: Objective
     policy: Patches
     sampler: Sampler
-    bad: BadSamples
     images: ImageSet
     settings: dict[str, Any]
     flops_per_view: float
     began: float  # when the budget began to run
+    run: Run = field(init=False)
+    bad: BadSamples = field(init=False)
     plan: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
 
     @classmethod
     def build(
-        cls, settings: dict[str, Any], fabric: Fabric, images: ImageSet, run: Run, began: float
+        cls, settings: dict[str, Any], fabric: Fabric, images: ImageSet, began: float
     ) -> "Training":
-        """Everything at step 0, equal in all processes."""
+        """Everything at step 0, equal in all processes; nothing is on disk yet.
+
+        Raises:
+            UsageError: settings that cannot be carried out.
+        """
+        build(SCHEDULES, settings["schedule"], steps=1)  # a wrong option should not wait for start
         policy = build(POLICIES, settings["views"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings["seed"])
@@ -177,29 +194,39 @@ class Training:
         flops = training_flops(network, policy.view_side(images.side))
         if fabric.world_size > 1:
             globalize(network)
-        network.to(memory_format=torch.channels_last)
-        module = fabric.setup(network)
-        bad = BadSamples(run.bad_samples_path if fabric.is_global_zero else None, len(images))
         sampler = Sampler(
             images, batch=settings["batch"], seed=settings["seed"], rank=fabric.global_rank,
-            world=fabric.world_size, on_bad=lambda sample, epoch, step: bad.add(
-                sample, epoch=epoch, step=step),
+            world=fabric.world_size,
         )  # fmt: skip
-        for sample in getattr(images, "bad", {}).values():
-            bad.add(sample, epoch=0, step=0)
+        dtype = torch.float64 if settings["precision"] == "64-true" else torch.float32
+        network.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module = fabric.setup(network)
         return cls(
-            fabric, run, network, module, build_optimizers(network, settings["optimizer"]),
-            build(OBJECTIVES, settings["objective"]).to(fabric.device), policy, sampler, bad,
+            fabric, network, module, build_optimizers(network, settings["optimizer"]),
+            build(OBJECTIVES, settings["objective"]).to(fabric.device), policy, sampler,
             images, settings, flops, began,
         )  # fmt: skip
 
-    def start(self, settings: dict[str, Any]) -> None:
+    def enter(self, run: Run) -> None:
+        """Write to this run directory from now on.
+
+        Raises:
+            DataError: too many images could not be read.
+        """
+        self.run = run
+        path = run.bad_samples_path if self.fabric.is_global_zero else None
+        self.bad = BadSamples(path, len(self.images))
+        for sample in getattr(self.images, "bad", {}).values():
+            self.bad.add(sample, epoch=0, step=0)
+
+    def start(self) -> None:
         """Fix the number of steps, and write down all that followed from the data."""
         per_epoch = self.sampler.steps_per_epoch
-        if settings["budget"] is None:
-            steps = max(1, round(settings["epochs"] * per_epoch))
+        budget = self.settings["budget"]
+        if budget is None:
+            steps = max(1, round(self.settings["epochs"] * per_epoch))
         else:
-            steps = self.fabric.broadcast(self._steps_within(parse_duration(settings["budget"])))
+            steps = self.fabric.broadcast(self._steps_within(parse_duration(budget)))
         self.plan = {
             "steps": steps,
             "steps_per_epoch": per_epoch,
@@ -213,7 +240,7 @@ class Training:
         }
         if self.fabric.is_global_zero:
             self.run.plan = self.plan
-            self.run.environment = environment(self.fabric)
+            self.run.environment = environment(self.fabric, self.settings["precision"])
 
     def restore(self) -> None:
         """Continue from the newest whole checkpoint.
@@ -221,20 +248,21 @@ class Training:
         Raises:
             DataError: the images are not those that the run began with.
         """
+        saved, folder, problems = self.run.load_checkpoint()
+        for problem in problems:
+            self._say(f"{problem}; using {folder.name}, the one before")
         self.plan = self.run.plan
         if self.images.fingerprint != self.plan["fingerprint"]:
             raise DataError(
                 f"{self.settings['data']} has changed since {self.run.path} was started; restore "
                 "the images, or start a new run"
             )
-        saved, problems = self.run.load_checkpoint()
-        for problem in problems:
-            self._say(f"{problem}; using the one before")
-        checkpoint.load_strictly(self.network, saved.tensors["model"], self.run.path)
+        checkpoint.load_strictly(self.network, saved.tensors["model"], folder)
         for index, optimizer in enumerate(self.optimizers):
             optimizer.load_state_dict(
                 _unflatten(saved.state["optimizers"][index], saved.tensors["optimizer"], index)
             )
+            _as_weights(optimizer)
         self.step, self.seconds = saved.state["step"], saved.state["seconds"]
         if self.fabric.is_global_zero:
             self.run.trim_metrics(self.step)
@@ -247,10 +275,7 @@ class Training:
         first = self.fabric.is_global_zero
         at_first = saved = time.monotonic()
         self.module.train()
-        with (
-            progress("training", steps, silent=not first) as advance,
-            open(self.run.metrics_path, "a" if first else "r") as metrics,
-        ):
+        with progress("training", steps, silent=not first) as advance:
             while self.step < steps:
                 lr = set_lr(self.optimizers, schedule(self.step))
                 at = time.monotonic()
@@ -259,15 +284,14 @@ class Training:
                 self.seconds = before + now - at_first
                 entry = self._entry(result, lr, now - at)
                 if first:
-                    metrics.write(json.dumps(entry) + "\n")
-                    metrics.flush()
+                    self.run.add_metrics(entry)
                 if "fill" in entry and (warning := watch.update(self.step, entry["fill"])):
                     self._say(warning)
                 self.step += 1
                 advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
                                    "patches/s")  # fmt: skip
-                signal = agree(self.fabric, request.signal)
-                if signal or now - saved > CHECKPOINT_SECONDS:
+                signal, due = agree(self.fabric, request.signal, now - saved > CHECKPOINT_SECONDS)
+                if signal or due:
                     self._save()
                     saved = time.monotonic()
                 if signal and self.step < steps:
@@ -282,27 +306,24 @@ class Training:
 
     def _take_step(self, step: int) -> StepResult:
         drawn = self.sampler.draw(step)
+        for sample in drawn.bad:
+            self.bad.add(sample, epoch=drawn.epoch, step=step)
         device = self.fabric.device
         u = uniform(
             drawn.samples.to(device), seed=self.settings["seed"], epoch=drawn.epoch,
             views=range(self.settings["patches"]), draws=self.policy.draws,
         )  # fmt: skip
         views = self.policy(drawn.pixels.to(device), u)
-        if self.network_dtype == torch.float64:
-            views = views.double()
+        views = views.to(next(self.network.parameters()).dtype)
         try:
             return training_step(self.fabric, self.module, self.objective, self.optimizers, views)
         except DivergenceError as error:
             names = [self.images.sample_name(int(i)) for i in drawn.samples[:5]]
             raise DivergenceError(
-                f"step {step}: {error}. The weights are those of the step before; the last "
-                f"checkpoint is good. Its images began with {', '.join(names)}. "
+                f"step {step}: {error}. The weights are those of the step before, and checkpoints "
+                f"that were written are good. Its images began with {', '.join(names)}. "
                 "Lower the learning rate, or try --precision 32-true"
             ) from error
-
-    @property
-    def network_dtype(self) -> torch.dtype:
-        return next(self.network.parameters()).dtype
 
     def _entry(self, result: StepResult, lr: float, seconds: float) -> dict[str, Any]:
         """One line of metrics.jsonl."""
@@ -334,7 +355,7 @@ class Training:
         self.module.train()
         times: list[float] = []
         until = time.monotonic() + min(10.0, 0.04 * seconds)
-        while len(times) < 6 or time.monotonic() < until:
+        while agree(self.fabric, len(times) < 6 or time.monotonic() < until)[0]:
             at = time.monotonic()
             self._take_step(len(times) % self.sampler.steps_per_epoch)
             times.append(time.monotonic() - at)
@@ -387,7 +408,7 @@ def _check(settings: dict[str, Any]) -> None:
             f"batch is {settings['batch']}, expected 2 or more: the coding rate of one image is "
             "the same whatever the network does"
         )
-    if settings["budget"] is None and not settings["epochs"] > 0:
+    if settings["budget"] is None and not 0 < settings["epochs"] < math.inf:
         raise UsageError(f"epochs is {settings['epochs']}, expected a positive number")
     if settings["budget"] is not None:
         parse_duration(settings["budget"])
@@ -428,10 +449,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _open_run(out: str | Path, config: dict[str, Any], resume: bool, overwrite: bool) -> Run:
-    return Run(out) if resume else Run.create(out, config, overwrite=overwrite)
-
-
 def _on_first(fabric: Fabric, action: Callable[[], T]) -> T | None:
     """Do something in the first process only; if it fails there, fail in all."""
     result, error = None, None
@@ -444,12 +461,6 @@ def _on_first(fabric: Fabric, action: Callable[[], T]) -> T | None:
     if error is not None:
         raise error
     return result
-
-
-def _lock(run: Run, fabric: Fabric) -> Any:
-    from contextlib import nullcontext
-
-    return run.lock() if fabric.is_global_zero else nullcontext()
 
 
 def _flatten(state: dict[str, Any], index: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -475,3 +486,11 @@ def _unflatten(state: dict[str, Any], tensors: dict[str, Tensor], index: int) ->
     for (parameter, name), value in named.items():
         full.setdefault(int(parameter), {})[name] = value
     return {"state": full, "param_groups": state["param_groups"]}
+
+
+def _as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Lay state out in memory as its weights are; files do not know of channels last."""
+    for weight, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -125,11 +125,20 @@ def _decode(
                 )
             if shrink_to is not None:
                 image.draft(None, (2 * shrink_to, 2 * shrink_to))
-            image.load()
-            orientation = image.getexif().get(_ORIENTATION)  # after load: TIFF turns itself
-            rgb = _rgb(image)
+            return upright(image)
     except _PILLOW_ERRORS as error:
         raise UndecodableError(_reason(error), _describe(error)) from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened image as 8-bit RGB, turned as its camera was held; conversions as in `decode`.
+
+    Raises:
+        UndecodableError: `ambiguous-range`; Pillow's own errors where its file is bad.
+    """
+    image.load()
+    orientation = image.getexif().get(_ORIENTATION)  # after load: TIFF turns itself
+    rgb = _rgb(image)
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 

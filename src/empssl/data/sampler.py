@@ -1,6 +1,5 @@
 """Which images a step sees: a function of the seed and the step alone."""
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,11 +20,13 @@ class Drawn:
         pixels: the images.
         samples: int64 (batch,), their indices in the data set.
         epoch: the pass over the data.
+        bad: images that were to come, could not be read and have been replaced.
     """
 
     pixels: Images
     samples: Tensor
     epoch: int
+    bad: tuple[BadSample, ...] = ()
 
 
 class Sampler:
@@ -40,7 +41,6 @@ class Sampler:
         seed: of the run.
         rank: of this process.
         world: number of processes.
-        on_bad: told of each unreadable image with its epoch and step.
 
     Raises:
         UsageError: fewer images than a batch, or a batch that the processes cannot share evenly.
@@ -54,7 +54,6 @@ class Sampler:
         seed: int,
         rank: int,
         world: int,
-        on_bad: Callable[[BadSample, int, int], None],
     ) -> None:
         usable = images.valid if isinstance(images, MemoryImages) else torch.ones(len(images)) > 0
         self.usable = usable.nonzero()[:, 0]
@@ -65,7 +64,7 @@ class Sampler:
             )
         if batch % world:
             raise UsageError(f"a batch of {batch} images cannot be shared by {world} processes")
-        self.images, self.seed, self.on_bad = images, seed, on_bad
+        self.images, self.seed = images, seed
         self.batch, self.rank, self.world = batch, rank, world
         self.steps_per_epoch = len(self.usable) // batch
         self._order: tuple[int, Tensor] = (-1, self.usable)
@@ -86,23 +85,25 @@ class Sampler:
 
     def _read(self, step: int) -> Drawn:
         epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            shuffled = permutation(len(self.usable), seed=self.seed, epoch=epoch)
-            self._order = (epoch, self.usable[shuffled])
-        order = self._order[1]
+        kept, order = self._order  # read once: two threads may be at two epochs
+        if kept != epoch:
+            order = self.usable[permutation(len(self.usable), seed=self.seed, epoch=epoch)]
+            self._order = (epoch, order)
         share = self.batch // self.world
         places = torch.arange(share) + position * self.batch + self.rank * share
         samples = order[places]
         got = self.images.read(samples.tolist())
-        pixels = got.pixels
+        pixels, bad = got.pixels, list(got.bad)
         for attempt in range(1, 21):
             if got.valid.all():
-                return Drawn(pixels, samples, epoch)
-            for bad in got.bad:
-                self.on_bad(bad, epoch, step)
+                return Drawn(pixels, samples, epoch, tuple(bad))
             rows = torch.isin(samples, torch.tensor([b.index for b in got.bad])).nonzero()[:, 0]
             later = places[rows] + len(order) // 2 + (attempt - 1) * self.batch
             samples[rows] = order[later % len(order)]
             got = self.images.read(samples[rows].tolist())
             pixels[rows] = got.pixels
-        raise DataError(f"no readable image was found in 20 attempts at step {step}")
+            bad += got.bad
+        raise DataError(
+            f"step {step}: 20 images in a row could not be read, the last of them {bad[-1].name!r} "
+            f"({bad[-1].reason}: {bad[-1].error})"
+        )

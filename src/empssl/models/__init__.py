@@ -4,16 +4,16 @@ from empssl.models import projector as heads
 from empssl.models.network import LAYERS, Layer, Network
 from empssl.models.resnet import resnet10, resnet18, resnet34, resnet50
 from empssl.models.timm_backbone import TimmBackbone
-from empssl.spec import Spec, build
+from empssl.spec import Spec, Table, build
 
-BACKBONES = {
+BACKBONES: Table = {
     "resnet10": resnet10,
     "resnet18": resnet18,
     "resnet34": resnet34,
     "resnet50": resnet50,
     "timm": TimmBackbone,
 }
-PROJECTORS = {"paper": heads.paper, "official": heads.official}
+PROJECTORS: Table = {"paper": heads.paper, "official": heads.official}
 
 __all__ = ["BACKBONES", "LAYERS", "PROJECTORS", "Layer", "Network", "build_network"]
 

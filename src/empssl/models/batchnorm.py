@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from empssl.errors import UsageError
+
 
 class GlobalBatchNorm(_BatchNorm):
     """BatchNorm with the statistics of the whole global batch.
@@ -15,6 +17,11 @@ class GlobalBatchNorm(_BatchNorm):
     torch's SyncBatchNorm, but it also works on CPU tensors and in float64. Every process must
     hold the same number of images.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (torch's name)
         if input.dim() < 2:
@@ -39,7 +46,8 @@ class GlobalBatchNorm(_BatchNorm):
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked.add_(1)
         scale = (self.weight * torch.rsqrt(variance + self.eps)).view(shape)
-        return (centered * scale + self.bias.view(shape)).to(x.dtype)
+        out: Tensor = (centered * scale + self.bias.view(shape)).to(x.dtype)
+        return out
 
 
 class _AllReduce(torch.autograd.Function):
@@ -61,8 +69,17 @@ def _summed(x: Tensor) -> Tensor:
 
 
 def globalize(module: nn.Module) -> nn.Module:
-    """The module with every BatchNorm in it replaced by one over all processes."""
+    """The module with every BatchNorm in it replaced by one over all processes.
+
+    Raises:
+        UsageError: it has a BatchNorm that does more than torch's.
+    """
     if isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm):
+        if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            raise UsageError(
+                f"{type(module).__name__} cannot be computed over several processes; train in one, "
+                "with --devices 1"
+            )
         new = GlobalBatchNorm(module.num_features, module.eps, module.momentum)
         new.load_state_dict(module.state_dict())
         return new.to(module.weight.device, module.weight.dtype).train(module.training)

@@ -39,5 +39,7 @@ class Network(nn.Module):
 
     def width(self, layer: Layer) -> int:
         """Coordinates of the embedding at a layer."""
-        part = self.backbone.dim if layer == "backbone" else self.projector.feature
-        return int(part)
+        if layer == "head":
+            return self.projector.feature
+        width: int = self.backbone.dim  # type: ignore[assignment]
+        return width

@@ -16,6 +16,8 @@ class Projector(nn.Module):
 
     def __init__(self, feature: int, *, hidden: list[int], dim: int) -> None:
         super().__init__()
+        if min(*hidden, dim) < 1:
+            raise ValueError(f"hidden is {hidden} and dim is {dim}, expected positive numbers")
         widths = [feature, *hidden]
         blocks = [_block(a, b) for a, b in zip(widths, hidden, strict=False)]
         self.block = blocks[0]

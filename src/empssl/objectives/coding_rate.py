@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from empssl.shapes import Projections, Scalar
 
@@ -68,9 +69,11 @@ class _CodingRate(torch.autograd.Function):
         L = torch.linalg.cholesky(gram)
         ctx.save_for_backward(Z, L)
         ctx.scale, ctx.transposed = scale, batch > dim
-        return L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        rate: Tensor = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return rate
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         Z, L = ctx.saved_tensors
         gradient = ctx.scale * torch.cholesky_solve(Z, L) * upstream[0][:, None, None]

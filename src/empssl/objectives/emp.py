@@ -24,6 +24,8 @@ class EMP(Objective):
 
     def __init__(self, *, invariance_weight: float = 200.0, distortion: float = 0.2) -> None:
         super().__init__()
+        if not distortion > 0:
+            raise ValueError(f"distortion is {distortion}, expected a positive number")
         self.invariance_weight = invariance_weight
         self.distortion = distortion
 
@@ -32,6 +34,7 @@ class EMP(Objective):
         rate = coding_rate(z, self.distortion)
         similarity = z.mean(0).norm(dim=-1).mean()
         total = -(rate + self.invariance_weight * similarity)
-        least, most = coding_rate_bounds(*z.shape[1:], self.distortion)
+        _, batch, dim = z.shape
+        least, most = coding_rate_bounds(batch, dim, self.distortion)
         fill = (rate.detach() - least) / (most - least)
         return Loss(total, {"coding_rate": rate, "similarity": similarity}, fill)

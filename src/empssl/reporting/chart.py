@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from empssl.reporting.numerals import numeral
+from empssl.reporting.numerals import tick
 
-WIDTH, HEIGHT = 240.0, 96.0
+WIDTH, HEIGHT = 210.0, 84.0
 _COLUMNS = 300  # what a line is reduced to, so that long runs stay small files
 
 
@@ -41,7 +41,7 @@ class Axis:
         """About `count` round values."""
         locator = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole)
         inside = [v for v in locator.tick_values(self.low, self.high) if self.low <= v <= self.high]
-        return [Tick(float(self.place(v)), numeral(round(float(v), 12))) for v in inside]
+        return [Tick(float(self.place(v)), tick(v)) for v in inside]
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,12 @@ _ABOUT = {
     "loss": "What training minimizes: the terms, weighted and with their signs turned.",
     "coding_rate": "How spread out the projections are; larger is better.",
     "similarity": "Mean cosine of a view to its image’s mean view; 1 is all alike.",
-    "fill": f"Spread, from collapse (0) to the most possible (1). Dashed: warning below "
-            f"{WARN_BELOW:g}.",
+    "fill": f"Spread: 0 is collapse, 1 the most there can be. Dashed: {WARN_BELOW:g}, too low.",
     "gradient_norm": "Length of the gradient over all weights.",
     "lr": "Learning rate, as scheduled.",
     "clip_fraction": "Share of weight tensors whose LARS trust ratio was capped.",
     "patches_per_second": "Training speed; dips are other work on the machine.",
-}  # fmt: skip
+}
 _FROM_ZERO = {"gradient_norm", "lr", "patches_per_second"}
 _FRACTIONS = {"fill", "clip_fraction"}
 
@@ -77,7 +76,7 @@ def _curve(name: str, steps: np.ndarray, values: np.ndarray) -> Curve:
     at, value = envelope(steps, smooth)
     lines.append(Line(path(x.place(at), y.place(value)), "smooth"))
     mark = Tick(float(y.place(np.array(WARN_BELOW))), "") if name == "fill" else None
-    chart = Chart(x.ticks(4, whole=True), y.ticks(), lines, mark)
+    chart = Chart(x.ticks(4, whole=True), y.ticks(4), lines, mark)
     texts = [numeral(v) for v in (finite[0], finite[-1], finite.min(), finite.max())]
     return Curve(name, _ABOUT.get(name, ""), *texts, window, chart)
 

@@ -8,17 +8,18 @@ import torch.nn.functional as F
 from PIL import Image
 
 from empssl.progress import progress
-from empssl.reporting.picture import data_uri, enlarged
+from empssl.reporting.picture import data_uri
 from empssl.reporting.sample import Sample
 from empssl.shapes import Embeddings
+from empssl.views.crop import resize
 
-SIDE = 1000.0
 COLORS = 10
+_WIDTH, _MARGIN = 1000.0, 20.0
 _FEWEST_FOR_TSNE = 30
 _PERPLEXITY = 30.0
 _COMPONENTS = 50
 _SEED = 0
-_TILE = 40
+_TILE, _GAP = 40, 2  # pixels
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,14 @@ class Map:
 
     Attributes:
         method: how the plane was made, in words.
+        width, height: of the plane, in the units of the dots.
         pictures: a data URI.
         shown: how many pictures are on it.
     """
 
     method: str
+    width: float
+    height: float
     groups: Sequence[Group]
     pictures: str
     shown: int
@@ -60,11 +64,12 @@ def embedding_map(sample: Sample, embeddings: Embeddings) -> Map | None:
     if len(unit) < 3 or np.ptp(unit, axis=0).max() < 1e-6:
         return None
     points, method = _plane(unit)
-    middle = (points.min(0) + points.max(0)) / 2
-    # Both axes alike, so that distances stay comparable.
-    points = (points - middle) / np.ptp(points, axis=0).max() * 0.94 + 0.5
-    pictures, shown = _pictures(sample, points)
-    return Map(method, _groups(sample, points * SIDE), pictures, shown)
+    # Landscape, as directions mean nothing; and both axes alike, so that distances compare.
+    points = points[:, np.argsort(-np.ptp(points, axis=0))]
+    points = (points - points.min(0)) / np.ptp(points[:, 0]) * (_WIDTH - 2 * _MARGIN) + _MARGIN
+    height = float(np.ceil(points[:, 1].max() + _MARGIN))
+    pictures, shown = _pictures(sample, points, height)
+    return Map(method, _WIDTH, height, _groups(sample, points), pictures, shown)
 
 
 def _plane(unit: np.ndarray) -> tuple[np.ndarray, str]:
@@ -113,7 +118,7 @@ def _groups(sample: Sample, points: np.ndarray) -> list[Group]:
         half = 7.5 * len(name) + 6
         free = all(abs(x - a) > half + b or abs(y - c) > 34 for a, b, c in taken)
         if free:
-            x = min(max(x, half), SIDE - half)
+            x = min(max(x, half), _WIDTH - half)
             taken.append((x, half, y))
         at = (round(float(x), 1), round(float(y), 1)) if free else None
         groups.append(Group(name, len(own), color, _dots(own), at))
@@ -121,22 +126,24 @@ def _groups(sample: Sample, points: np.ndarray) -> list[Group]:
 
 
 def _dots(points: np.ndarray) -> str:
-    """Lines of no length, which round ends turn into dots: a tenth of the size of circles."""
+    """Lines of no length, which round ends turn into dots: a third of the size of circles."""
     return "".join(f"M{x:.0f} {y:.0f}h0" for x, y in points)
 
 
-def _pictures(sample: Sample, points: np.ndarray) -> tuple[str, int]:
+def _pictures(sample: Sample, points: np.ndarray, height: float) -> tuple[str, int]:
     """The image nearest to the middle of each cell of a grid, where a cell has any."""
-    cells = int(np.clip(round(len(points) ** 0.5 * 0.65), 4, 26))
-    place = np.clip(points * cells, 0, cells - 1e-6)
+    columns = int(np.clip(round(len(points) ** 0.5 * 0.65), 4, 26))
+    rows = int(np.ceil(height / _WIDTH * columns))
+    place = points / _WIDTH * columns
     cell = place.astype(int)
     distance = np.abs(place - cell - 0.5).max(1)
     order = np.argsort(distance, kind="stable")
-    _, first = np.unique(cell[order, 1] * cells + cell[order, 0], return_index=True)
+    _, first = np.unique(cell[order, 1] * columns + cell[order, 0], return_index=True)
     chosen = order[first]
-    sheet = np.zeros((cells * _TILE, cells * _TILE, 4), np.uint8)
-    for index, tile in zip(chosen, enlarged(sample.pixels[chosen], _TILE - 2), strict=True):
+    tiles = resize(sample.pixels[chosen].float(), _TILE - _GAP).round().byte()
+    sheet = np.zeros((rows * _TILE, columns * _TILE, 4), np.uint8)
+    for index, tile in zip(chosen, tiles.permute(0, 2, 3, 1).numpy(), strict=True):
         left, top = cell[index] * _TILE
-        sheet[top : top + _TILE - 2, left : left + _TILE - 2, :3] = tile
-        sheet[top : top + _TILE - 2, left : left + _TILE - 2, 3] = 255
+        sheet[top : top + len(tile), left : left + len(tile), :3] = tile
+        sheet[top : top + len(tile), left : left + len(tile), 3] = 255
     return data_uri(Image.fromarray(sheet)), len(chosen)

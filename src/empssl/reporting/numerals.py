@@ -27,6 +27,15 @@ def numeral(value: float | None) -> str:
     return text.replace("-", "−")
 
 
+def tick(value: float) -> str:
+    """A round value of an axis, with no more digits than it has.
+
+    >>> [tick(x) for x in (0.5, 2000.0, -240.0, 0.30000000000000004)]
+    ['0.5', '2,000', '−240', '0.3']
+    """
+    return f"{value:,.10g}".replace("-", "−")
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them.
 

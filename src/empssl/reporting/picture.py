@@ -3,9 +3,6 @@
 import base64
 import io
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
@@ -44,15 +41,3 @@ def tiles(
     for index, tile in enumerate(each):
         sheet.paste(tile, (index % columns * step, index // columns * step))
     return sheet
-
-
-def enlarged(pixels: UInt8[Tensor, "batch 3 side side"], side: int) -> np.ndarray:
-    """Pictures of exactly `side` pixels, uint8 (batch, side, side, 3); small ones in blocks."""
-    own = pixels.shape[-1]
-    if own <= side:
-        scaled = F.interpolate(pixels.float(), size=(side, side), mode="nearest-exact")
-    else:
-        scaled = F.interpolate(
-            pixels.float(), size=(side, side), mode="bilinear", antialias=True
-        ).round_()
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -4,4 +4,4 @@ from empssl.views.policy import Patches
 
 POLICIES = {"patches": Patches}
 
-__all__ = ["POLICIES"]
+__all__ = ["POLICIES", "Patches"]

@@ -49,4 +49,5 @@ def resize(patches: Tensor, side: int) -> Tensor:
         return patches
     flat = patches.flatten(0, -4)
     out = F.interpolate(flat, size=(side, side), mode="bilinear", antialias=True)
-    return out.unflatten(0, patches.shape[:-3])
+    resized: Tensor = out.unflatten(0, patches.shape[:-3])
+    return resized

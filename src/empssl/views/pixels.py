@@ -4,18 +4,20 @@ Every function takes RGB patches (patch, 3, side, side) as floats in [0, 1] and 
 patch, and returns values in [0, 1]. The definitions are Pillow's, without its rounding to 8 bits.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 # ITU-R 601-2, as Pillow converts to "L".
 LUMA = (0.299, 0.587, 0.114)
-BLUR_SIGMAS = 3.0  # the kernel's half width; further out it holds 0.3 % of the weight
+BLUR_SIGMAS = 3.0  # the half width of the widest kernel; further out it has 0.3 % of its weight
 
 
 def luma(patches: Tensor) -> Tensor:
     """Grey value of each pixel: (patch, 1, side, side)."""
-    weights = patches.new_tensor(LUMA)
-    return torch.einsum("pchw,c->phw", patches, weights)[:, None]
+    r, g, b = patches.unbind(1)  # einsum would copy to channels last, at four times the cost
+    return (LUMA[0] * r + LUMA[1] * g + LUMA[2] * b)[:, None]
 
 
 def blend(patches: Tensor, other: Tensor, factor: Tensor) -> Tensor:
@@ -64,22 +66,25 @@ def gray(patches: Tensor) -> Tensor:
     return luma(patches).expand_as(patches)
 
 
-def solarize(patches: Tensor, threshold: float = 128 / 255) -> Tensor:
-    """Invert the values from `threshold` up."""
-    return torch.where(patches >= threshold, 1 - patches, patches)
+def solarize(patches: Tensor) -> Tensor:
+    """Invert the upper half of the range: Pillow's threshold 128 of 255."""
+    return torch.minimum(patches, 1 - patches)
 
 
-def blur(patches: Tensor, sigma: Tensor) -> Tensor:
+def blur(patches: Tensor, sigma: Tensor, widest: float) -> Tensor:
     """Gaussian blur, the edge pixels repeated outwards.
 
     Along each axis it is one matrix a patch, so that sigma can differ between patches.
 
     Args:
+        patches: as everywhere in this file.
         sigma: (patch,), in pixels.
+        widest: the largest sigma there can be. It sets the kernel's length, which must not depend
+            on the other patches.
     """
     side = patches.shape[-1]
     at = torch.arange(side, device=patches.device, dtype=patches.dtype)
-    reach = int(BLUR_SIGMAS * float(sigma.max()) + 1) if len(sigma) else 1
+    reach = math.ceil(BLUR_SIGMAS * widest)
     offsets = torch.arange(-reach, reach + 1, device=patches.device, dtype=patches.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)

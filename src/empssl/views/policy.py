@@ -4,15 +4,17 @@ from itertools import permutations
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from empssl.shapes import Float, Images, Views
+from empssl.shapes import Images, Views
 from empssl.views import crop, pixels
 
 # What each of a patch's draws decides. Their order is part of what a seed means.
 DRAWS = (
-    "top left flip jitter brightness contrast saturation hue order gray blur sigma solarize"
-).split()
+    "top", "left", "flip", "jitter", "brightness", "contrast", "saturation", "hue", "order",
+    "gray", "blur", "sigma", "solarize",
+)  # fmt: skip
 ORDERS = list(permutations(range(4)))
 
 
@@ -68,12 +70,20 @@ class Patches:
                             "solarize": solarize}.items():  # fmt: skip
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}, expected a probability")
+        for name, value in {"brightness": brightness, "contrast": contrast,
+                            "saturation": saturation}.items():  # fmt: skip
+            if not value >= 0:
+                raise ValueError(f"{name} is {value}, expected 0 or more")
         if not 0 < crop <= 1:
             raise ValueError(f"crop is {crop}, expected a fraction of the image's side")
+        if side is not None and side < 1:
+            raise ValueError(f"side is {side}, expected a number of pixels, or none")
         if not 0 <= hue <= 0.5:
             raise ValueError(f"hue is {hue}, expected at most half a turn, 0.5")
-        if not 0 < sigma[0] <= sigma[1]:
-            raise ValueError(f"sigma is {sigma}, expected a range of positive numbers")
+        if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1]:
+            raise ValueError(f"sigma is {sigma}, expected a range of two positive numbers")
+        if not std > 0:
+            raise ValueError(f"std is {std}, expected a positive number")
         if colors not in ("faithful", "fast"):
             raise ValueError(f"colors is '{colors}', expected 'faithful' or 'fast'")
         self.crop, self.side = crop, side
@@ -117,10 +127,12 @@ class Patches:
         patches = torch.where(mirrored[:, None, None, None], patches.flip(-1), patches)
         rows = (draw["blur"] < self.blur).nonzero()[:, 0]
         low, high = self.sigma
-        patches[rows] = pixels.blur(patches[rows], low + (high - low) * draw["sigma"][rows])
+        sigma = low + (high - low) * draw["sigma"][rows]
+        patches[rows] = pixels.blur(patches[rows], sigma, widest=high)
         rows = (draw["solarize"] < self.solarize).nonzero()[:, 0]
         patches[rows] = pixels.solarize(patches[rows])
-        return self.normalize(patches).unflatten(0, (view, batch))
+        views: Tensor = self.normalize(patches).unflatten(0, (view, batch))
+        return views
 
     def clean(self, images: Images, top: Tensor, left: Tensor, *, mirror: bool) -> Views:
         """The same patches of every image, with nothing done to their colors.
@@ -132,13 +144,13 @@ class Patches:
             mirror: also the mirrored patches, after the others.
         """
         size = self.patch_side(images.shape[-1])
-        corners = [mark[:, None].expand(-1, len(images)) for mark in (top, left)]
-        patches = crop.cut(images, *corners, size).float().div_(255)
+        top, left = (corner[:, None].expand(-1, len(images)) for corner in (top, left))
+        patches = crop.cut(images, top, left, size).float().div_(255)
         patches = crop.resize(patches, self.view_side(images.shape[-1]))
         return self.normalize(torch.cat([patches, patches.flip(-1)]) if mirror else patches)
 
     def normalize(self, values: Tensor) -> Tensor:
-        """From [0, 1] to what the backbone expects."""
+        """From [0, 1] to what the backbone expects, in place."""
         return values.sub_(self.mean).div_(self.std)
 
     def _factors(self, draw: dict[str, Tensor]) -> list[Tensor]:
@@ -201,4 +213,5 @@ def _turned_hue(turn: Tensor) -> Tensor:
     cos, sin = torch.cos(2 * torch.pi * turn), torch.sin(2 * torch.pi * turn)
     zero, one = torch.zeros_like(turn), torch.ones_like(turn)
     rotation = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], -1).view(-1, 3, 3)
-    return torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+    turned: Tensor = torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+    return turned

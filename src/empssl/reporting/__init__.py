@@ -1,0 +1,165 @@
+"""A report: one HTML file about a run that opens offline."""
+
+import shlex
+import statistics
+from pathlib import Path
+from typing import Any
+
+import empssl
+from empssl.data import open_images
+from empssl.engine import resolve_device
+from empssl.errors import CheckpointError, DataError, UsageError
+from empssl.health import WARN_BELOW, CollapseWatch
+from empssl.models import Layer
+from empssl.pretrained import Encoder
+from empssl.reporting.curves import curves
+from empssl.reporting.map import embedding_map
+from empssl.reporting.neighbors import queries
+from empssl.reporting.page import render
+from empssl.reporting.patches import patched
+from empssl.reporting.record import bad_samples, entries
+from empssl.reporting.sample import CROPS, Sample
+from empssl.reporting.scores import scores
+from empssl.reporting.spectrum import spectrum
+from empssl.run import Run
+
+__all__ = ["report"]
+
+LAYER: Layer = "head"  # whose neighbors and map are shown
+
+
+def report(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    data_dir: str | Path | None = None,
+    images: int = 2000,
+    device: str = "auto",
+) -> Path:
+    """Write report.html into the run directory: one file that opens offline.
+
+    It shows what there is: a run that is not finished, has no weights yet or whose images have
+    moved still gets a report, which says what it lacks.
+
+    Args:
+        run: a run directory.
+        data: as in `train`; the run's own by default.
+        data_dir: where a data set known by name lies; the run's own by default.
+        images: how many images, evenly spread, are embedded for neighbors and map.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        The file written.
+
+    Raises:
+        CheckpointError: there is no run, or its directory cannot be written to.
+        DataError: `data` was given and cannot be opened.
+        UsageError: no image was asked for, or the device is not to be had.
+    """
+    if images < 1:
+        raise UsageError(f"images is {images}, expected at least 1")
+    resolve_device(device)
+    source = Run(run)
+    config, plan = source.config, source.plan
+    encoder, lacking = _encoder(source, device)
+    sample: Sample | None = None
+    try:
+        found = open_images(
+            data or config["data"], split="train", data_dir=data_dir or config["data_dir"],
+            side=encoder.image_side if encoder else plan.get("image_side", config["image_side"]),
+        )  # fmt: skip
+        sample = Sample.read(found, images)
+    except DataError as error:
+        if data is not None:
+            raise
+        lacking.append(f"The images cannot be opened any more: {error}.")
+    metrics = source.metrics()
+    html = render(
+        version=empssl.__version__,
+        run=source.path.resolve().name,
+        data_name=Path(config["data"]).name,
+        commands=_commands(source, config),
+        config=config,
+        plan=plan,
+        progress=_progress(metrics, plan),
+        scores=scores(source.evaluations(), encoder and encoder.identity),
+        curves=curves(metrics),
+        health=_health(metrics),
+        lacking=lacking,
+        sample=sample,
+        as_trained=sample is not None and sample.fingerprint == plan.get("fingerprint"),
+        patched=patched(sample, config) if sample else [],
+        crops=CROPS,
+        layer=LAYER,
+        bad=bad_samples(source.bad_samples_path),
+        record=[
+            *entries("configuration", config),
+            *entries("plan", plan),
+            *entries("environment", source.environment),
+        ],
+        **_embedded(sample, encoder),
+    )
+    return _write(source.report_path, html)
+
+
+def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[str]]:
+    """The run's encoder, or why there is none."""
+    try:
+        return Encoder.from_pretrained(run.path, device=device), []
+    except CheckpointError as error:
+        return None, [f"There are no weights to embed images with: {error}."]
+
+
+def _embedded(sample: Sample | None, encoder: Encoder | None) -> dict[str, Any]:
+    """What it takes both images and weights to show."""
+    if sample is None or encoder is None:
+        return {"spectrum": None, "queries": [], "map": None}
+    embeddings = sample.embed(encoder)
+    return {
+        "spectrum": spectrum(embeddings),
+        "queries": queries(sample, embeddings[LAYER]),
+        "map": embedding_map(sample, embeddings[LAYER]),
+    }
+
+
+def _progress(metrics: list[dict[str, Any]], plan: dict[str, Any]) -> dict[str, Any] | None:
+    """How far the run has come; None before its first step."""
+    if not metrics:
+        return None
+    steps = metrics[-1]["step"] + 1
+    speed = statistics.median(entry["patches_per_second"] for entry in metrics)
+    return metrics[-1] | {
+        "steps": steps,
+        "finished": steps == plan.get("steps"),
+        "patches_per_second": speed,
+    }
+
+
+def _health(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last fill, and the warnings that training gave."""
+    fills = [(entry["step"], entry["fill"]) for entry in metrics if "fill" in entry]
+    watch = CollapseWatch()
+    warnings = [text for step, fill in fills if (text := watch.update(step, fill))]
+    last = fills[-1][1] if fills else None
+    return {"fill": last, "threshold": WARN_BELOW, "warnings": warnings}
+
+
+def _commands(run: Run, config: dict[str, Any]) -> dict[str, str]:
+    """What to type next."""
+    path, data = shlex.quote(str(run.path)), shlex.quote(config["data"])
+    return {
+        "evaluate": f"empssl evaluate {path} {data}",
+        "resume": f"empssl train {data} --out {path} --resume",
+        "again": f"empssl train --config {path}/config.yaml",
+    }
+
+
+def _write(path: Path, html: str) -> Path:
+    """Replace the report: the old one or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(html.encode("utf-8"))
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"the report {path} could not be written ({error})") from error
+    return path

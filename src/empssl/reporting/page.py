@@ -1,0 +1,36 @@
+"""The page: one HTML file that needs nothing else."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from empssl.reporting.numerals import duration, numeral
+
+
+def render(**content: Any) -> str:
+    """The report as HTML. All values are escaped; `page.html.jinja` says what it needs."""
+    environment = Environment(
+        loader=PackageLoader("empssl", "reporting"),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"numeral": numeral, "duration": duration}
+    source, _, _ = environment.loader.get_source(environment, "page.css")  # type: ignore[union-attr]
+    return environment.get_template("page.html.jinja").render(style=Markup(source), **content)
+
+
+def _shown(value: Any) -> Any:
+    """What a person can see of a value: control characters and broken bytes as escapes.
+
+    >>> _shown("a\\x1b[31m\\udcffb")
+    'a\\\\x1b[31m\\\\udcffb'
+    """
+    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in value
+    )

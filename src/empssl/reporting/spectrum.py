@@ -1,0 +1,54 @@
+"""How many directions the embeddings use, at each layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from empssl.evaluation.spectrum import effective_rank, eigenvalues
+from empssl.models import Layer
+from empssl.reporting.chart import Axis, Chart, Line, Tick, path
+from empssl.shapes import Embeddings
+
+_WIDTH, _HEIGHT = 440.0, 200.0
+_DECADES = 6  # below a millionth of the largest, variances are rounding
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The effective rank of a layer's embeddings, and the most that it could be."""
+
+    layer: Layer
+    rank: float
+    most: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Ranks, and the variances along the principal directions as a chart."""
+
+    ranks: Sequence[Rank]
+    chart: Chart
+
+
+def spectrum(embeddings: Mapping[Layer, Embeddings]) -> Spectrum:
+    """Ranks and variances of the embeddings of the same images at each layer."""
+    ranks, falls = [], {}
+    for layer, values in embeddings.items():
+        count, dim = values.shape
+        ranks.append(Rank(layer, effective_rank(values), min(count, dim), dim))
+        variances = eigenvalues(values).numpy()
+        largest = variances[0] or 1.0
+        falls[layer] = np.log10(np.maximum(variances / largest, 10.0 ** -(_DECADES + 1)))
+    longest = max(map(len, falls.values()))
+    x = Axis(0, longest, _WIDTH)
+    y = Axis(-_DECADES, 0.15, _HEIGHT, reverse=True)
+    lines = [
+        Line(path(x.place(np.arange(1, len(fall) + 1)), y.place(fall)), layer)
+        for layer, fall in falls.items()
+    ]
+    marks = [Tick(float(y.place(np.array(-d))), "1" if d == 0 else f"10⁻{'⁰¹²³⁴⁵⁶'[d]}")
+             for d in range(0, _DECADES + 1, 2)]  # fmt: skip
+    return Spectrum(ranks, Chart(x.ticks(5, whole=True), marks, lines, width=_WIDTH,
+                                 height=_HEIGHT))  # fmt: skip
