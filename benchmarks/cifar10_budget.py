@@ -14,8 +14,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import empssl
 from claim import claim
+
+import empssl
 from empssl.run import Run
 
 

@@ -9,8 +9,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import empssl
 from claim import claim
+
+import empssl
 
 
 def main() -> None:

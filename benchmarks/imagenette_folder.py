@@ -1,6 +1,6 @@
 """An unlabeled flat folder of photographs, end to end.
 
-    python benchmarks/imagenette_folder.py --parquet imagenette160/train.parquet [--budget 3m] [--write]
+    python benchmarks/imagenette_folder.py --parquet train.parquet [--budget 3m] [--write]
 
 Writes the images of a labeled Parquet file (Hugging Face schema) as one flat folder, trains on
 it, embeds it and makes the report. Then the labels are put back, as one folder per class, and the
@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from claim import claim
 
 import empssl
-from claim import claim
 from empssl.run import Run
 
 
@@ -31,7 +31,8 @@ def main() -> None:
     flat, classes, run = out / "flat", out / "classes", out / "run"
     flat.mkdir(parents=True)
     table = pq.read_table(args.parquet)
-    for i, (image, label) in enumerate(zip(table["image"].to_pylist(), table["label"].to_pylist())):
+    for i, row in enumerate(table.to_pylist()):
+        image, label = row["image"], row["label"]
         name = f"{i:05d}{Path(image['path']).suffix}"
         (flat / name).write_bytes(image["bytes"])
         (classes / f"{label}").mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@ from references import knn as plain
 
 import empssl.evaluation.knn as module
 from empssl.errors import DataError, UsageError
-from empssl.evaluation.knn import knn_score, neighbors
+from empssl.evaluation.knn import knn_score
+from empssl.neighbors import neighbors
 
 
 def normal(seed: int, *size: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import torch
 from references import spectrum as plain
 
 from empssl.errors import DataError
-from empssl.evaluation.spectrum import effective_rank, eigenvalues
+from empssl.spectrum import effective_rank, eigenvalues
 
 
 def embeddings(seed: int = 0, *, rows: int = 50) -> torch.Tensor:

@@ -96,6 +96,8 @@ def read(folder: Path, *, files: tuple[str, ...] | None = None) -> Checkpoint:
             if Path(name).name != name or _digest(folder / name) != digest:
                 raise CheckpointError(f"{folder} is damaged: {name} is not what was written")
         state = _json(folder / STATE)
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{folder} is no empssl checkpoint: {STATE} holds no settings")
         tensors = {
             Path(name).stem: load_file(folder / name) for name in manifest["sha256"]
             if name.endswith(".safetensors") and (files is None or Path(name).stem in files)

@@ -123,9 +123,25 @@ def gather(fabric: Fabric, projections: Projections) -> Tensor:
     """
     if fabric.world_size == 1:
         return projections
-    every = fabric.all_gather(projections, sync_grads=True)  # process view batch dim
-    assert isinstance(every, Tensor)
+    every: Tensor = _AllGather.apply(projections)  # process view batch dim
     return every.transpose(0, 1).flatten(1, 2)
+
+
+class _AllGather(torch.autograd.Function):
+    """The tensors of all processes, stacked; backward sums what each process asks of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, x)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        total = upstream[0].clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total[torch.distributed.get_rank()]
 
 
 def agree(fabric: Fabric, *flags: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -124,7 +124,7 @@ def adamw(
     network: nn.Module,
     *,
     lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
+    betas: Sequence[float] = (0.9, 0.999),
     weight_decay: float = 0.01,
 ) -> list[torch.optim.Optimizer]:
     """AdamW as torch has it; no decay on biases and normalization."""

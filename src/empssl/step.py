@@ -65,9 +65,10 @@ def gradient_norm(network: nn.Module) -> Tensor:
 
 
 def _diagnosis(network: nn.Module, loss: Loss) -> str:
+    original = getattr(network, "module", network)  # names without those of Fabric's wrappers
     bad = [
-        name for name, p in network.named_parameters()
+        name for name, p in original.named_parameters()
         if p.grad is not None and not torch.isfinite(p.grad).all()
     ]  # fmt: skip
     where = f"the first bad gradient is that of {bad[0]}" if bad else "the gradients are finite"
-    return f"the loss is {float(loss.total):g} and {where}"
+    return f"the loss is {loss.total.item():g} and {where}"

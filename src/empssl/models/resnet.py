@@ -27,7 +27,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(x)).add_(shortcut))
+        out: Tensor = self.relu(self.bn2(self.conv2(x)).add_(shortcut))
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -50,7 +51,8 @@ class Bottleneck(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)).add_(shortcut))
+        out: Tensor = self.relu(self.bn3(self.conv3(x)).add_(shortcut))
+        return out
 
 
 def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module | None:

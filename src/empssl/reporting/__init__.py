@@ -2,6 +2,7 @@
 
 import shlex
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from empssl.health import WARN_BELOW, CollapseWatch
 from empssl.models import Layer
 from empssl.pretrained import Encoder
 from empssl.reporting.curves import curves
-from empssl.reporting.map import embedding_map
+from empssl.reporting.map import COLORS, embedding_map
 from empssl.reporting.neighbors import queries
 from empssl.reporting.page import render
 from empssl.reporting.patches import patched
@@ -65,15 +66,15 @@ def report(
     sample: Sample | None = None
     try:
         found = open_images(
-            data or config["data"], split="train", data_dir=data_dir or config["data_dir"],
+            data or config["data"], split=config["split"], data_dir=data_dir or config["data_dir"],
             side=encoder.image_side if encoder else plan.get("image_side", config["image_side"]),
         )  # fmt: skip
         sample = Sample.read(found, images)
     except DataError as error:
         if data is not None:
             raise
-        lacking.append(f"The images cannot be opened any more: {error}.")
-    metrics = source.metrics()
+        lacking.append(Lack("The images cannot be opened any more", str(error)))
+    metrics, evaluations = source.metrics(), source.evaluations()
     html = render(
         version=empssl.__version__,
         run=source.path.resolve().name,
@@ -82,7 +83,7 @@ def report(
         config=config,
         plan=plan,
         progress=_progress(metrics, plan),
-        scores=scores(source.evaluations(), encoder and encoder.identity),
+        scores=scores(evaluations, encoder.identity if encoder else None),
         curves=curves(metrics),
         health=_health(metrics),
         lacking=lacking,
@@ -90,24 +91,38 @@ def report(
         as_trained=sample is not None and sample.fingerprint == plan.get("fingerprint"),
         patched=patched(sample, config) if sample else [],
         crops=CROPS,
+        colors=COLORS,
         layer=LAYER,
         bad=bad_samples(source.bad_samples_path),
         record=[
             *entries("configuration", config),
             *entries("plan", plan),
             *entries("environment", source.environment),
+            *(
+                part
+                for e in evaluations
+                for part in entries(f"scores, {e['dataset']}", e["protocol"])
+            ),
         ],
         **_embedded(sample, encoder),
     )
     return _write(source.report_path, html)
 
 
-def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[str]]:
+@dataclass(frozen=True)
+class Lack:
+    """Something that the report could not show: what is missing, and why."""
+
+    what: str
+    why: str
+
+
+def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[Lack]]:
     """The run's encoder, or why there is none."""
     try:
         return Encoder.from_pretrained(run.path, device=device), []
     except CheckpointError as error:
-        return None, [f"There are no weights to embed images with: {error}."]
+        return None, [Lack("There are no weights to embed images with", str(error))]
 
 
 def _embedded(sample: Sample | None, encoder: Encoder | None) -> dict[str, Any]:

@@ -33,9 +33,10 @@ class Axis:
     length: float
     reverse: bool = False
 
-    def place(self, values: np.ndarray) -> np.ndarray:
-        share = (np.asarray(values, float) - self.low) / ((self.high - self.low) or 1.0)
-        return self.length * (1 - share if self.reverse else share)
+    def place(self, values: np.ndarray | int | float) -> np.ndarray:
+        """Where values lie, from the top or left."""
+        share = (np.asarray(values, float) - self.low) / (self.high - self.low)
+        return np.asarray(self.length * (1 - share if self.reverse else share))
 
     def ticks(self, count: int = 3, *, whole: bool = False) -> list[Tick]:
         """About `count` round values."""

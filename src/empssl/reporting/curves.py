@@ -75,10 +75,18 @@ def _curve(name: str, steps: np.ndarray, values: np.ndarray) -> Curve:
         lines.append(Line(path(x.place(at), y.place(value)), "raw"))
     at, value = envelope(steps, smooth)
     lines.append(Line(path(x.place(at), y.place(value)), "smooth"))
-    mark = Tick(float(y.place(np.array(WARN_BELOW))), "") if name == "fill" else None
+    mark = Tick(float(y.place(WARN_BELOW)), "") if name == "fill" else None
     chart = Chart(x.ticks(4, whole=True), y.ticks(4), lines, mark)
-    texts = [numeral(v) for v in (finite[0], finite[-1], finite.min(), finite.max())]
-    return Curve(name, _ABOUT.get(name, ""), *texts, window, chart)
+    return Curve(
+        name=name,
+        about=_ABOUT.get(name, ""),
+        first=numeral(finite[0]),
+        last=numeral(finite[-1]),
+        least=numeral(finite.min()),
+        most=numeral(finite.max()),
+        window=window,
+        chart=chart,
+    )
 
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:

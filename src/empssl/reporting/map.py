@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from empssl.progress import progress
-from empssl.reporting.picture import data_uri
+from empssl.reporting.picture import Picture, sheet
 from empssl.reporting.sample import Sample
 from empssl.shapes import Embeddings
 from empssl.views.crop import resize
@@ -19,7 +19,7 @@ _FEWEST_FOR_TSNE = 30
 _PERPLEXITY = 30.0
 _COMPONENTS = 50
 _SEED = 0
-_TILE, _GAP = 40, 2  # pixels
+_SHEET, _GAP = 1040, 2  # pixels
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Map:
     """Dots by class, and the same plane with pictures on it.
 
     Attributes:
-        method: how the plane was made, in words.
+        method: how to read the plane and how it was made, in words.
         width, height: of the plane, in the units of the dots.
-        pictures: a data URI.
+        pictures: images in their places.
         shown: how many pictures are on it.
     """
 
@@ -54,7 +54,7 @@ class Map:
     width: float
     height: float
     groups: Sequence[Group]
-    pictures: str
+    pictures: Picture
     shown: int
 
 
@@ -80,7 +80,10 @@ def _plane(unit: np.ndarray) -> tuple[np.ndarray, str]:
     count, dim = unit.shape
     if count < _FEWEST_FOR_TSNE:
         flat = PCA(2, svd_solver="full").fit_transform(unit)
-        return flat, f"the first two principal components of {count} embeddings of length 1"
+        return flat, (
+            "The axes are the two directions in which the embeddings differ most: the first two "
+            f"principal components of {count} embeddings of length 1."
+        )
     components = min(_COMPONENTS, count, dim)
     reduced = PCA(components, random_state=_SEED).fit_transform(unit)
     perplexity = min(_PERPLEXITY, (count - 1) / 3)
@@ -90,8 +93,9 @@ def _plane(unit: np.ndarray) -> tuple[np.ndarray, str]:
         ).fit_transform(reduced)
         advance(1)
     return plane, (
+        "Islands mean something; the distances between them, and their sizes, mean little. Made by "
         f"t-SNE of {count:,} embeddings of length 1, after PCA to {components} dimensions; "
-        f"perplexity {perplexity:g}, seed {_SEED}"
+        f"perplexity {perplexity:.3g}, seed {_SEED}."
     )
 
 
@@ -106,7 +110,8 @@ def _groups(sample: Sample, points: np.ndarray) -> list[Group]:
     values, counts, known = values[order], counts[order], known[order]
     # In the order of their labels, so that the legend reads as the classes are listed elsewhere.
     colored = np.sort(values[:COLORS][known[:COLORS]])
-    groups, taken = [], []
+    groups: list[Group] = []
+    taken: list[tuple[float, float, float]] = []
     rest = ~np.isin(labels, colored)
     if rest.any():
         name = "other classes" if known.sum() > COLORS else "unlabeled"
@@ -130,9 +135,10 @@ def _dots(points: np.ndarray) -> str:
     return "".join(f"M{x:.0f} {y:.0f}h0" for x, y in points)
 
 
-def _pictures(sample: Sample, points: np.ndarray, height: float) -> tuple[str, int]:
+def _pictures(sample: Sample, points: np.ndarray, height: float) -> tuple[Picture, int]:
     """The image nearest to the middle of each cell of a grid, where a cell has any."""
-    columns = int(np.clip(round(len(points) ** 0.5 * 0.65), 4, 26))
+    columns = int(np.clip(round(len(points) ** 0.5 * 0.65), 10, 26))
+    step = _SHEET // columns
     rows = int(np.ceil(height / _WIDTH * columns))
     place = points / _WIDTH * columns
     cell = place.astype(int)
@@ -140,10 +146,10 @@ def _pictures(sample: Sample, points: np.ndarray, height: float) -> tuple[str, i
     order = np.argsort(distance, kind="stable")
     _, first = np.unique(cell[order, 1] * columns + cell[order, 0], return_index=True)
     chosen = order[first]
-    tiles = resize(sample.pixels[chosen].float(), _TILE - _GAP).round().byte()
-    sheet = np.zeros((rows * _TILE, columns * _TILE, 4), np.uint8)
+    tiles = resize(sample.pixels[chosen].float(), step - _GAP).round().byte()
+    pixels = np.zeros((rows * step, columns * step, 4), np.uint8)
     for index, tile in zip(chosen, tiles.permute(0, 2, 3, 1).numpy(), strict=True):
-        left, top = cell[index] * _TILE
-        sheet[top : top + len(tile), left : left + len(tile), :3] = tile
-        sheet[top : top + len(tile), left : left + len(tile), 3] = 255
-    return data_uri(Image.fromarray(sheet)), len(chosen)
+        left, top = cell[index] * step
+        pixels[top : top + len(tile), left : left + len(tile), :3] = tile
+        pixels[top : top + len(tile), left : left + len(tile), 3] = 255
+    return sheet(Image.fromarray(pixels)), len(chosen)

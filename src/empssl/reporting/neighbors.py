@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from empssl.evaluation.knn import neighbors
-from empssl.reporting.picture import data_uri, picture
+from empssl.neighbors import neighbors
+from empssl.reporting.picture import Picture, picture
 from empssl.reporting.sample import Sample, spread
 from empssl.shapes import Embeddings
 
@@ -20,7 +20,7 @@ class Neighbor:
         agrees: whether its label is the query's; True where there are no labels.
     """
 
-    picture: str
+    picture: Picture
     name: str
     label: str
     similarity: float
@@ -31,7 +31,7 @@ class Neighbor:
 class Query:
     """An image and those nearest to it, nearest first."""
 
-    picture: str
+    picture: Picture
     name: str
     label: str
     neighbors: Sequence[Neighbor]
@@ -48,13 +48,9 @@ def queries(sample: Sample, embeddings: Embeddings) -> list[Query]:
         others = [(i, s) for i, s in zip(rows, values, strict=True) if i != query][:NEAREST]
         label = sample.label(query)
         near = [
-            Neighbor(_shown(sample, i), sample.names[i], sample.label(i), s,
+            Neighbor(picture(sample.pixels[i]), sample.names[i], sample.label(i), s,
                      sample.label(i) == label)
             for i, s in others
         ]  # fmt: skip
-        found.append(Query(_shown(sample, query), sample.names[query], label, near))
+        found.append(Query(picture(sample.pixels[query]), sample.names[query], label, near))
     return found
-
-
-def _shown(sample: Sample, index: int) -> str:
-    return data_uri(picture(sample.pixels[index]))

@@ -5,7 +5,7 @@ import math
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def numeral(value: float | None) -> str:
+def numeral(value: int | float | None) -> str:
     """Three significant digits, or every digit of a whole number, with thousands marked.
 
     >>> [numeral(x) for x in (1437, 62.9275, 1234.5, 0.00167, 9.4e-06, -257.28, None)]
@@ -27,7 +27,7 @@ def numeral(value: float | None) -> str:
     return text.replace("-", "−")
 
 
-def tick(value: float) -> str:
+def tick(value: int | float) -> str:
     """A round value of an axis, with no more digits than it has.
 
     >>> [tick(x) for x in (0.5, 2000.0, -240.0, 0.30000000000000004)]
@@ -36,11 +36,11 @@ def tick(value: float) -> str:
     return f"{value:,.10g}".replace("-", "−")
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Seconds as people say them.
 
     >>> [duration(x) for x in (4.25, 41.93, 200, 5432)]
-    ['4.2 s', '42 s', '3 min 20 s', '1 h 31 min']
+    ['4.2 s', '42 s', '3 min 20 s', '1 h 30 min']
     """
     if seconds < 10:
         return f"{seconds:.1f} s"

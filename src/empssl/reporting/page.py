@@ -10,8 +10,9 @@ from empssl.reporting.numerals import duration, numeral
 
 def render(**content: Any) -> str:
     """The report as HTML. All values are escaped; `page.html.jinja` says what it needs."""
+    loader = PackageLoader("empssl", "reporting")
     environment = Environment(
-        loader=PackageLoader("empssl", "reporting"),
+        loader=loader,
         autoescape=True,
         finalize=_shown,
         undefined=StrictUndefined,
@@ -19,15 +20,15 @@ def render(**content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"numeral": numeral, "duration": duration}
-    source, _, _ = environment.loader.get_source(environment, "page.css")  # type: ignore[union-attr]
-    return environment.get_template("page.html.jinja").render(style=Markup(source), **content)
+    style, _, _ = loader.get_source(environment, "page.css")
+    return environment.get_template("page.html.jinja").render(style=Markup(style), **content)
 
 
 def _shown(value: Any) -> Any:
-    """What a person can see of a value: control characters and broken bytes as escapes.
+    r"""What a person can see of a value: control characters and broken bytes as escapes.
 
-    >>> _shown("a\\x1b[31m\\udcffb")
-    'a\\\\x1b[31m\\\\udcffb'
+    >>> print(_shown("a\x1b[31m\udcffb"))
+    a\x1b[31m\udcffb
     """
     if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
         return value

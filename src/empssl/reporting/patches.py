@@ -9,7 +9,7 @@ from torch import Tensor
 
 from empssl.bag import Crops
 from empssl.draws import uniform
-from empssl.reporting.picture import data_uri, picture, tiles
+from empssl.reporting.picture import Picture, picture, tiles
 from empssl.reporting.sample import CROPS, Sample, spread
 from empssl.spec import build
 from empssl.views import POLICIES, Patches
@@ -19,13 +19,13 @@ IMAGES, VIEWS = 6, 8
 
 @dataclass(frozen=True)
 class Patched:
-    """One image and what becomes of it; pictures are data URIs."""
+    """One image and what becomes of it."""
 
     name: str
     label: str
-    original: str
-    views: Sequence[str]
-    grid: str
+    original: Picture
+    views: Sequence[Picture]
+    grid: Picture
 
 
 def patched(sample: Sample, config: dict[str, Any]) -> list[Patched]:
@@ -48,9 +48,9 @@ def patched(sample: Sample, config: dict[str, Any]) -> list[Patched]:
         Patched(
             name=sample.names[index],
             label=sample.label(index),
-            original=data_uri(picture(images[k])),
-            views=[data_uri(picture(view)) for view in views[:, k]],
-            grid=data_uri(tiles(grid[:, k], clean.count)),
+            original=picture(images[k]),
+            views=[picture(view) for view in views[:, k]],
+            grid=tiles(grid[:, k], clean.count),
         )
         for k, index in enumerate(chosen.tolist())
     ]

@@ -2,42 +2,60 @@
 
 import base64
 import io
+from dataclasses import dataclass
 
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 # Shown at about half this size, so that they are crisp on dense screens.
-LARGEST = 112
-# Up to here every pixel is kept; what is larger is stored as a photograph.
-_LOSSLESS = 48
+_LARGEST = 112
+# Up to here every pixel is kept, and shown as a block; what is larger is stored as a photograph.
+_BLOCKS = 32
 
 
-def data_uri(picture: Image.Image) -> str:
-    """The picture as WebP, in letters."""
-    stream = io.BytesIO()
-    lossless = max(picture.size) <= _LOSSLESS
-    picture.save(stream, "WEBP", lossless=lossless, quality=80, method=4)
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+@dataclass(frozen=True)
+class Picture:
+    """A picture as the page holds it.
+
+    Attributes:
+        uri: all of it, as a data URI.
+        blocks: it is so small that its pixels are shown as blocks.
+    """
+
+    uri: str
+    blocks: bool
 
 
-def picture(pixels: UInt8[Tensor, "3 height width"], *, largest: int = LARGEST) -> Image.Image:
-    """An image of the data set, scaled down if it is larger than it will be shown."""
+def picture(pixels: UInt8[Tensor, "3 side side"]) -> Picture:
+    """An image or a view, scaled down if it is larger than it will be shown."""
+    return _picture(_image(pixels, _LARGEST), blocks=pixels.shape[-1] <= _BLOCKS)
+
+
+def tiles(pixels: UInt8[Tensor, "tile 3 side side"], columns: int) -> Picture:
+    """Images in rows, with transparent gaps between them."""
+    images = [_image(tile, 2 * _LARGEST // columns) for tile in pixels]
+    side = images[0].width
+    step = side + max(1, round(0.08 * side))
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGBA", (step * columns - step + side, step * rows - step + side))
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % columns * step, index // columns * step))
+    return _picture(sheet, blocks=pixels.shape[-1] <= _BLOCKS)
+
+
+def sheet(image: Image.Image) -> Picture:
+    """A large picture made of many."""
+    return _picture(image, blocks=False)
+
+
+def _image(pixels: UInt8[Tensor, "3 side side"], largest: int) -> Image.Image:
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    if max(image.size) > largest:
-        image.thumbnail((largest, largest), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    image.thumbnail((largest, largest), Image.Resampling.LANCZOS, reducing_gap=3.0)
     return image
 
 
-def tiles(
-    pixels: UInt8[Tensor, "tile 3 side side"], columns: int, *, gap: float = 0.08
-) -> Image.Image:
-    """Pictures in rows, with transparent gaps of a share of their side between them."""
-    each = [picture(tile, largest=LARGEST // columns * 2) for tile in pixels]
-    side = each[0].width
-    step = side + max(1, round(gap * side))
-    rows = -(-len(each) // columns)
-    sheet = Image.new("RGBA", (step * columns - (step - side), step * rows - (step - side)))
-    for index, tile in enumerate(each):
-        sheet.paste(tile, (index % columns * step, index // columns * step))
-    return sheet
+def _picture(image: Image.Image, *, blocks: bool) -> Picture:
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", lossless=blocks, quality=80, method=4)
+    return Picture("data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode(), blocks)

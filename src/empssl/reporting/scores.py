@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -28,11 +29,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores on one data set, the run's before the baselines', best first."""
+    """All scores on one data set, the run's among its baselines', best first."""
 
     dataset: str
     rows: Sequence[Row]
-    protocol: dict[str, Any]
 
     @property
     def best(self) -> Row | None:
@@ -53,29 +53,25 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
     """
     return [
         Scores(
-            dataset=str(evaluation["dataset"]),
-            rows=[
-                *_rows(evaluation["results"], identity, trained=True),
-                *_rows(evaluation["baselines"], identity, trained=False),
-            ],
-            protocol=evaluation["protocol"],
+            dataset=Path(evaluation["dataset"]).name,
+            rows=sorted(
+                [_row(result, identity, trained=True) for result in evaluation["results"]]
+                + [_row(result, trained=False) for result in evaluation["baselines"]],
+                key=lambda row: -row.accuracy,
+            ),
         )
         for evaluation in evaluations
     ]
 
 
-def _rows(results: Sequence[dict[str, Any]], identity: str | None, *, trained: bool) -> list[Row]:
-    rows = [
-        Row(
-            encoder="this run" if trained else _baseline(result["model"]),
-            trained=trained,
-            stale=trained and identity is not None and result["model"] != identity,
-            **{key: result[key] for key in
-               ("probe", "layer", "crops", "accuracy", "train_size", "test_size")},
-        )
-        for result in results
-    ]  # fmt: skip
-    return sorted(rows, key=lambda row: -row.accuracy)
+def _row(result: dict[str, Any], identity: str | None = None, *, trained: bool) -> Row:
+    shown = ("probe", "layer", "crops", "accuracy", "train_size", "test_size")
+    return Row(
+        encoder="this run" if trained else _baseline(result["model"]),
+        trained=trained,
+        stale=identity is not None and result["model"] != identity,
+        **{key: result[key] for key in shown},
+    )
 
 
 def _baseline(model: str) -> str:

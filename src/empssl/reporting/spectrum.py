@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from empssl.evaluation.spectrum import effective_rank, eigenvalues
 from empssl.models import Layer
 from empssl.reporting.chart import Axis, Chart, Line, Tick, path
 from empssl.shapes import Embeddings
+from empssl.spectrum import effective_rank, eigenvalues
 
 _WIDTH, _HEIGHT = 440.0, 200.0
 _DECADES = 6  # below a millionth of the largest, variances are rounding
@@ -38,17 +38,18 @@ def spectrum(embeddings: Mapping[Layer, Embeddings]) -> Spectrum:
     for layer, values in embeddings.items():
         count, dim = values.shape
         ranks.append(Rank(layer, effective_rank(values), min(count, dim), dim))
-        variances = eigenvalues(values).numpy()
+        # Around their mean, n embeddings have n - 1 directions; the rest is rounding.
+        variances = eigenvalues(values).numpy()[: max(1, count - 1)]
         largest = variances[0] or 1.0
         falls[layer] = np.log10(np.maximum(variances / largest, 10.0 ** -(_DECADES + 1)))
     longest = max(map(len, falls.values()))
-    x = Axis(0, longest, _WIDTH)
-    y = Axis(-_DECADES, 0.15, _HEIGHT, reverse=True)
+    x = Axis(0.0, float(longest), _WIDTH)
+    y = Axis(-float(_DECADES), 0.15, _HEIGHT, reverse=True)
     lines = [
         Line(path(x.place(np.arange(1, len(fall) + 1)), y.place(fall)), layer)
         for layer, fall in falls.items()
     ]
-    marks = [Tick(float(y.place(np.array(-d))), "1" if d == 0 else f"10⁻{'⁰¹²³⁴⁵⁶'[d]}")
+    marks = [Tick(float(y.place(-d)), "1" if d == 0 else f"10⁻{'⁰¹²³⁴⁵⁶'[d]}")
              for d in range(0, _DECADES + 1, 2)]  # fmt: skip
     return Spectrum(ranks, Chart(x.ticks(5, whole=True), marks, lines, width=_WIDTH,
                                  height=_HEIGHT))  # fmt: skip

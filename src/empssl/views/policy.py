@@ -1,5 +1,6 @@
 """How views are drawn from images: probabilities, ranges and order."""
 
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Literal
 
@@ -60,7 +61,7 @@ class Patches:
         hue: float = 0.2,
         gray: float = 0.2,
         blur: float = 0.1,
-        sigma: tuple[float, float] = (0.1, 2.0),
+        sigma: Sequence[float] = (0.1, 2.0),
         solarize: float = 0.1,
         mean: float = 0.5,
         std: float = 0.5,
@@ -208,10 +209,13 @@ class Patches:
 
 
 def _turned_hue(turn: Tensor) -> Tensor:
-    """The rotation by `turn` circles in the color plane of YIQ, as a map of RGB: (patch, 3, 3)."""
+    """The rotation by `turn` circles in the color plane of YIQ, as a map of RGB: (patch, 3, 3).
+
+    From I towards -Q: that way lie yellow and green when one starts at red, as in HSV.
+    """
     to_yiq = turn.new_tensor([pixels.LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
     cos, sin = torch.cos(2 * torch.pi * turn), torch.sin(2 * torch.pi * turn)
     zero, one = torch.zeros_like(turn), torch.ones_like(turn)
-    rotation = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], -1).view(-1, 3, 3)
+    rotation = torch.stack([one, zero, zero, zero, cos, sin, zero, -sin, cos], -1).view(-1, 3, 3)
     turned: Tensor = torch.linalg.inv(to_yiq) @ rotation @ to_yiq
     return turned

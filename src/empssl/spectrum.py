@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from empssl.evaluation.labeled import check_finite
+from empssl.finite import check_finite
 from empssl.shapes import Embeddings
 
 _ROWS = 4096  # converted to float64 at a time

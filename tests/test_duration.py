@@ -1,0 +1,23 @@
+import pytest
+
+from empssl.duration import parse_duration
+from empssl.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("2d", 172_800), ("0.5s", 0.5),
+     ("1d2h3m4s", 93_784)],
+)  # fmt: skip
+def test_durations_are_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "10", "m", "ten minutes", "10 m", "10m!", "-10m", "1.h", ".5h", "1e3s", "0s", "0h0m",
+     "10M", "10min"],
+)  # fmt: skip
+def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(UsageError, match=f"'{text}' is no duration; write it as 90s, 10m, 1h30m"):
+        parse_duration(text)

@@ -1,0 +1,215 @@
+import gc
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from bad_images import make_bad_images, photo
+
+from empssl import embedding
+from empssl.checkpoint import identity
+from empssl.data import BadSamples
+from empssl.data.images import ImageBatch, ImageSet
+from empssl.embedding import embed
+from empssl.errors import UsageError
+from empssl.pretrained import Encoder
+
+NAMES = ["line\nbreak.png", "-leading.png", "quote'\".png", "comma,tab\t.png", "русский.png"]
+NOT_TEXT = b"not \xff\xfe text.png"
+
+
+def numbers(table: pa.Table) -> np.ndarray:
+    return np.array(table["embedding"].drop_null().combine_chunks().flatten()).reshape(
+        -1, table["embedding"].type.list_size
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 good images, and bad ones between them."""
+    path = tmp_path_factory.mktemp("embedding") / "images"
+    verdicts = make_bad_images(path)
+    for name, verdict in verdicts.items():
+        if verdict == "ok":
+            (path / name).unlink()
+    bad = sorted(path.iterdir())
+    for i, item in enumerate(bad):
+        item.rename(path / f"{i * 6:03d}-{item.name}")
+    for i in range(200):
+        (path / f"{i:03d}.png").write_bytes(photo(i, side=16))
+    for i in range(40 - len(bad)):
+        (path / f"{i * 9:03d}-text.jpg").write_text("no picture")
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path, tiny_run: Path) -> pa.Table:
+    return pq.read_table(embed(tiny_run, str(folder), out=folder.parent / "all.parquet"))
+
+
+def test_row_i_is_image_i_with_bad_ones_in_between(
+    table: pa.Table, folder: Path, tiny_run: Path
+) -> None:
+    names = table["name"].to_pylist()
+    assert table["index"].to_pylist() == list(range(240))
+    assert names == sorted(path.name for path in folder.iterdir())
+    good = [i for i, name in enumerate(names) if len(name) == len("000.png")]
+    assert len(good) == 200
+    assert [i for i, valid in enumerate(table["valid"].to_pylist()) if valid] == good
+    expected = Encoder.from_pretrained(tiny_run).encode([folder / names[i] for i in good])
+    np.testing.assert_allclose(numbers(table), expected.numpy(), atol=1e-5)
+
+
+def test_bad_images_have_no_embedding(table: pa.Table) -> None:
+    rows = table.select(["valid", "embedding"]).to_pylist()
+    assert all((row["embedding"] is None) == (not row["valid"]) for row in rows)
+
+
+def test_bad_images_are_listed_beside_the_output(table: pa.Table, folder: Path) -> None:
+    lines = (folder.parent / "all.bad_samples.jsonl").read_text().splitlines()
+    assert len(lines) == 40
+    reasons = {json.loads(line)["reason"] for line in lines}
+    assert {"unreadable", "truncated", "too-large", "not-a-file"} <= reasons
+
+
+def test_the_file_says_what_made_it(table: pa.Table, folder: Path, tiny_run: Path) -> None:
+    protocol = json.loads(table.schema.metadata[b"empssl"])
+    assert protocol["model_sha256"] == identity(tiny_run / "model")
+    asked = {"layer": "head", "crops": "grid3", "split": "all", "seed": 0, "image_side": 16}
+    assert asked.items() <= protocol.items()
+    assert protocol["data"] == str(folder)
+
+
+@pytest.mark.parametrize("size", [7, 1000])
+def test_the_size_of_chunks_does_not_matter(
+    size: int, table: pa.Table, folder: Path, tiny_run: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def batches(self: Encoder, count: int) -> Iterator[range]:
+        return (range(i, min(i + size, count)) for i in range(0, count, size))
+
+    monkeypatch.setattr(Encoder, "batches", batches)
+    again = pq.read_table(embed(tiny_run, str(folder), out=tmp_path / "again.parquet"))
+    assert again.drop_columns("embedding") == table.drop_columns("embedding")
+    np.testing.assert_allclose(numbers(again), numbers(table), atol=1e-5)
+
+
+def test_a_chunk_without_a_good_image_is_all_null(tiny_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(60):
+        bad = 8 <= i < 16
+        (folder / f"{i:02d}.png").write_bytes(b"no picture" if bad else photo(i, side=20))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Encoder, "batches",
+            lambda self, count: (range(i, min(i + 4, count)) for i in range(0, count, 4)),
+        )  # fmt: skip
+        found = pq.read_table(embed(tiny_run, str(folder), out=tmp_path / "out.parquet"))
+    assert found["embedding"].null_count == 8
+
+
+def test_labels_are_written_where_there_are_any(tiny_run: Path, tmp_path: Path) -> None:
+    out = embed(tiny_run, "digits", out=tmp_path / "d.parquet", split="test", crops="whole",
+                layer="backbone")  # fmt: skip
+    found = pq.read_table(out)
+    assert found.num_rows == 360
+    assert found["embedding"].type.list_size == 32
+    assert set(found["label"].to_pylist()) == set(range(10))
+
+
+def test_random_crops_depend_on_the_seed_alone(tiny_run: Path, tmp_path: Path) -> None:
+    one, same, other = (
+        numbers(pq.read_table(embed(
+            tiny_run, "digits", out=tmp_path / f"{i}.parquet", split="test", crops="random2",
+            seed=seed,
+        ))) for i, seed in enumerate((0, 0, 1))
+    )  # fmt: skip
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_an_existing_file_is_refused_and_replaced_when_told(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    out.write_text("precious")
+    with pytest.raises(UsageError, match="--overwrite"):
+        embed(tiny_run, "digits", out=out, split="test", crops="whole")
+    assert out.read_text() == "precious"
+    embed(tiny_run, "digits", out=out, split="test", crops="whole", overwrite=True)
+    assert pq.read_table(out).num_rows == 360
+
+
+def test_a_failure_leaves_the_old_file_and_no_part_of_the_new(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.parquet"
+    out.write_text("precious")
+    monkeypatch.setattr(embedding, "_nullable", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        embed(tiny_run, "digits", out=out, split="test", crops="whole", overwrite=True)
+    assert out.read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+def test_names_that_are_not_text_survive(tiny_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, name in enumerate([*map(os.fsencode, NAMES), NOT_TEXT]):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(photo(i, side=16))
+    broken = Path(os.fsdecode(os.fsencode(folder) + b"/broken \xff\n.png"))
+    broken.write_text("no picture")
+    out = embed(tiny_run, str(folder), out=tmp_path / "out.parquet")
+    found = pq.read_table(out)["name"].to_pylist()
+    assert {*NAMES, "not \\udcff\\udcfe text.png"} <= set(found)
+    (line,) = (tmp_path / "out.bad_samples.jsonl").read_text().splitlines()
+    assert json.loads(line)["name"] == "broken \udcff\n.png"
+
+
+def test_memory_does_not_grow_with_the_number_of_images(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless(ImageSet):
+        """Counts how many of the batches that it gave out are still held."""
+
+        name, split, side, labels, class_names, fingerprint = "x", "all", 16, None, (), "x"
+
+        def __init__(self) -> None:
+            self.most = 0
+
+        def __len__(self) -> int:
+            return 5000
+
+        def sample_name(self, index: int) -> str:
+            return str(index)
+
+        def read(self, indices: Sequence[int]) -> ImageBatch:
+            gc.collect()
+            held = [x for x in gc.get_objects() if type(x) in (ImageBatch, pa.Table)]
+            self.most = max(self.most, len(held))
+            pixels = torch.zeros(len(indices), 3, 16, 16, dtype=torch.uint8)
+            return ImageBatch(pixels, torch.ones(len(indices), dtype=torch.bool))
+
+    endless = Endless()
+    monkeypatch.setattr(embedding, "open_images", lambda *_, **__: endless)
+    out = embed(tiny_run, "endless", out=tmp_path / "out.parquet", crops="whole")
+    assert endless.most <= 2
+    file = pq.ParquetFile(out)
+    assert file.metadata.num_rows == 5000
+    assert file.metadata.num_row_groups >= 9
+
+
+def test_too_many_bad_images_stop_the_work(tiny_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(20):
+        (folder / f"{i:02d}.png").write_bytes(photo(i, side=16) if i % 2 else b"no picture")
+    budget = BadSamples(None, total=20).budget
+    with pytest.raises(Exception, match=f"at most {budget} may be bad") as stopped:
+        embed(tiny_run, str(folder), out=tmp_path / "out.parquet")
+    assert stopped.value.exit_code == 3  # type: ignore[attr-defined]
+    assert not (tmp_path / "out.parquet").exists()

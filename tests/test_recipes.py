@@ -1,0 +1,143 @@
+from typing import Any
+
+import pytest
+import yaml
+
+from empssl.data import NAMES as DATA_SETS
+from empssl.errors import UsageError
+from empssl.models import build_network
+from empssl.objectives import OBJECTIVES
+from empssl.optim import SCHEDULES, build_optimizers
+from empssl.recipes import DEFAULT, NAMES, load, resolve
+from empssl.spec import build, complete
+from empssl.views import POLICIES
+
+# Tong et al., 2023, section 4, and their code where it says more.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "objective": {"invariance_weight": 200.0, "distortion": 0.2},
+    "optimizer": {"lr": 0.3, "eta": 0.005, "weight_decay": 1e-4, "momentum": 0.9},
+    "schedule": {"name": "cosine", "warmup": 0.0, "final": 0.0},
+    "backbone": {"name": "resnet18", "width": 64, "stem": "small"},
+    "views": {
+        "crop": 0.5, "side": 32, "flip": 0.5, "jitter": 0.8, "brightness": 0.4, "contrast": 0.4,
+        "saturation": 0.4, "hue": 0.2, "gray": 0.2, "blur": 0.1, "sigma": (0.1, 2.0),
+        "solarize": 0.1, "mean": 0.5, "std": 0.5, "colors": "faithful",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", PUBLISHED)
+@pytest.mark.parametrize("name", ["paper", "official"])
+def test_published_values_are_kept(name: str, setting: str) -> None:
+    settings = resolve(name, {})[setting]
+    published = PUBLISHED[setting]
+    found = {key: settings[key] for key in published}
+    assert found | {"sigma": tuple(found.get("sigma", ()))} == published | {
+        "sigma": published.get("sigma", ())
+    }
+
+
+@pytest.mark.parametrize("name", ["paper", "official"])
+def test_a_published_step_takes_100_images_and_200_patches_of_each(name: str) -> None:
+    settings = resolve(name, {})
+    assert (settings["batch"], settings["patches"], settings["epochs"]) == (100, 200, 1.0)
+
+
+def test_the_paper_has_one_hidden_layer_and_plain_lars() -> None:
+    settings = resolve("paper", {})
+    assert settings["projector"] == {"name": "paper", "hidden": 4096, "dim": 512}
+    assert not settings["optimizer"]["clip"]
+
+
+def test_the_authors_code_has_two_hidden_layers_and_a_capped_trust_ratio() -> None:
+    settings = resolve("official", {})
+    assert settings["projector"] == {"name": "official", "hidden": 4096, "dim": 1024}
+    assert settings["optimizer"]["clip"]
+
+
+def test_published_networks_have_the_published_widths() -> None:
+    widths = {}
+    for name in ("paper", "official"):
+        settings = resolve(name, {})
+        network = build_network(settings["backbone"], settings["projector"])
+        widths[name] = [
+            [m.in_features, m.out_features] for m in network.projector.modules()
+            if hasattr(m, "in_features")
+        ]  # fmt: skip
+    assert widths == {
+        "paper": [[512, 4096], [4096, 512]],
+        "official": [[512, 4096], [4096, 4096], [4096, 1024]],
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_can_be_carried_out(name: str) -> None:
+    settings = resolve(name, {})
+    policy = build(POLICIES, settings["views"])
+    network = build_network(settings["backbone"], settings["projector"])
+    assert policy.view_side(settings["image_side"] or 32) >= 8
+    assert build_optimizers(network, settings["optimizer"])
+    assert build(OBJECTIVES, settings["objective"])
+    assert build(SCHEDULES, settings["schedule"], steps=10)(0) == 1
+    assert (settings["epochs"] is None) != (settings["budget"] is None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_is_written_down(name: str) -> None:
+    settings = resolve(name, {})
+    assert complete(POLICIES, settings["views"]) == settings["views"]
+    assert complete(OBJECTIVES, settings["objective"]) == settings["objective"]
+    assert yaml.safe_load(yaml.safe_dump(settings))["recipe"] == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recorded_recipe_resolves_to_itself(name: str) -> None:
+    settings = resolve(name, {"patches": 3, "objective": {"invariance_weight": 7.0}})
+    given = {key: value for key, value in settings.items() if key != "recipe"}
+    assert resolve(name, given) == settings
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_have_the_same_settings(name: str) -> None:
+    assert load(name).keys() == load(DEFAULT).keys()
+
+
+def test_what_is_given_is_laid_over_a_recipe() -> None:
+    settings = resolve("paper", {"batch": 50, "objective": {"distortion": 0.5}, "patches": None})
+    assert (settings["batch"], settings["patches"]) == (50, 200)
+    assert settings["objective"] == {
+        "name": "emp", "invariance_weight": 200.0, "distortion": 0.5,
+    }  # fmt: skip
+
+
+def test_another_name_drops_the_recipes_options() -> None:
+    assert resolve("official", {"optimizer": "adamw"})["optimizer"]["lr"] == 0.001
+
+
+def test_epochs_end_a_budget() -> None:
+    assert resolve("demo", {"budget": "3s"})["budget"] == "3s"
+    assert resolve("demo", {"epochs": 2.0})["budget"] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"objective": "empp"}, "did you mean 'emp'"),
+        ({"objective": {"lambda": 1.0}}, "'emp' has no option 'lambda'"),
+        ({"backbone": "resnet19"}, "did you mean 'resnet1"),
+        ({"backbone": "timm"}, "'timm' needs a value for model"),
+        ({"schedule": {"steps": 5}}, "no option 'steps'"),
+    ],
+)
+def test_unknown_names_and_options_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        resolve("demo", given)
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(UsageError, match="no recipe 'papers': did you mean 'paper'"):
+        resolve("papers", {})
+
+
+def test_no_recipe_has_the_name_of_a_data_set() -> None:
+    assert not set(NAMES) & set(DATA_SETS)

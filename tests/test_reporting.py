@@ -1,0 +1,325 @@
+import html
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from empssl.checkpoint import Checkpoint
+from empssl.data import MemoryImages, open_images
+from empssl.errors import CheckpointError, DataError, UsageError
+from empssl.models import build_network
+from empssl.recipes import resolve
+from empssl.reporting import report
+from empssl.reporting.chart import envelope
+from empssl.reporting.curves import curves
+from empssl.reporting.map import embedding_map
+from empssl.reporting.neighbors import queries
+from empssl.reporting.patches import patched
+from empssl.reporting.sample import Sample
+from empssl.run import Run
+
+HOSTILE = "<script>alert(1)</script>\x1b[31m\n\udcff"
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def settings(data: str) -> dict[str, Any]:
+    small = {
+        "patches": 3,
+        "batch": 4,
+        "backbone": {"name": "resnet10", "width": 4},
+        "projector": {"name": "official", "hidden": 8, "dim": 4},
+    }
+    place = {"data_dir": None, "download": False, "device": "auto", "devices": 1, "num_nodes": 1}
+    return {"data": data, **resolve("demo", small), "seed": 0, "precision": "auto", **place}
+
+
+def entry(step: int, **changes: float) -> dict[str, float]:
+    return {
+        "step": step, "epoch": (step + 1) / 2, "loss": -200.0 - step, "coding_rate": 30.0 + step,
+        "similarity": 0.9, "fill": 0.6, "gradient_norm": 3.0, "lr": 0.3, "clip_fraction": 0.5,
+        "patches": 12 * (step + 1), "pflop": 1e-6, "patches_per_second": 100.0, "seconds": 2.0,
+        **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve small pictures in two classes."""
+    generator = np.random.default_rng(0)
+    for index in range(12):
+        path = tmp_path / "pictures" / ("cat", "dog")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def make(tmp_path: Path, folder: Path) -> Callable[..., Run]:
+    """A run directory as training makes it, with weights or without."""
+
+    def make(*, steps: int = 2, weights: bool = True, name: str = "run") -> Run:
+        config = settings(str(folder))
+        run = Run.create(tmp_path / name, config)
+        images = open_images(str(folder), split="train", side=16)
+        run.plan = {
+            "steps": 2, "steps_per_epoch": 2, "samples": len(images),
+            "usable_samples": len(images), "image_side": 16, "patch_side": 12, "view_side": 12,
+            "gflop_per_patch": 0.1, "fingerprint": images.fingerprint,
+        }  # fmt: skip
+        run.environment = {"torch": "2.0"}
+        run.metrics_path.write_text("".join(json.dumps(entry(s)) + "\n" for s in range(steps)))
+        if weights:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                network = build_network(config["backbone"], config["projector"])
+            keys = ("backbone", "projector", "views", "patches")
+            state = {"network": {key: config[key] for key in keys}, "image_side": 16}
+            run.save_model(Checkpoint({"model": dict(network.state_dict())}, state))
+        return run
+
+    return make
+
+
+def page_of(run: Run, **options: Any) -> str:
+    return report(run.path, device="cpu", **options).read_text("utf-8")
+
+
+def result(accuracy: float, model: str) -> dict[str, Any]:
+    return {
+        "probe": "linear", "layer": "head", "crops": "grid3", "accuracy": accuracy,
+        "train_size": 90, "test_size": 10, "model": model,
+    }  # fmt: skip
+
+
+def sample(count: int, *, labels: torch.Tensor | None = None) -> Sample:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    images = MemoryImages(
+        pixels, name="x", split="train", fingerprint="f", labels=labels, class_names=("cat", "dog")
+    )
+    return Sample.read(images, count)
+
+
+def test_report_is_written_into_the_run_directory(make: Callable[..., Run]) -> None:
+    run = make()
+    assert report(run.path, device="cpu") == run.path / "report.html"
+
+
+def test_report_of_the_same_run_is_the_same(make: Callable[..., Run]) -> None:
+    run = make()
+    assert page_of(run) == page_of(run)
+
+
+def test_page_needs_nothing_from_elsewhere(make: Callable[..., Run]) -> None:
+    page = page_of(make())
+    elements = Elements(page).found
+    links = [a[k] for _, a in elements for k in ("src", "href") if k in a]
+    assert all(link is not None and link.startswith(("data:", "#")) for link in links)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in elements}
+    assert not re.search(r"url\(|@import|https?://", page)
+
+
+def test_every_picture_has_words_in_its_place(make: Callable[..., Run]) -> None:
+    elements = Elements(page_of(make())).found
+    pictures = [a for tag, a in elements if tag == "img"]
+    drawings = [a for tag, a in elements if tag == "svg"]
+    assert len(pictures) > 40  # patches and neighbors are there at all
+    assert all(a.get("alt") for a in pictures)
+    assert all(a.get("aria-label") or a.get("aria-hidden") for a in drawings)
+
+
+def test_names_are_shown_and_never_obeyed(make: Callable[..., Run]) -> None:
+    run = make()
+    run.environment = {"device": HOSTILE}
+    line = {"index": 0, "name": HOSTILE, "reason": "truncated", "error": "</style>", "bytes": 1}
+    run.bad_samples_path.write_text(json.dumps(line) + "\n")
+    page = page_of(run)
+    assert "<script" not in page
+    assert "\x1b" not in page
+    assert html.escape("<script>alert(1)</script>") + r"\x1b[31m\n\udcff" in page
+
+
+def test_hostile_class_names_are_shown_as_text(make: Callable[..., Run], folder: Path) -> None:
+    (folder / "dog").rename(folder / "<img src=x>")
+    page = page_of(make())
+    assert "<img src=x>" not in page
+    assert "&lt;img src=x&gt;" in page
+
+
+def test_unfinished_run_says_how_to_go_on(make: Callable[..., Run]) -> None:
+    page = page_of(make(steps=1))
+    assert "1 of 2 steps are done" in page
+    assert "--resume" in page
+
+
+def test_run_without_weights_still_shows_its_curves_and_patches(make: Callable[..., Run]) -> None:
+    page = page_of(make(weights=False))
+    assert "There are no weights to embed images with" in page
+    assert 'aria-label="coding rate against step: first 30, last 31' in page
+    assert "Training view 1 of" in page
+
+
+def test_run_before_its_first_step_still_gets_a_page(tmp_path: Path, folder: Path) -> None:
+    run = Run.create(tmp_path / "run", settings(str(folder)))
+    assert "No step has been taken yet" in page_of(run)
+
+
+def test_images_that_are_gone_are_said_to_be(make: Callable[..., Run], folder: Path) -> None:
+    run = make()
+    folder.rename(folder.with_name("moved"))
+    page = page_of(run)
+    # At the top with the reason, and in each section that needs them.
+    assert page.count("The images cannot be opened any more: ") == 1
+    assert page.count("The images cannot be opened any more. ") == 4
+    assert "coding rate against step" in page
+
+
+def test_images_asked_for_must_be_there(make: Callable[..., Run]) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        report(make().path, data="nowhere")
+
+
+def test_other_images_are_not_called_those_of_training(make: Callable[..., Run]) -> None:
+    run = make()
+    assert "the very views that training drew" in page_of(run)
+    assert "views drawn as in training" in page_of(run, data="digits", images=5)
+
+
+def test_zero_images_are_refused(make: Callable[..., Run]) -> None:
+    with pytest.raises(UsageError, match="images is 0"):
+        report(make().path, images=0)
+
+
+def test_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a run"):
+        report(tmp_path)
+
+
+def test_run_without_scores_says_how_to_get_them(make: Callable[..., Run]) -> None:
+    run = make(name="my run")
+    assert f"empssl evaluate &#39;{run.path}&#39;" in page_of(run)
+
+
+def test_baselines_stand_among_the_scores_in_order(make: Callable[..., Run]) -> None:
+    run = make()
+    content = {
+        "dataset": "pets", "protocol": {"frozen": True},
+        "results": [result(71.25, "old")],
+        "baselines": [result(80.5, "whitened-patches"), result(40.0, "random-0")],
+    }  # fmt: skip
+    run.save_evaluation("pets", content)
+    rows = re.findall(r'<tr class="\w+"><td>(.*?)</td>.*?<td class="n">([\d.]+)</td>', page_of(run))
+    assert rows == [
+        ("whitened patches", "80.50"),
+        ("this run <i>(earlier weights)</i>", "71.25"),
+        ("random weights", "40.00"),
+    ]
+
+
+def test_low_fill_is_warned_of(make: Callable[..., Run]) -> None:
+    run = make()
+    assert "fill only" not in page_of(run)
+    run.metrics_path.write_text(json.dumps(entry(0)) + "\n" + json.dumps(entry(1, fill=0.1)) + "\n")
+    assert "The projections fill only 10 % of the room" in page_of(run)
+
+
+def test_bad_samples_are_counted_by_reason(make: Callable[..., Run]) -> None:
+    run = make()
+    rows = [("a", "truncated"), ("b", "empty"), ("c", "truncated")]
+    lines = [{"index": 0, "name": n, "reason": r, "error": "", "bytes": 1} for n, r in rows]
+    written = "".join(json.dumps(line) + "\n" for line in lines) + '{"index": 3, "na'
+    run.bad_samples_path.write_text(written)
+    page = page_of(run)
+    assert "3 images could not be used" in page
+    assert re.search(r"truncated</td><td class=\"n\">2</td><td>a<.*empty</td>", page, re.DOTALL)
+    assert run.bad_samples_path.read_text() == written  # the run may be writing it
+
+
+def test_nearest_neighbor_is_the_copy_and_never_the_image_itself() -> None:
+    some = sample(6, labels=torch.tensor([0, 1, 0, 1, 0, 1]))
+    embeddings = torch.eye(6)
+    embeddings[3] = embeddings[0]  # a copy, whose label differs
+    first = queries(some, embeddings)[0]
+    assert (first.neighbors[0].name, first.neighbors[0].label) == ("train/00003", "dog")
+    assert first.neighbors[0].similarity == pytest.approx(1.0)
+    assert not first.neighbors[0].agrees
+    assert first.name not in [near.name for near in first.neighbors]
+
+
+def test_patches_shown_are_those_of_training() -> None:
+    some = sample(3)
+    config = settings("x")
+    shown = patched(some, config)
+    assert [len(item.views) for item in shown] == [3, 3, 3]
+    other = patched(some, config | {"seed": 1})
+    assert shown[0].views != other[0].views
+    assert shown[0].grid == other[0].grid
+
+
+def test_few_embeddings_are_placed_by_principal_components() -> None:
+    some = sample(8, labels=torch.tensor([0, 0, 0, 0, 1, 1, 1, -1]))
+    generator = torch.Generator().manual_seed(0)
+    plane = embedding_map(some, torch.randn(8, 5, generator=generator))
+    assert plane is not None
+    assert "the first two principal components of 8" in plane.method
+    assert [(g.name, g.count) for g in plane.groups] == [("unlabeled", 1), ("cat", 4), ("dog", 3)]
+
+
+def test_map_of_many_keeps_clusters_apart() -> None:
+    labels = torch.arange(60) % 2
+    some = sample(60, labels=labels)
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(60, 8, generator=generator) * 0.05 + torch.eye(8)[labels]
+    plane = embedding_map(some, embeddings)
+    assert plane is not None
+    assert "t-SNE of 60" in plane.method
+    assert "perplexity 19.7" in plane.method
+    cat, dog = (np.array(re.findall(r"M(\d+) (\d+)", g.path), float) for g in plane.groups)
+    spread = max(np.ptp(cat, axis=0).max(), np.ptp(dog, axis=0).max())
+    assert np.linalg.norm(cat.mean(0) - dog.mean(0)) > spread / 2
+
+
+def test_embeddings_that_are_all_alike_have_no_map() -> None:
+    assert embedding_map(sample(5), torch.ones(5, 3)) is None
+
+
+def test_curve_states_what_spikes_hide() -> None:
+    metrics = [entry(s, gradient_norm=1e6 if s == 500 else 2.0) for s in range(1000)]
+    curve = next(c for c in curves(metrics) if c.name == "gradient_norm")
+    assert (curve.most, curve.last) == ("1,000,000", "2")
+
+
+def test_terms_of_any_objective_become_curves() -> None:
+    metrics = [{**entry(s), "variance": 0.1 * s} for s in range(3)]
+    assert "variance" in [curve.name for curve in curves(metrics)]
+
+
+def test_values_that_are_not_finite_leave_a_gap() -> None:
+    metrics = [entry(s, loss=float("nan") if s == 1 else -5.0) for s in range(4)]
+    curve = curves(metrics)[0]
+    assert curve.chart.lines[-1].path.count("M") == 2
+
+
+def test_envelope_keeps_the_extremes_of_a_long_line() -> None:
+    values = torch.randn(50_000, generator=torch.Generator().manual_seed(0)).double().numpy()
+    _, kept = envelope(np.arange(50_000.0), values)
+    assert len(kept) <= 600
+    assert (kept.min(), kept.max()) == (values.min(), values.max())

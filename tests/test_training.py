@@ -1,0 +1,457 @@
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import SETTINGS, command, differences, metrics, newest, start, train_tiny, weights
+
+from empssl import training
+from empssl.data import MemoryImages, open_images
+from empssl.errors import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    StoppedError,
+    UsageError,
+)
+from empssl.objectives.emp import EMP
+from empssl.objectives.objective import Loss
+from empssl.run import Run
+
+AtStep = Callable[[int, Callable[..., None]], None]
+
+
+class PulledPlug(BaseException):
+    """Ends a run as a kill does: nothing may handle it."""
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
+    """Do something right before a step, counted from the start of the process."""
+
+    def plant(step: int, action: Callable[..., None]) -> None:
+        original, calls = training.training_step, itertools.count()
+
+        def planted(*arguments: Any) -> Any:
+            if next(calls) == step:
+                action(*arguments)
+            return original(*arguments)
+
+        monkeypatch.setattr(training, "training_step", planted)
+
+    return plant
+
+
+def pull_plug(*_: Any) -> None:
+    raise PulledPlug
+
+
+def stop(out: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Train, and have SIGTERM come in the middle of step 2."""
+    with monkeypatch.context():
+        at_step(2, lambda *_: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(StoppedError, match="after step 3 of 6"):
+            train_tiny(out, steps=6, **changes)
+    monkeypatch.undo()
+
+
+# What a run leaves behind
+
+
+def test_a_run_directory_holds_what_is_promised(tiny_run: Path) -> None:
+    names = {path.name for path in tiny_run.iterdir()} - {".lock"}
+    assert names == {
+        "config.yaml", "plan.json", "environment.json", "metrics.jsonl", "checkpoints", "model",
+    }  # fmt: skip
+
+
+def test_every_step_has_one_line_of_metrics(tiny_run: Path) -> None:
+    entries = Run(tiny_run).metrics()
+    assert [entry["step"] for entry in entries] == list(range(6))
+    for entry in entries:
+        assert entry.keys() == {
+            "step", "epoch", "loss", "coding_rate", "similarity", "fill", "gradient_norm", "lr",
+            "clip_fraction", "patches", "pflop", "patches_per_second", "seconds",
+        }  # fmt: skip
+
+
+def test_counts_in_the_metrics_add_up(tiny_run: Path) -> None:
+    plan, last = Run(tiny_run).plan, Run(tiny_run).metrics()[-1]
+    assert (last["patches"], last["epoch"]) == (6 * 2 * 8, 6 / plan["steps_per_epoch"])
+    assert last["pflop"] == pytest.approx(last["patches"] * plan["gflop_per_patch"] / 1e6)
+
+
+def test_the_learning_rate_falls_from_its_peak_to_near_zero(tmp_path: Path) -> None:
+    lrs = [e["lr"] for e in metrics(train_tiny(tmp_path / "run", steps=20))]
+    assert lrs == sorted(lrs, reverse=True)
+    assert lrs[0] == 0.3
+    assert 0 < lrs[-1] < 0.01 * lrs[0]
+
+
+def test_the_recorded_config_makes_the_same_run_again(tiny_run: Path, tmp_path: Path) -> None:
+    config = Run(tiny_run).config
+    again = training.train(**config, out=tmp_path / "again")
+    assert differences(tiny_run, again) == []
+
+
+def test_training_never_reads_a_label(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Secret(MemoryImages):
+        @property
+        def labels(self) -> None:  # type: ignore[override]
+            raise AssertionError("training read the labels")
+
+        @labels.setter
+        def labels(self, value: object) -> None:
+            pass
+
+    def without_labels(data: str, **options: Any) -> Secret:
+        known = open_images(data, split="train", side=16)
+        assert isinstance(known, MemoryImages)
+        return Secret(known.pixels, name="digits", split="train", fingerprint=known.fingerprint)
+
+    monkeypatch.setattr(training, "open_images", without_labels)
+    blind = train_tiny(tmp_path / "run", steps=6)
+    assert metrics(blind) == metrics(tiny_run)
+
+
+# Seeds
+
+
+def test_a_seed_decides_everything(tiny_run: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1234)  # the global generator must not matter
+    assert differences(tiny_run, train_tiny(tmp_path / "same", steps=6)) == []
+
+
+def test_another_seed_makes_another_run(tiny_run: Path, tmp_path: Path) -> None:
+    other = train_tiny(tmp_path / "other", steps=6, seed=1)
+    assert metrics(other)[0]["loss"] != metrics(tiny_run)[0]["loss"]
+    name = "backbone.conv1.weight"
+    assert not torch.equal(weights(other)[name], weights(tiny_run)[name])
+
+
+# Budgets
+
+
+def test_a_budget_fixes_the_steps_before_it_trains(tmp_path: Path) -> None:
+    began = time.monotonic()
+    run = Run(train_tiny(tmp_path / "run", epochs=None, budget="3s"))
+    took = time.monotonic() - began
+    lrs = [entry["lr"] for entry in run.metrics()]
+    assert len(lrs) == run.plan["steps"] > 6
+    assert lrs[0] == 0.3
+    assert 0 < lrs[-1] < 0.01
+    assert 1 < took < 9  # of 3; other processes may slow this one down
+
+
+def test_steps_that_measure_the_speed_leave_no_trace(tmp_path: Path) -> None:
+    timed = train_tiny(tmp_path / "timed", epochs=None, budget="2s")
+    plain = train_tiny(tmp_path / "plain", steps=Run(timed).plan["steps"])
+    assert metrics(timed) == metrics(plain)
+
+
+# Stopping and going on
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "adamw", "muon"])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
+    optimizer: str, tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_tiny(tmp_path / "whole", steps=6, optimizer=optimizer)
+    stop(tmp_path / "parts", at_step, monkeypatch, optimizer=optimizer)
+    assert not (tmp_path / "parts" / "model").exists()
+    parts = training.train("digits", out=tmp_path / "parts", resume=True)
+    assert differences(whole, parts) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_step_and_writes_a_checkpoint(
+    number: signal.Signals, code: int, tmp_path: Path, at_step: AtStep
+) -> None:
+    at_step(1, lambda *_: signal.raise_signal(number))
+    with pytest.raises(StoppedError, match="--resume") as stopped:
+        train_tiny(tmp_path / "run")
+    assert stopped.value.exit_code == code
+    assert newest(tmp_path / "run").state["step"] == len(metrics(tmp_path / "run")) == 2
+
+
+def test_a_signal_during_the_last_step_does_not_spoil_a_finished_run(
+    tmp_path: Path, at_step: AtStep
+) -> None:
+    at_step(3, lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert (train_tiny(tmp_path / "run") / "model").exists()
+
+
+def test_a_second_signal_acts_at_once(tmp_path: Path, at_step: AtStep) -> None:
+    def twice(*_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    at_step(1, twice)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("crash", [1, 3, 5])
+def test_nothing_is_lost_but_the_steps_since_the_last_checkpoint(
+    crash: int, tiny_run: Path, tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    at_step(crash, pull_plug)
+    with pytest.raises(PulledPlug):
+        train_tiny(tmp_path / "run", steps=6)
+    monkeypatch.undo()
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:  # lines that no checkpoint covers
+        file.write(f'{{"step": {crash}, "loss": 0.0}}\n{{"step": 9, "lo')
+    training.train("digits", out=tmp_path / "run", resume=True)
+    assert differences(tiny_run, tmp_path / "run") == []
+
+
+def test_checkpoints_come_by_the_clock(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(3, pull_plug)
+    with pytest.raises(PulledPlug):
+        train_tiny(tmp_path / "rare")
+    assert not (tmp_path / "rare" / "checkpoints").exists()
+    with pytest.raises(CheckpointError, match="no checkpoint to continue from"):
+        training.train("digits", out=tmp_path / "rare", resume=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_is_ended_can_be_resumed(number: signal.Signals, tmp_path: Path) -> None:
+    steps = 40
+    script = (
+        "import sys; from empssl import cli, training; training.CHECKPOINT_SECONDS = 0.0; "
+        "sys.exit(cli.main())"
+    )
+    out = tmp_path / "run"
+    process = start(*command(out, "--precision", "32-true", steps=steps), script=script)
+    until = time.monotonic() + 60
+    while not list(out.glob("checkpoints/step-*3")) and time.monotonic() < until:
+        time.sleep(0.005)
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL), said
+    assert not (out / "model").exists()
+    training.train("digits", out=out, resume=True)
+    assert differences(train_tiny(tmp_path / "whole", steps=steps), out) == []
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(tmp_path: Path) -> None:
+    out = train_tiny(tmp_path / "run")
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    training.train("digits", out=out, resume=True)
+    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"objective": {"invariance_weight": 100.0}}, "objective"),
+        ({"backbone": {"width": 8}}, "backbone"),
+        ({"recipe": "laptop"}, "recipe"),
+        ({"batch": 16}, "batch"),
+        ({"epochs": 3.0}, "epochs"),
+        ({"budget": "10m"}, "budget"),
+        ({"seed": 1}, "seed"),
+        ({"split": "all"}, "split"),
+        ({"precision": "64-true"}, "precision"),
+    ],
+)
+def test_a_resumed_run_keeps_its_settings(
+    changed: dict[str, Any], name: str, tiny_run: Path
+) -> None:
+    with pytest.raises(UsageError, match=f"but {name} would change") as refused:
+        training.train("digits", out=tiny_run, resume=True, **changed)
+    assert refused.value.exit_code == 2
+
+
+def test_settings_given_again_as_they_were_are_no_change(tmp_path: Path) -> None:
+    out = train_tiny(tmp_path / "run", seed=3, objective={"invariance_weight": 100.0})
+    assert train_tiny(out, seed=3, objective={"invariance_weight": 100.0}, resume=True) == out
+
+
+def test_a_resumed_run_may_compute_elsewhere(tmp_path: Path) -> None:
+    out = train_tiny(tmp_path / "run", device="cpu", data_dir=None)
+    assert train_tiny(out, device="auto", data_dir=tmp_path, resume=True) == out
+
+
+def test_a_run_is_not_resumed_on_other_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(24):
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    training.train(str(folder), out=tmp_path / "run", epochs=1.0, **SETTINGS)
+    (folder / "5.png").unlink()
+    with pytest.raises(DataError, match="has changed since") as refused:
+        training.train(str(folder), out=tmp_path / "run", resume=True)
+    assert refused.value.exit_code == 3
+
+
+def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        train_tiny(tmp_path / "none", resume=True)
+
+
+# The place to write to
+
+
+def test_an_existing_run_is_refused(tiny_run: Path) -> None:
+    with pytest.raises(UsageError, match=r"--resume.*--overwrite"):
+        train_tiny(tiny_run)
+
+
+def test_overwriting_replaces_a_run(tmp_path: Path) -> None:
+    out = train_tiny(tmp_path / "run")
+    (out / "report.html").touch()
+    train_tiny(out, steps=2, overwrite=True)
+    assert len(metrics(out)) == 2
+    assert not (out / "report.html").exists()
+
+
+def test_overwriting_and_resuming_contradict(tiny_run: Path) -> None:
+    with pytest.raises(UsageError, match="leave out one"):
+        train_tiny(tiny_run, resume=True, overwrite=True)
+
+
+# Numbers that are not numbers
+
+
+def parameters(network: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def bad_pixel(*step: Any) -> None:
+    step[4][0, 0, 0, 0, 0] = torch.nan
+
+
+def bad_gradient(*step: Any) -> None:
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone()
+        gradient[0] = torch.inf
+        return gradient
+
+    dict(step[1].module.named_parameters())["projector.out.1.bias"].register_hook(spoil)
+
+
+def bad_weight(*step: Any) -> None:
+    dict(step[1].module.named_parameters())["backbone.conv1.weight"].data[0] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (bad_pixel, "not finite"),
+        (bad_weight, "not finite"),
+        (bad_gradient, "first bad gradient is that of projector.out.1.bias"),
+    ],
+)
+def test_what_is_not_finite_never_reaches_the_weights(
+    fault: Callable[..., None], said: str, tmp_path: Path, at_step: AtStep
+) -> None:
+    found: list[Any] = []
+
+    def plant(*step: Any) -> None:
+        fault(*step)
+        found.append((step[1], parameters(step[1])))
+
+    at_step(2, plant)
+    with pytest.raises(DivergenceError, match=f"step 2: .*{said}.*digits/") as stopped:
+        train_tiny(tmp_path / "run")
+    assert stopped.value.exit_code == 5
+    network, before = found[0]
+    for a, b in zip(before, parameters(network), strict=True):
+        assert torch.equal(a, b) or a.isnan().any()  # the planted weight
+    assert len(metrics(tmp_path / "run")) == 2
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_infinite_loss_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EMP, "forward", lambda self, z: Loss(z.sum() / 0.0))
+    with pytest.raises(DivergenceError, match=r"the loss is -?inf"):
+        train_tiny(tmp_path / "run")
+
+
+# Collapse. The network is a little larger, so that a healthy run is healthy.
+
+HEALTHY: dict[str, Any] = {
+    "backbone": {"width": 8}, "projector": {"hidden": 64, "dim": 32}, "patches": 4, "batch": 16,
+    "epochs": 50 / (1437 // 16), "objective": {"invariance_weight": 50.0},
+}  # fmt: skip
+
+
+def test_no_warning_in_a_healthy_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    train_tiny(tmp_path / "run", **HEALTHY)
+    assert "collapsing" not in capfd.readouterr().err
+
+
+def test_a_flipped_sign_is_noticed_within_50_steps(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = EMP.forward
+
+    def flipped(self: EMP, projections: torch.Tensor) -> Loss:
+        loss = right(self, projections)
+        return Loss(loss.total + 2 * loss.terms["coding_rate"], loss.terms, loss.fill)
+
+    monkeypatch.setattr(EMP, "forward", flipped)
+    train_tiny(tmp_path / "run", **HEALTHY)
+    assert "projections are collapsing" in capfd.readouterr().err
+
+
+def test_an_absurd_invariance_weight_is_noticed_within_50_steps(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train_tiny(tmp_path / "run", **HEALTHY | {"objective": {"invariance_weight": 1e5}})
+    assert capfd.readouterr().err.count("projections are collapsing") == 1
+
+
+# Numbers that cannot be carried out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"patches": 1}, "patches is 1, expected 2 or more"),
+        ({"batch": 1}, "batch is 1, expected 2 or more"),
+        ({"batch": 2000}, "a batch of 2000 images .* only 1437"),
+        ({"epochs": 0.0}, "epochs is 0"),
+        ({"epochs": -1.0}, "epochs is -1"),
+        ({"epochs": float("nan")}, "epochs is nan"),
+        ({"epochs": float("inf")}, "epochs is inf"),
+        ({"budget": "0s"}, "'0s' is no duration"),
+        ({"budget": "soon"}, "'soon' is no duration"),
+        ({"devices": 0}, "0 devices"),
+        ({"num_nodes": 0}, "0 machines"),
+        ({"device": "abacus"}, "no device 'abacus'"),
+        ({"recipe": "dmeo"}, "did you mean 'demo'"),
+        ({"schedule": {"warmup": 2.0}}, "warmup is 2.0"),
+        ({"objective": {"distortion": 0.0}}, "distortion is 0.0"),
+        ({"views": {"crop": 0.0}}, "crop is 0.0"),
+        ({"optimizer": "adam"}, "did you mean 'adamw'"),
+        ({"optimizer": {"rate": 0.1}}, "'lars' has no option 'rate'"),
+    ],
+)
+def test_settings_with_which_nothing_could_be_learned_are_refused(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
+        train_tiny(tmp_path / "run", **changes)
+    assert refused.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fraction_of_an_epoch_is_at_least_one_step(tmp_path: Path) -> None:
+    assert len(metrics(train_tiny(tmp_path / "run", epochs=1e-9))) == 1

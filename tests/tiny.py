@@ -1,0 +1,75 @@
+"""Runs so small that a test can train several of them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from empssl import checkpoint
+from empssl.checkpoint import Checkpoint
+from empssl.run import Run
+from empssl.training import train
+
+STEPS_PER_EPOCH = 1437 // 8
+SETTINGS: dict[str, Any] = {
+    "recipe": "demo", "patches": 2, "batch": 8, "backbone": {"width": 4},
+    "projector": {"hidden": 16, "dim": 8}, "precision": "32-true",
+}  # fmt: skip
+CLOCKS = {"seconds", "patches_per_second"}
+
+
+def train_tiny(out: Path, *, steps: float = 4, **changes: Any) -> Path:
+    """A few steps of `train` on digits."""
+    return train("digits", out=out, **({"epochs": steps / STEPS_PER_EPOCH} | SETTINGS | changes))
+
+
+def command(out: Path, *options: str, steps: float = 4, batch: int = 8) -> list[str]:
+    """The words after `python -m empssl` for the same run."""
+    return [
+        "train", "digits", "--out", str(out), "--recipe", "demo", "--patches", "2",
+        "--batch", str(batch), "--epochs", str(steps / (1437 // batch)), "--backbone.width", "4",
+        "--projector.hidden", "16", "--projector.dim", "8", *options,
+    ]  # fmt: skip
+
+
+def start(*words: str, script: str | None = None) -> "subprocess.Popen[str]":
+    """Start `python -m empssl` with these words, or a script, as a user does."""
+    program = ["-m", "empssl"] if script is None else ["-c", script]
+    return subprocess.Popen(
+        [sys.executable, *program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """What was measured, without what a clock measured."""
+    return [{k: v for k, v in entry.items() if k not in CLOCKS} for entry in Run(run).metrics()]
+
+
+def newest(run: Path) -> Checkpoint:
+    """The last checkpoint, without what a clock measured."""
+    found = checkpoint.read(max((run / "checkpoints").glob("step-*")))
+    state = {key: value for key, value in found.state.items() if key not in CLOCKS}
+    return Checkpoint(found.tensors, state)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read(run / "model").tensors["model"]
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """Where the last checkpoints and the metrics of two runs are not the same to the last bit."""
+    one, other = newest(a), newest(b)
+    found = [] if metrics(a) == metrics(b) else ["metrics"]
+    found += [] if one.state == other.state else ["state"]
+    for group in one.tensors.keys() | other.tensors.keys():
+        left, right = one.tensors[group], other.tensors[group]
+        found += [f"{group}: {name}" for name in left.keys() ^ right.keys()]
+        found += [
+            f"{group}: {name}" for name in left.keys() & right.keys()
+            if left[name].dtype != right[name].dtype or not torch.equal(left[name], right[name])
+        ]  # fmt: skip
+    return found
