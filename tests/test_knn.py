@@ -2,7 +2,7 @@ import pytest
 import torch
 from references import knn as plain
 
-import empssl.evaluation.knn as module
+import empssl.neighbors as module
 from empssl.errors import DataError, UsageError
 from empssl.evaluation.knn import knn_score
 from empssl.neighbors import neighbors

@@ -1,0 +1,276 @@
+"""Several processes train the network that one would."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from tiny import SETTINGS, command, metrics, start, train_tiny
+from torch import nn
+
+from empssl import checkpoint, engine
+from empssl.errors import UsageError
+from empssl.models.batchnorm import GlobalBatchNorm, globalize
+from empssl.objectives.emp import EMP
+from empssl.run import Run
+
+BATCH, STEPS = 12, 3  # a batch that two and three processes can share
+
+
+def one_process(out: Path) -> Path:
+    return train_tiny(
+        out, steps=STEPS * (1437 // 8) / (1437 // BATCH), batch=BATCH, precision="64-true"
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return one_process(tmp_path_factory.mktemp("alone") / "run")
+
+
+def furthest(run: Path, other: Path) -> dict[str, float]:
+    """The largest difference, relative to the largest number, of each kind of result."""
+    found: dict[str, float] = {}
+    for a, b in zip(metrics(run), metrics(other), strict=True):
+        for key in ("loss", "coding_rate", "similarity", "gradient_norm"):
+            found[key] = max(found.get(key, 0.0), abs(a[key] - b[key]) / abs(a[key]))
+    newest = [
+        checkpoint.read(max((path / "checkpoints").glob("step-*"))).tensors for path in (run, other)
+    ]
+    for group in ("model", "optimizer"):
+        one, two = (tensors[group] for tensors in newest)
+        assert one.keys() == two.keys()
+        for name in one:
+            scale = max(1e-3, float(one[name].abs().max()))
+            key = "statistics" if "running" in name else group
+            difference = float((one[name] - two[name]).abs().max()) / scale
+            found[key] = max(found.get(key, 0.0), difference)
+    return found
+
+
+def finish(process: "subprocess.Popen[str]", seconds: float = 60) -> tuple[int, str]:
+    """Its exit code and what it said; it must end in time."""
+    try:
+        _, said = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return process.returncode, said
+
+
+# End to end
+
+
+def test_two_processes_train_the_network_of_one(alone: Path, tmp_path: Path) -> None:
+    words = command(tmp_path / "run", "--devices", "2", "--precision", "64-true", steps=STEPS,
+                    batch=BATCH)  # fmt: skip
+    code, said = finish(start(*words))
+    assert code == 0, said
+    assert "Warning" not in said
+    assert "deprecated" not in said
+    assert said.count("training: 3 of 3") == 1
+    assert Run(tmp_path / "run").environment["processes"] == 2
+    assert max(furthest(alone, tmp_path / "run").values()) < 1e-10
+
+
+@pytest.mark.slow
+def test_three_processes_under_torchrun_train_the_network_of_one(
+    alone: Path, tmp_path: Path
+) -> None:
+    words = command(tmp_path / "run", "--precision", "64-true", steps=STEPS, batch=BATCH)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    process = subprocess.Popen(
+        [sys.executable, *launcher, "-m", "empssl", *words], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    code, said = finish(process)
+    assert code == 0, said
+    assert Run(tmp_path / "run").environment["processes"] == 3
+    assert max(furthest(alone, tmp_path / "run").values()) < 1e-10
+
+
+def test_a_run_of_two_processes_can_be_resumed_by_one(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    steps = STEPS * (1437 // 8) / (1437 // BATCH)
+    whole = train_tiny(tmp_path / "whole", steps=2 * steps, batch=BATCH, precision="64-true")
+    script = (
+        "import signal, sys; from empssl import cli, training\n"
+        "step = training.training_step\n"
+        "def stopped(*a):\n"
+        "    if training.rank() == 1: signal.raise_signal(signal.SIGTERM)\n"
+        "    return step(*a)\n"
+        "training.rank = lambda: int(__import__('os').environ['LOCAL_RANK'])\n"
+        "training.training_step = stopped\n"
+        "sys.exit(cli.main())"
+    )
+    path = tmp_path / "stopping.py"  # a file, as the second process starts by running it again
+    path.write_text(script)
+    words = command(out, "--devices", "2", "--precision", "64-true", steps=2 * STEPS, batch=BATCH)
+    process = subprocess.Popen(
+        [sys.executable, str(path), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    code, said = finish(process)
+    assert code == 143, said
+    assert len(metrics(out)) == 1  # the signal came to the second process; both stopped
+    train_tiny(out, resume=True, epochs=None, batch=BATCH, precision="64-true")
+    assert max(furthest(whole, out).values()) < 1e-10
+
+
+# Failures
+
+
+def test_an_error_in_the_first_process_ends_all_of_them(tiny_run: Path) -> None:
+    with Run(tiny_run).lock():
+        began = time.monotonic()
+        process = start("train", "digits", "--out", str(tiny_run), "--resume", "--devices", "2")
+        code, said = finish(process)
+    assert code == 8, said
+    assert f"in use by process {os.getpid()}" in said
+    assert time.monotonic() - began < 45
+
+
+def test_an_existing_run_is_refused_before_any_process_is_started(tiny_run: Path) -> None:
+    code, said = finish(start(*command(tiny_run, "--devices", "2")))
+    assert code == 2
+    assert said.count("exists") == 1
+
+
+# The parts, in two processes of their own
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 6),
+            nn.BatchNorm1d(6), nn.Linear(6, 4),
+        ).double()  # fmt: skip
+
+
+def images() -> torch.Tensor:
+    """View batch 3 8 8."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 6, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return x * torch.arange(1, 7)[:, None, None, None]  # unlike, so that statistics differ
+
+
+def measured(body: nn.Module, x: torch.Tensor, fabric: Any) -> dict[str, torch.Tensor]:
+    """Loss, gradients and statistics of one step."""
+    x = x.clone().requires_grad_()
+    z = body(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    loss = EMP()(engine.gather(fabric, z))
+    loss.total.backward()
+    found = {f"grad {name}": p.grad for name, p in body.named_parameters() if p.grad is not None}
+    found |= {name: b.clone() for name, b in body.named_buffers()}
+    assert x.grad is not None
+    return found | {"loss": loss.total.detach(), "input": x.grad}
+
+
+class World:
+    """Stands for Fabric, of which `gather` only asks how many processes there are."""
+
+    def __init__(self, size: int) -> None:
+        self.world_size = size
+
+
+def worker(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+    )
+    share = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    for kind in ("global", "local"):
+        body = globalize(network()) if kind == "global" else network()
+        found = measured(body, images()[:, share], World(world))
+        for name in found:
+            if name.startswith("grad"):  # as DistributedDataParallel averages
+                dist.all_reduce(found[name])
+                found[name] /= world
+        torch.save(found, f"{folder}/{kind}{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2])
+def shares(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """What each process measured, with statistics of all images and of its own."""
+    folder, world = tmp_path_factory.mktemp("shares"), request.param
+    torch.multiprocessing.spawn(worker, (world, free_port(), str(folder)), nprocs=world)
+    return {
+        kind: [torch.load(folder / f"{kind}{rank}", weights_only=True) for rank in range(world)]
+        for kind in ("global", "local")
+    }
+
+
+def joined(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    # A process's input gradient is that of its own images, of a loss that all processes share and
+    # each counts once.
+    return parts[0] | {"input": torch.cat([part["input"] for part in parts], 1) / len(parts)}
+
+
+def test_gradients_and_statistics_are_those_of_the_joined_batch(
+    shares: dict[str, list[dict[str, torch.Tensor]]],
+) -> None:
+    expected, found = measured(network(), images(), World(1)), joined(shares["global"])
+    assert expected.keys() == found.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_all_processes_have_the_same_loss_and_statistics(
+    shares: dict[str, list[dict[str, torch.Tensor]]],
+) -> None:
+    first, second = shares["global"]
+    for name in first.keys() - {"input"}:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_statistics_of_each_process_alone_would_be_noticed(
+    shares: dict[str, list[dict[str, torch.Tensor]]],
+) -> None:
+    expected, found = measured(network(), images(), World(1)), joined(shares["local"])
+    gradient = "grad 0.weight"
+    error = (found[gradient] - expected[gradient]).norm() / expected[gradient].norm()
+    assert error > 0.01
+
+
+def test_every_batchnorm_is_replaced_and_keeps_its_state() -> None:
+    body = network().train()
+    body[1].running_mean.fill_(3.0)
+    kinds = [type(module) for module in globalize(body)]
+    assert kinds.count(GlobalBatchNorm) == 2
+    assert not {nn.BatchNorm1d, nn.BatchNorm2d} & set(kinds)
+    assert body.state_dict().keys() == network().state_dict().keys()
+    assert body[1].running_mean.tolist() == [3.0] * 5
+
+
+def test_in_eval_mode_it_is_torchs_own() -> None:
+    one, other = network().eval(), globalize(network()).eval()
+    x = images().flatten(0, 1)
+    assert torch.equal(one(x), other(x))
+
+
+def test_a_batchnorm_that_does_more_is_refused() -> None:
+    class BatchNormAct(nn.BatchNorm2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    with pytest.raises(UsageError, match="BatchNormAct cannot be computed over several"):
+        globalize(nn.Sequential(BatchNormAct(3)))
+
+
+def test_settings_are_those_of_the_other_tests() -> None:
+    assert SETTINGS["patches"] == 2
