@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from tiny import SETTINGS, command, metrics, start, train_tiny
+from tiny import command, metrics, start, train_tiny
 from torch import nn
 
 from empssl import checkpoint, engine
@@ -94,6 +95,7 @@ def test_three_processes_under_torchrun_train_the_network_of_one(
     assert max(furthest(alone, tmp_path / "run").values()) < 1e-10
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_can_be_resumed_by_one(tmp_path: Path) -> None:
     out = tmp_path / "run"
     steps = STEPS * (1437 // 8) / (1437 // BATCH)
@@ -135,12 +137,6 @@ def test_an_error_in_the_first_process_ends_all_of_them(tiny_run: Path) -> None:
     assert time.monotonic() - began < 45
 
 
-def test_an_existing_run_is_refused_before_any_process_is_started(tiny_run: Path) -> None:
-    code, said = finish(start(*command(tiny_run, "--devices", "2")))
-    assert code == 2
-    assert said.count("exists") == 1
-
-
 # The parts, in two processes of their own
 
 
@@ -178,13 +174,6 @@ def measured(body: nn.Module, x: torch.Tensor, fabric: Any) -> dict[str, torch.T
     return found | {"loss": loss.total.detach(), "input": x.grad}
 
 
-class World:
-    """Stands for Fabric, of which `gather` only asks how many processes there are."""
-
-    def __init__(self, size: int) -> None:
-        self.world_size = size
-
-
 def worker(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -193,7 +182,8 @@ def worker(rank: int, world: int, port: int, folder: str) -> None:
     share = slice(rank * 6 // world, (rank + 1) * 6 // world)
     for kind in ("global", "local"):
         body = globalize(network()) if kind == "global" else network()
-        found = measured(body, images()[:, share], World(world))
+        # `gather` only asks Fabric how many processes there are.
+        found = measured(body, images()[:, share], SimpleNamespace(world_size=world))
         for name in found:
             if name.startswith("grad"):  # as DistributedDataParallel averages
                 dist.all_reduce(found[name])
@@ -215,6 +205,12 @@ def shares(
     }
 
 
+@pytest.fixture(scope="module")
+def expected() -> dict[str, torch.Tensor]:
+    fabric = engine.launch(device="cpu", devices=1, precision="32-true")
+    return measured(network(), images(), fabric)
+
+
 def joined(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     # A process's input gradient is that of its own images, of a loss that all processes share and
     # each counts once.
@@ -222,9 +218,9 @@ def joined(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def test_gradients_and_statistics_are_those_of_the_joined_batch(
-    shares: dict[str, list[dict[str, torch.Tensor]]],
+    expected: dict[str, torch.Tensor], shares: dict[str, list[dict[str, torch.Tensor]]]
 ) -> None:
-    expected, found = measured(network(), images(), World(1)), joined(shares["global"])
+    found = joined(shares["global"])
     assert expected.keys() == found.keys()
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12, msg=name)
@@ -239,9 +235,9 @@ def test_all_processes_have_the_same_loss_and_statistics(
 
 
 def test_statistics_of_each_process_alone_would_be_noticed(
-    shares: dict[str, list[dict[str, torch.Tensor]]],
+    expected: dict[str, torch.Tensor], shares: dict[str, list[dict[str, torch.Tensor]]]
 ) -> None:
-    expected, found = measured(network(), images(), World(1)), joined(shares["local"])
+    found = joined(shares["local"])
     gradient = "grad 0.weight"
     error = (found[gradient] - expected[gradient]).norm() / expected[gradient].norm()
     assert error > 0.01
@@ -270,7 +266,3 @@ def test_a_batchnorm_that_does_more_is_refused() -> None:
 
     with pytest.raises(UsageError, match="BatchNormAct cannot be computed over several"):
         globalize(nn.Sequential(BatchNormAct(3)))
-
-
-def test_settings_are_those_of_the_other_tests() -> None:
-    assert SETTINGS["patches"] == 2

@@ -308,7 +308,10 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
 # The place to write to
 
 
-def test_an_existing_run_is_refused(tiny_run: Path) -> None:
+def test_an_existing_run_is_refused_before_any_process_is_started(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "launch", lambda **_: pytest.fail("it was started"))
     with pytest.raises(UsageError, match=r"--resume.*--overwrite"):
         train_tiny(tiny_run)
 

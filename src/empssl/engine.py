@@ -1,5 +1,6 @@
 """Where a run computes: device, precision, processes. The only file that knows Lightning Fabric."""
 
+import atexit
 import ctypes
 import logging
 import os
@@ -66,7 +67,15 @@ def launch(*, device: str, devices: int, num_nodes: int = 1, precision: Precisio
             precision="bf16-mixed" if half else "32-true",
         )
         fabric.launch()
+    if fabric.world_size > 1:
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    # Threads of gloo that are still there when Python ends make it abort, now and then.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def resolve_device(device: str) -> str:

@@ -72,10 +72,10 @@ def weight_gradient(x: Tensor, upstream: Tensor, kernel: int, stride: int, paddi
     images, channels = x.shape[:2]
     filters, height, width = upstream.shape[1:]
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
-    n, row, column, _ = padded.stride()
+    n, row, column, channel = padded.stride()  # without padding this is a view of x
     columns = padded.as_strided(
         (images, height, width, kernel, kernel, channels),
-        (n, stride * row, stride * column, row, column, 1),
+        (n, stride * row, stride * column, row, column, channel),
     ).reshape(images * height * width, kernel * kernel * channels)
     rows = upstream.permute(0, 2, 3, 1).reshape(-1, filters)
     flat = (rows.T @ columns).view(filters, kernel, kernel, channels)
