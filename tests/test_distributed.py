@@ -21,6 +21,7 @@ from empssl.models.batchnorm import GlobalBatchNorm, globalize
 from empssl.objectives.emp import EMP
 from empssl.run import Run
 
+Shares = dict[str, list[dict[str, torch.Tensor]]]
 BATCH, STEPS = 12, 3  # a batch that two and three processes can share
 
 
@@ -137,7 +138,7 @@ def test_an_error_in_the_first_process_ends_all_of_them(tiny_run: Path) -> None:
     assert time.monotonic() - began < 45
 
 
-# The parts, in two processes of their own
+# The parts, in processes of their own
 
 
 def free_port() -> int:
@@ -192,12 +193,10 @@ def worker(rank: int, world: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2])
-def shares(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[dict[str, torch.Tensor]]]:
-    """What each process measured, with statistics of all images and of its own."""
-    folder, world = tmp_path_factory.mktemp("shares"), request.param
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory: pytest.TempPathFactory) -> Shares:
+    """What each of three processes measured, with statistics of all images and of its own."""
+    folder, world = tmp_path_factory.mktemp("shares"), 3
     torch.multiprocessing.spawn(worker, (world, free_port(), str(folder)), nprocs=world)
     return {
         kind: [torch.load(folder / f"{kind}{rank}", weights_only=True) for rank in range(world)]
@@ -218,7 +217,7 @@ def joined(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def test_gradients_and_statistics_are_those_of_the_joined_batch(
-    expected: dict[str, torch.Tensor], shares: dict[str, list[dict[str, torch.Tensor]]]
+    expected: dict[str, torch.Tensor], shares: Shares
 ) -> None:
     found = joined(shares["global"])
     assert expected.keys() == found.keys()
@@ -227,15 +226,15 @@ def test_gradients_and_statistics_are_those_of_the_joined_batch(
 
 
 def test_all_processes_have_the_same_loss_and_statistics(
-    shares: dict[str, list[dict[str, torch.Tensor]]],
+    shares: Shares,
 ) -> None:
-    first, second = shares["global"]
+    first, *others = shares["global"]
     for name in first.keys() - {"input"}:
-        assert torch.equal(first[name], second[name]), name
+        assert all(torch.equal(first[name], other[name]) for other in others), name
 
 
 def test_statistics_of_each_process_alone_would_be_noticed(
-    expected: dict[str, torch.Tensor], shares: dict[str, list[dict[str, torch.Tensor]]]
+    expected: dict[str, torch.Tensor], shares: Shares
 ) -> None:
     found = joined(shares["local"])
     gradient = "grad 0.weight"
