@@ -241,6 +241,13 @@ class Training:
         if self.fabric.is_global_zero:
             self.run.plan = self.plan
             self.run.environment = environment(self.fabric, self.settings["precision"])
+        views = self.settings["patches"] * self.settings["batch"]
+        self._say(
+            f"{len(self.sampler.usable):,} of {len(self.images):,} images can be used "
+            f"({self.images.split} split), {self.bad.count} are bad; {steps:,} steps of {views:,} "
+            f"patches, {steps / per_epoch:.2f} epochs, "
+            f"{steps * views * self.flops_per_view / 1e15:.3g} PFLOP"
+        )
 
     def restore(self) -> None:
         """Continue from the newest whole checkpoint.
