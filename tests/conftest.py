@@ -1,7 +1,19 @@
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from tiny import train_tiny
+
+from empssl import data
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _digits_once() -> Iterator[None]:
+    """Enlarge the digits once for all the runs that train on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "open_digits", cache(data.open_digits))
+        yield
 
 
 @pytest.fixture(scope="session")

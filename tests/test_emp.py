@@ -56,8 +56,8 @@ def test_shuffling_the_images_of_one_view_lowers_the_similarity_and_keeps_the_co
     assert float(after["coding_rate"]) == pytest.approx(float(before["coding_rate"]), rel=1e-12)
 
 
-def test_the_gradient_flows_through_the_mean_view() -> None:
-    """Of mean_k ||zbar_k||: zbar / (n b ||zbar||) each, less its part along z."""
+def test_the_similarity_pulls_every_view_straight_to_the_mean_view() -> None:
+    """Its gradient is zbar / (n b ||zbar||), less the part along z."""
     z = F.normalize(normal(4, 6, 8).double(), dim=-1).requires_grad_()
     (gradient,) = torch.autograd.grad(EMP()(z).terms["similarity"], z)
     center = F.normalize(z.mean(0, keepdim=True), dim=-1) / (4 * 6)

@@ -61,13 +61,12 @@ class PlainLARS:
 
     def __init__(self, weights: list[Tensor], *, eta: float, momentum: float, decay: float,
                  clip: bool) -> None:  # fmt: skip
-        self.weights = [w.detach().double() for w in weights]
+        self.weights = [w.detach().clone() for w in weights]
         self.velocity = [torch.zeros_like(w) for w in self.weights]
         self.eta, self.momentum, self.decay, self.clip = eta, momentum, decay, clip
 
     def step(self, gradients: list[Tensor], lr: float) -> None:
-        for w, v, gradient in zip(self.weights, self.velocity, gradients, strict=True):
-            g = gradient.double()
+        for w, v, g in zip(self.weights, self.velocity, gradients, strict=True):
             if w.dim() > 1:
                 w_length, g_length = math.sqrt((w**2).sum()), math.sqrt((g**2).sum())
                 trust = self.eta * w_length / (g_length + self.decay * w_length)

@@ -1,5 +1,4 @@
 import itertools
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -153,7 +152,7 @@ def test_a_budget_fixes_the_steps_before_it_trains(tmp_path: Path) -> None:
 
 
 def test_steps_that_measure_the_speed_leave_no_trace(tmp_path: Path) -> None:
-    timed = train_tiny(tmp_path / "timed", epochs=None, budget="2s")
+    timed = train_tiny(tmp_path / "timed", epochs=None, budget="1s")
     plain = train_tiny(tmp_path / "plain", steps=Run(timed).plan["steps"])
     assert metrics(timed) == metrics(plain)
 
@@ -227,24 +226,30 @@ def test_checkpoints_come_by_the_clock(
         training.train("digits", out=tmp_path / "rare", resume=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_process_that_is_ended_can_be_resumed(number: signal.Signals, tmp_path: Path) -> None:
-    steps = 40
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tiny(tmp_path_factory.mktemp("long") / "run", steps=30)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_process_that_is_ended_can_be_resumed(
+    number: signal.Signals, code: int, long_run: Path, tmp_path: Path
+) -> None:
     script = (
         "import sys; from empssl import cli, training; training.CHECKPOINT_SECONDS = 0.0; "
         "sys.exit(cli.main())"
     )
     out = tmp_path / "run"
-    process = start(*command(out, "--precision", "32-true", steps=steps), script=script)
+    process = start(*command(out, "--precision", "32-true", steps=30), script=script)
     until = time.monotonic() + 60
     while not list(out.glob("checkpoints/step-*3")) and time.monotonic() < until:
         time.sleep(0.005)
-    os.kill(process.pid, number)
+    process.send_signal(number)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL), said
+    assert process.returncode == code, said
     assert not (out / "model").exists()
     training.train("digits", out=out, resume=True)
-    assert differences(train_tiny(tmp_path / "whole", steps=steps), out) == []
+    assert differences(long_run, out) == []
 
 
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(tmp_path: Path) -> None:

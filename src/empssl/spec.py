@@ -39,11 +39,17 @@ def complete(table: Table, spec: Spec, *, given: tuple[str, ...] = ()) -> Spec:
     for key in spec:
         if key != "name" and key not in options:
             raise UsageError(f"'{name}' has no option '{key}': {nearest(key, options)}")
-    full = {"name": name} | options | {k: v for k, v in spec.items() if k != "name"}
+    given_values = {k: _as_default(v, options[k]) for k, v in spec.items() if k != "name"}
+    full = {"name": name} | options | given_values
     missing = [k for k, v in full.items() if v is inspect.Parameter.empty]
     if missing:
         raise UsageError(f"'{name}' needs a value for {', '.join(missing)}")
     return full
+
+
+def _as_default(value: Any, default: Any) -> Any:
+    """A whole number where the default is a float means a float: YAML writes 1.0 as 1."""
+    return float(value) if type(value) is int and isinstance(default, float) else value
 
 
 def build(table: Table, spec: Spec, **given: Any) -> Any:

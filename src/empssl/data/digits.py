@@ -19,7 +19,8 @@ def open_digits(*, split: Split, side: int = 16) -> MemoryImages:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    grey, labels = load_digits().images, load_digits().target  # 0 to 16
+    digits = load_digits()
+    grey, labels = digits.images, digits.target  # 0 to 16
     rows = np.arange(len(labels))
     if split != "all":
         parts = train_test_split(rows, test_size=0.2, random_state=0, stratify=labels)

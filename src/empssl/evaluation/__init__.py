@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from empssl.bag import Crops
 from empssl.data import ImageSet, MemoryImages, in_memory, open_images
@@ -201,7 +202,7 @@ def _score(
 
 
 def _probe(
-    features: Sequence[Embeddings],
+    features: Sequence[Tensor],  # not Embeddings: train and test differ in their samples
     splits: Sequence[MemoryImages],
     probes: Sequence[Probe],
     seed: int,

@@ -20,6 +20,9 @@ class EMP(Objective):
     Args:
         invariance_weight: lambda in eq. 2.
         distortion: eps^2 in eq. 1, already squared.
+
+    Raises:
+        ValueError: distortion is not positive.
     """
 
     def __init__(self, *, invariance_weight: float = 200.0, distortion: float = 0.2) -> None:

@@ -1,0 +1,117 @@
+"""Scores of a run as `evaluate` gives them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import empssl
+from empssl.bag import Crops
+from empssl.cli import main
+from empssl.data import MemoryImages
+from empssl.errors import DataError
+from empssl.evaluation import Evaluation, _features
+from empssl.pretrained import Encoder
+from empssl.run import Run
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_run: Path) -> Evaluation:
+    return empssl.evaluate(tiny_run, "digits", crops=["grid2"])
+
+
+def test_every_score_says_how_it_was_made(scored: Evaluation) -> None:
+    found = json.loads(scored.to_json())
+    assert list(found)[:2] == ["dataset", "run"]
+    assert {"protocol", "results", "baselines"} <= found.keys()
+    keys = {"probe", "layer", "crops", "accuracy", "train_size", "test_size", "seed", "model"}
+    for row in found["results"] + found["baselines"]:
+        assert keys <= row.keys()
+        assert (row["train_size"], row["test_size"]) == (1437, 360)
+    asked = [(row["layer"], row["probe"]) for row in found["results"]]
+    assert asked == [("backbone", "linear"), ("backbone", "knn"), ("head", "linear"), ("head", "knn")]
+    assert found["protocol"]["epoch"] == "last"
+
+
+def test_baselines_stand_beside_the_scores(scored: Evaluation) -> None:
+    rows = {(row.model, row.probe, row.layer) for row in scored.baselines}
+    for probe in ("linear", "knn"):
+        assert {("random-0", probe, layer) for layer in ("backbone", "head")} <= rows
+        assert ("whitened-patches", probe, "none") in rows
+    assert ("whitened-patches", "ridge", "none") in rows
+    table = scored.table()
+    assert all(model in table for model in ("random-0", "whitened-patches"))
+
+
+def test_scores_are_kept_with_the_run(scored: Evaluation, tiny_run: Path) -> None:
+    [kept] = [e for e in Run(tiny_run).evaluations() if e["dataset"] == "digits"]
+    assert kept == json.loads(scored.to_json())
+
+
+def test_evaluation_leaves_the_network_as_it_was(tiny_run: Path) -> None:
+    encoder = Encoder.from_pretrained(tiny_run)
+    before = {key: value.clone() for key, value in encoder.network.state_dict().items()}
+    pixels = torch.randint(0, 256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    images = MemoryImages(pixels.byte(), name="noise", split="all", fingerprint="")
+    _features(encoder, images, Crops.parse("random4"), ["head"])
+    assert all(torch.equal(before[k], v) for k, v in encoder.network.state_dict().items())
+
+
+def test_a_second_evaluation_gives_the_same_scores(tiny_run: Path) -> None:
+    first, second = (
+        empssl.evaluate(tiny_run, "digits", crops=["random2"], probes=["ridge"], baselines=False)
+        for _ in range(2)
+    )
+    assert first.results == second.results
+
+
+def test_unlabeled_images_of_a_labeled_set_are_left_out(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import empssl.evaluation as module
+
+    opened = module.open_images
+
+    def partly_labeled(data: str, **options: object) -> MemoryImages:
+        images = opened(data, **options)
+        assert isinstance(images, MemoryImages)
+        assert images.labels is not None
+        labels = images.labels.clone()
+        labels[:100] = -1
+        images.labels = labels
+        return images
+
+    monkeypatch.setattr(module, "open_images", partly_labeled)
+    found = empssl.evaluate(tiny_run, "digits", probes=["knn"], crops=["grid1"], baselines=False)
+    assert (found.results[0].train_size, found.results[0].test_size) == (1337, 260)
+
+
+def test_no_labels_is_an_error(tiny_run: Path, tmp_path: Path) -> None:
+    from bad_images import photo
+
+    (tmp_path / "a.png").write_bytes(photo(0))
+    with pytest.raises(DataError, match="no labels"):
+        empssl.evaluate(tiny_run, str(tmp_path))
+
+
+def test_an_unknown_probe_is_named(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(tiny_run), "digits", "--probes", "linaer"]) == 2
+    assert "linaer" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_training_beats_random_weights_on_digits(tmp_path: Path) -> None:
+    run = empssl.train("digits", out=tmp_path / "demo", recipe="demo")
+    found = empssl.evaluate(run, "digits")
+
+    def accuracy(rows: list[object], probe: str, layer: str) -> float:
+        [row] = [r for r in rows if (r.probe, r.layer) == (probe, layer)]  # type: ignore[attr-defined]
+        return row.accuracy  # type: ignore[attr-defined, no-any-return]
+
+    random = [row for row in found.baselines if row.model.startswith("random")]
+    assert accuracy(list(found.results), "knn", "head") >= 97
+    for probe in ("knn", "linear"):
+        for layer in ("backbone", "head"):
+            trained = accuracy(list(found.results), probe, layer)
+            assert trained > accuracy(list(random), probe, layer) + 1
