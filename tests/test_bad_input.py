@@ -106,6 +106,7 @@ def test_batch_larger_than_the_data(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("--views.crop", "2", "fraction"),
         ("--optimizer.momentun", "1", "'momentum'"),
         ("--backbone", "resnet19", "'resnet18'"),
+        ("--backbone.stem", "smal", "'small'"),
         ("--recipe", "lapptop", "'laptop'"),
         ("--device", "gpu", "cuda"),
     ],

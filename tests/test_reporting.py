@@ -47,8 +47,8 @@ def settings(data: str) -> dict[str, Any]:
         "backbone": {"name": "resnet10", "width": 4},
         "projector": {"name": "official", "hidden": 8, "dim": 4},
     }
-    place = {"split": "train", "data_dir": None, "download": False, "device": "auto", "devices": 1, "num_nodes": 1}
-    return {"data": data, **resolve("demo", small), "seed": 0, "precision": "auto", **place}
+    place = {"data_dir": None, "download": False, "device": "auto", "devices": 1, "num_nodes": 1}
+    return {"data": data, **resolve("demo", small), "split": "train", "seed": 0, **place}
 
 
 def entry(step: int, **changes: float) -> dict[str, float]:

@@ -75,6 +75,9 @@ class ResNet(nn.Module):
 
     Attributes:
         dim: coordinates of the embedding.
+
+    Raises:
+        ValueError: an unknown stem.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class ResNet(nn.Module):
         stem: Stem,
     ) -> None:
         super().__init__()
+        if stem not in ("imagenet", "small"):
+            raise ValueError(f"stem is '{stem}', expected 'imagenet' or 'small'")
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.conv1 = Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)

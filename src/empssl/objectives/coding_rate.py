@@ -47,7 +47,7 @@ def coding_rate_bounds(batch: int, dim: int, distortion: float) -> tuple[float, 
     k = min(b, d): k equal eigenvalues that share the trace.
 
     >>> [round(r, 3) for r in coding_rate_bounds(100, 1024, 0.2)]
-    [4.27, 197.754]
+    [4.271, 197.754]
     """
     rank = min(batch, dim)
     alike = 0.5 * math.log1p(dim / distortion)

@@ -32,7 +32,6 @@ class Objective(nn.Module, ABC):
     """
 
     prevents_collapse: ClassVar[bool] = True
-    min_views: ClassVar[int] = 2
 
     @abstractmethod
     def forward(self, projections: Projections) -> Loss: ...
