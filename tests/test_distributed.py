@@ -68,6 +68,11 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 60) -> tuple[int, 
 # End to end
 
 
+def test_float64_reaches_the_loss(alone: Path) -> None:
+    losses = torch.tensor([entry["loss"] for entry in metrics(alone)], dtype=torch.float64)
+    assert (losses != losses.float().double()).all()
+
+
 def test_two_processes_train_the_network_of_one(alone: Path, tmp_path: Path) -> None:
     words = command(tmp_path / "run", "--devices", "2", "--precision", "64-true", steps=STEPS,
                     batch=BATCH)  # fmt: skip

@@ -496,7 +496,10 @@ def _unflatten(state: dict[str, Any], tensors: dict[str, Tensor], index: int) ->
 
 
 def _as_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Lay state out in memory as its weights are; files do not know of channels last."""
+    """Lay state out in memory as its weights are: a mix slows the step of an optimizer by a third.
+
+    Files do not know of channels last.
+    """
     for weight, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == weight.shape:
