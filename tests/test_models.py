@@ -145,7 +145,8 @@ def test_a_convolution_under_autocast_is_that_of_torch(
     theirs.load_state_dict(ours.state_dict())
     results = []
     for layer in (ours.to(memory_format=layout), theirs.to(memory_format=layout)):
-        x = normal(30, 16, 4, 4).contiguous(memory_format=layout).requires_grad_()
+        side = 2 * stride  # small enough for the product
+        x = normal(30, 16, side, side).contiguous(memory_format=layout).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             out = layer(x)
         out.backward(normal(*out.shape, seed=1).to(out))

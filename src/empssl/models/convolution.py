@@ -6,16 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Largest output side at which the matrix product wins on the CPU in bfloat16. Measured on two
-# cores with AVX-512 BF16, 320 patches: 128 to 256 channels, stride 2, 2x2 out: 6.3 ms against
-# 41; 256 channels at 2x2: 15 against 59; 32 channels at 16x16: 10.5 against 4.2.
-_SMALL_SIDE = 4
+# Measured on two cores with AVX-512 BF16, 320 patches, 3x3, oneDNN against the product:
+# stride 2, 32 to 64 channels from 16x16: 11.4 against 6.6 ms; 128 to 256 from 4x4: 6.1 against 2.5;
+# stride 1, 256 channels at 2x2: 11.0 against 4.2; but 128 at 4x4: 3.8 against 4.8.
+_SMALL_SIDE = 2
+_MOST_COLUMNS = 2**25  # gathered numbers: 64 MiB in bfloat16; beyond that copying eats the gain
 
 
 class Conv2d(nn.Conv2d):
-    """torch's Conv2d, with another weight gradient on small maps under CPU autocast.
+    """torch's Conv2d, with another weight gradient under CPU autocast where that is faster.
 
-    There oneDNN's own weight gradient takes up to ten times as long as the forward pass.
+    With a stride or on the smallest maps, oneDNN's own takes two to three times as long.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
@@ -23,9 +24,7 @@ class Conv2d(nn.Conv2d):
             input.device.type == "cpu"
             and torch.is_autocast_enabled("cpu")
             and torch.is_grad_enabled()
-            and input.shape[-1] // self.stride[0] <= _SMALL_SIDE
-            and self.bias is None
-            and self.groups == self.dilation[0] == 1
+            and self._product_is_faster(input)
         ):
             kind = torch.get_autocast_dtype("cpu")
             output: Tensor = _Convolution.apply(
@@ -33,6 +32,14 @@ class Conv2d(nn.Conv2d):
             )
             return output
         return super().forward(input)
+
+    def _product_is_faster(self, input: Tensor) -> bool:  # noqa: A002
+        if self.bias is not None or self.groups > 1 or self.dilation[0] > 1:
+            return False
+        stride = self.stride[0]
+        columns = input.numel() // stride**2 * self.kernel_size[0] ** 2
+        small = input.shape[-1] // stride <= _SMALL_SIDE
+        return (stride > 1 or small) and columns <= _MOST_COLUMNS
 
 
 class _Convolution(torch.autograd.Function):
