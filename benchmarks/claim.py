@@ -38,13 +38,19 @@ def claim(
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "threads": torch.get_num_threads(),
         "commit": _commit(),
-        "command": " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+        "command": _command(),
     } | details
     print(json.dumps(record), flush=True)
     if write:
         path = ROOT / "docs" / "results" / f"{what}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _command() -> str:
+    """What was typed, without where this machine keeps things."""
+    words = [word if not os.path.isabs(word) else Path(word).name for word in sys.argv[1:]]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def _commit() -> str:
