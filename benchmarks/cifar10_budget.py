@@ -70,7 +70,8 @@ def main() -> None:
     claim(
         f"cifar10-{args.recipe}-{args.budget}", groups[f"linear head {args.crops[0]}"],
         "% linear, head layer, test", write=args.write, seeds=args.seeds, summary=summary,
-        training=trained, evaluation_seconds=evaluated, config={k: v for k, v in Run(out).config.items() if k != "data_dir"},
+        training=trained, evaluation_seconds=evaluated,
+        config={key: v for key, v in Run(out).config.items() if key != "data_dir"},
         environment=Run(out).environment, results=rows, baselines=baselines,
     )  # fmt: skip
 
