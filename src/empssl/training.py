@@ -135,6 +135,7 @@ def train(
     )  # fmt: skip
     with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
         images = in_memory(images, progress=advance)
+        advance(len(images))
     training = Training.build(settings, fabric, images, began)
     place = {
         "data_dir": data_dir and str(data_dir), "download": download, "device": device,

@@ -171,6 +171,7 @@ def _labeled(images: ImageSet) -> MemoryImages:
         )
     with progress(f"reading {images.split} images", len(images)) as advance:
         loaded = in_memory(images, limit_bytes=2**40, progress=advance)
+        advance(len(images))
     if not isinstance(loaded, MemoryImages) or loaded.labels is None:
         raise DataError(f"{images.name} could not be held in memory")
     rows = (loaded.valid & (loaded.labels >= 0)).nonzero()[:, 0]
