@@ -1,6 +1,7 @@
 """Scores of a run as `evaluate` gives them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ from empssl.errors import DataError
 from empssl.evaluation import Evaluation, _features
 from empssl.pretrained import Encoder
 from empssl.run import Run
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, since scores are written into the run."""
+    return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("scored") / "run"))
 
 
 @pytest.fixture(scope="module")
