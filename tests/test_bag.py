@@ -8,7 +8,7 @@ import empssl.bag as module
 from empssl.bag import Crops, embed_bags
 from empssl.draws import uniform
 from empssl.errors import UsageError
-from empssl.models import LAYERS, Layer, Network, build_network
+from empssl.models import VIEW_LAYERS, Layer, Network, build_network
 from empssl.views import Patches
 from empssl.views.crop import grid
 
@@ -39,7 +39,7 @@ def embed(
     *,
     policy: Patches | None = None,
     samples: Tensor | None = None,
-    layers: Sequence[Layer] = LAYERS,
+    layers: Sequence[Layer] = VIEW_LAYERS,
 ) -> dict[Layer, Tensor]:
     rows = torch.arange(len(pixels)) if samples is None else samples
     return embed_bags(network(), policy or Patches(), pixels, rows, crops, layers)
@@ -53,7 +53,7 @@ def test_a_bag_is_the_mean_of_its_patches_embedded_one_at_a_time(text: str) -> N
         views = crops.views(policy, pixels[k : k + 1], samples[k : k + 1])[:, 0]
         with torch.no_grad():
             each = [plain.embed(view[None]) for view in views]
-        for layer in LAYERS:
+        for layer in VIEW_LAYERS:
             mean = torch.stack([embedded[layer][0] for embedded in each]).mean(0)
             assert torch.allclose(bags[layer][k], mean, rtol=1e-4, atol=1e-6)
 
@@ -98,9 +98,9 @@ def test_bags_do_not_depend_on_how_many_patches_are_embedded_at_once(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = embed(Crops.parse("random4"), images())
-    monkeypatch.setattr(module, "PATCHES_AT_ONCE", at_once)
+    monkeypatch.setitem(module.PATCHES_AT_ONCE, "cpu", at_once)
     bags = embed(Crops.parse("random4"), images())
-    for layer in LAYERS:
+    for layer in VIEW_LAYERS:
         assert torch.allclose(bags[layer], expected[layer], rtol=1e-4, atol=1e-6)
 
 
@@ -146,7 +146,9 @@ def test_no_images_make_no_rows() -> None:
 
 def test_a_network_in_training_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="training mode"):
-        embed_bags(network().train(), Patches(), images(), torch.arange(5), Crops("whole"), LAYERS)
+        embed_bags(
+            network().train(), Patches(), images(), torch.arange(5), Crops("whole"), VIEW_LAYERS
+        )
 
 
 @pytest.mark.parametrize("text", ["grid1", "grid3", "random128", "whole"])

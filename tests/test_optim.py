@@ -226,9 +226,27 @@ def test_muon_steps_along_the_orthogonal_part_of_the_gradient(
     assert singular.max() < 2 * singular.min()  # Newton-Schulz stops early
 
 
+def test_muon_lars_moves_filter_banks_as_muon_and_the_rest_as_lars() -> None:
+    mixed, by_muon, by_lars = (network() for _ in range(3))
+    train(mixed, build_optimizers(mixed, {"name": "muon_lars"}), range(1))
+    train(by_muon, build_optimizers(by_muon, {"name": "muon"}), range(1))
+    train(by_lars, build_optimizers(by_lars, {"name": "lars", "clip": True}), range(1))
+    for (name, weight), a, b in zip(
+        mixed.named_parameters(), by_muon.parameters(), by_lars.parameters(), strict=True
+    ):
+        assert not torch.equal(a, b), name
+        assert torch.equal(weight, a if weight.ndim == 4 else b), name
+
+
+def test_muon_lars_needs_filter_banks() -> None:
+    with pytest.raises(UsageError, match="no filter banks"):
+        build_optimizers(nn.Linear(3, 2), {"name": "muon_lars"})
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("spec", [{"name": "lars"}, {"name": "lars", "clip": True},
-                                  {"name": "adamw"}, {"name": "muon"}])  # fmt: skip
+                                  {"name": "adamw"}, {"name": "muon"},
+                                  {"name": "muon_lars"}])  # fmt: skip
 def test_a_restored_optimizer_continues_bit_for_bit(spec: dict[str, Any], layout: Layout) -> None:
     whole = network(layout)
     train(whole, build_optimizers(whole, spec), range(6))
@@ -290,10 +308,11 @@ def test_training_lowers_the_loss(name: str) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_torch_without_muon_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["muon", "muon_lars"])
+def test_a_torch_without_muon_is_told_apart(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(UsageError, match="has no Muon"):
-        build_optimizers(network(), {"name": "muon"})
+        build_optimizers(network(), {"name": name})
 
 
 @pytest.mark.parametrize(

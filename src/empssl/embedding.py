@@ -41,7 +41,8 @@ def embed(
         run: a run directory.
         data: as in `train`.
         out: the Parquet file to write.
-        layer: backbone, or head, the projector's first block.
+        layer: backbone; head, the projector's first block; or joint, where there is one: both of
+            them and whitened patches of the whole image side by side, each of length 1.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
             them), random128 as many random ones, whole takes the whole image.
         split: train, test or all.

@@ -112,12 +112,19 @@ def lars(
     clip: bool = False,
 ) -> list[torch.optim.Optimizer]:
     """LARS on weights; plain Nesterov momentum on biases and normalization."""
-    matrices, vectors = split(network.parameters())
+    return [
+        _lars(network.parameters(), lr=lr, eta=eta, momentum=momentum, weight_decay=weight_decay,
+              clip=clip)
+    ]  # fmt: skip
+
+
+def _lars(parameters: Iterable[nn.Parameter], **options: Any) -> LARS:
+    matrices, vectors = split(parameters)
     groups: Groups = [
         {"params": matrices},
         {"params": vectors, "adapt": False, "weight_decay": 0.0},
     ]
-    return [LARS(groups, lr=lr, eta=eta, momentum=momentum, weight_decay=weight_decay, clip=clip)]
+    return LARS(groups, **options)
 
 
 def adamw(
@@ -146,13 +153,50 @@ def muon(
     Raises:
         UsageError: this torch has no Muon.
     """
-    if not hasattr(torch.optim, "Muon"):
-        raise UsageError(f"torch {torch.__version__} has no Muon, 2.9 is the first that has it")
+    _check_muon()
     matrices, vectors = split(network.parameters())
     return [
         _FlatMuon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay),
         torch.optim.AdamW(vectors, lr=vector_lr, weight_decay=0.0),
     ]
+
+
+def muon_lars(
+    network: nn.Module,
+    *,
+    lr: float = 0.3,
+    eta: float = 0.005,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    clip: bool = True,
+    muon_lr: float = 0.02,
+    muon_momentum: float = 0.95,
+    muon_weight_decay: float = 0.01,
+) -> list[torch.optim.Optimizer]:
+    """Muon on filter banks, each as one matrix; LARS, as in `lars`, on everything else.
+
+    Muon orthogonalizes each matrix, which for the wide ones of a projector costs more than a small
+    network's gradient, and for those of convolutions little.
+
+    Raises:
+        UsageError: this torch has no Muon, or the network no filter banks.
+    """
+    _check_muon()
+    banks = [p for p in network.parameters() if p.requires_grad and p.ndim == 4]
+    rest = [p for p in network.parameters() if p.requires_grad and p.ndim < 4]
+    if not banks:
+        raise UsageError(
+            "the network has no filter banks for Muon; choose the optimizer lars or muon"
+        )
+    return [
+        _lars(rest, lr=lr, eta=eta, momentum=momentum, weight_decay=weight_decay, clip=clip),
+        _FlatMuon(banks, lr=muon_lr, momentum=muon_momentum, weight_decay=muon_weight_decay),
+    ]
+
+
+def _check_muon() -> None:
+    if not hasattr(torch.optim, "Muon"):
+        raise UsageError(f"torch {torch.__version__} has no Muon, 2.9 is the first that has it")
 
 
 class _FlatMuon(torch.optim.Optimizer):
@@ -202,7 +246,7 @@ def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[
     return [p for p in every if p.ndim > 1], [p for p in every if p.ndim <= 1]
 
 
-OPTIMIZERS: Table = {"lars": lars, "adamw": adamw, "muon": muon}
+OPTIMIZERS: Table = {"lars": lars, "adamw": adamw, "muon": muon, "muon_lars": muon_lars}
 
 
 def cosine(*, steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:

@@ -1,6 +1,7 @@
 """A trained encoder: images in, embeddings out."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from empssl.data.decode import UndecodableError, decode, upright
 from empssl.data.square import square
 from empssl.engine import resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
-from empssl.models import LAYERS, Layer, Network, build_network
+from empssl.models import Layer, Network, build_network
+from empssl.models.folding import folded
 from empssl.run import Run
 from empssl.shapes import Embeddings, Images
 from empssl.spec import build
@@ -29,7 +31,8 @@ class Encoder:
     """A network and the way its patches are cut: everything that an embedding depends on.
 
     Attributes:
-        network: in eval mode, without gradients.
+        network: in eval mode, without gradients. It is copied when the first image is embedded, and
+            later changes of its weights have no effect.
         policy: how patches become views.
         image_side: pixels to which images are scaled and cropped.
         identity: SHA-256 of the weights, or `random-SEED`.
@@ -64,6 +67,8 @@ class Encoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = cls._untrained(source, folder)
+        kept = {k: t for k, t in source.tensors["model"].items() if k.startswith("whitened.")}
+        encoder.network.load_state_dict(kept, strict=False)  # measured, not learned
         encoder.identity = f"random-{seed}"
         return encoder._to(device)
 
@@ -71,7 +76,9 @@ class Encoder:
     def _untrained(cls, source: Checkpoint, folder: Path) -> "Encoder":
         try:
             specs, side = source.state["network"], int(source.state["image_side"])
-            network = build_network(specs["backbone"], specs["projector"])
+            network = build_network(
+                specs["backbone"], specs["projector"], specs.get("whitened", 0)
+            )
             policy = build(POLICIES, specs["views"])
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise CheckpointError(
@@ -97,7 +104,8 @@ class Encoder:
         Args:
             images: paths, PIL images, uint8 arrays (height, width, 3) or uint8 tensors
                 (3, height, width); one or many.
-            layer: `backbone` or `head`, the projector's first block.
+            layer: `backbone`; `head`, the projector's first block; or `joint`, both of them and
+                whitened patches of the whole image side by side, each of length 1.
             crops: `grid3`, `random128` or `whole`: the patches whose embeddings are averaged.
             normalize: scale each row to length 1.
 
@@ -122,7 +130,11 @@ class Encoder:
         """As `empssl.bag.embed_bags`, of images that are square and of `image_side` pixels."""
         for layer in layers:
             self.dim(layer)
-        return embed_bags(self.network, self.policy, images, samples, crops, layers)
+        return embed_bags(self._folded, self.policy, images, samples, crops, layers)
+
+    @cached_property
+    def _folded(self) -> Network:
+        return folded(self.network)
 
     def dim(self, layer: Layer) -> int:
         """Coordinates of the embedding at a layer.
@@ -130,8 +142,8 @@ class Encoder:
         Raises:
             UsageError: there is no such layer.
         """
-        if layer not in LAYERS:
-            raise UsageError(f"no layer '{layer}', choose from: {', '.join(LAYERS)}")
+        if layer not in self.network.layers:
+            raise UsageError(f"no layer '{layer}', choose from: {', '.join(self.network.layers)}")
         return self.network.width(layer)
 
     def batches(self, count: int, size: int = 512) -> Iterator[range]:

@@ -39,6 +39,7 @@ from empssl.stop import StopRequest, stop_requests
 from empssl.views import POLICIES, Patches
 
 CHECKPOINT_SECONDS = 300.0
+WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
 T = TypeVar("T")
 
 
@@ -55,6 +56,7 @@ def train(
     views: Spec | str | None = None,
     backbone: Spec | str | None = None,
     projector: Spec | str | None = None,
+    whitened: int | None = None,
     objective: Spec | str | None = None,
     optimizer: Spec | str | None = None,
     schedule: Spec | str | None = None,
@@ -85,8 +87,10 @@ def train(
         views: how patches are drawn and augmented, a name or its options.
         backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
         projector: paper or official, and its options.
+        whitened: features of whitened patches that stand beside the network's in the joint
+            embedding; 0 for none. They are measured on the images, not learned.
         objective: emp, and its options.
-        optimizer: lars, adamw or muon, and its options.
+        optimizer: lars, adamw, muon or muon_lars, and its options.
         schedule: cosine or linear, and its options.
         split: train leaves out what `evaluate` tests on: the test images of a known data set,
             and a fifth of a folder with classes; all leaves out nothing.
@@ -112,7 +116,7 @@ def train(
     given = {
         "patches": patches, "batch": batch, "epochs": epochs, "budget": budget,
         "image_side": image_side, "views": views, "backbone": backbone, "projector": projector,
-        "objective": objective, "optimizer": optimizer, "schedule": schedule,
+        "whitened": whitened, "objective": objective, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
     began = time.monotonic()
     chosen = {"split": split, "seed": seed, "precision": precision}
@@ -191,7 +195,9 @@ class Training:
         policy = build(POLICIES, settings["views"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings["seed"])
-            network = build_network(settings["backbone"], settings["projector"])
+            network = build_network(
+                settings["backbone"], settings["projector"], settings["whitened"]
+            )
         flops = training_flops(network, policy.view_side(images.side))
         if fabric.world_size > 1:
             globalize(network)
@@ -222,6 +228,11 @@ class Training:
 
     def start(self) -> None:
         """Fix the number of steps, and write down all that followed from the data."""
+        if self.network.whitened is not None:
+            usable = self.sampler.usable
+            spread = usable[:: max(1, len(usable) // WHITENING_IMAGES)][:WHITENING_IMAGES]
+            images = self.images.read(spread.tolist())
+            self.network.whitened.fit(images.pixels[images.valid], seed=self.settings["seed"])
         per_epoch = self.sampler.steps_per_epoch
         budget = self.settings["budget"]
         if budget is None:
@@ -377,7 +388,7 @@ class Training:
 
     def _identity(self) -> dict[str, Any]:
         """What it takes to make the network and its views again."""
-        keys = ("backbone", "projector", "views", "patches")
+        keys = ("backbone", "projector", "whitened", "views", "patches")
         return {
             "network": {key: self.settings[key] for key in keys},
             "image_side": self.images.side,

@@ -17,8 +17,8 @@ from empssl.evaluation.knn import knn_score
 from empssl.evaluation.linear import lbfgs_probe, sgd_probe
 from empssl.evaluation.ridge import ridge_probe
 from empssl.evaluation.score import Score
-from empssl.evaluation.whitened_patches import WhitenedPatches
-from empssl.models import LAYERS, Layer
+from empssl.models import Layer
+from empssl.models.whitened_patches import WhitenedPatches
 from empssl.pretrained import Encoder
 from empssl.progress import progress
 from empssl.run import Run
@@ -98,7 +98,7 @@ def evaluate(
     data: str,
     *,
     probes: Sequence[Probe] = ("linear", "knn"),
-    layers: Sequence[Layer] = LAYERS,
+    layers: Sequence[Layer] | None = None,
     crops: Sequence[str] = ("grid3",),
     baselines: bool = True,
     seed: int = 0,
@@ -115,7 +115,7 @@ def evaluate(
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
             linear_sgd is the authors' protocol (100 epochs, last epoch); ridge has a closed form;
             knn is a vote of the 20 nearest.
-        layers: where embeddings are taken.
+        layers: where embeddings are taken; all that the network has by default.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
             them), random128 the authors' 128 augmented ones, whole takes the whole image.
         baselines: also score random weights, and whitened patches with ridge regression.
@@ -136,6 +136,7 @@ def evaluate(
             raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}")
     chosen = [Crops.parse(text, seed=seed) for text in crops]
     encoder = Encoder.from_pretrained(run, device=device)
+    layers = encoder.network.layers if layers is None else layers
     splits = [
         _labeled(open_images(data, split=split, data_dir=data_dir, side=encoder.image_side,
                              download=download))
@@ -146,7 +147,7 @@ def evaluate(
     others: list[Result] = []
     if baselines:
         others = score(Encoder.random(run, seed=seed, device=device))
-        others += _whitened(splits, probes, seed)
+        others += _whitened(splits, probes, seed, encoder.network.whitened)
     evaluation = Evaluation(
         dataset=data,
         run=str(run),
@@ -232,13 +233,22 @@ def _features(
     return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
 
-def _whitened(splits: Sequence[MemoryImages], probes: Sequence[Probe], seed: int) -> list[Result]:
-    """Whitened patches with ridge regression, as published, and under the other probes too."""
-    patches = WhitenedPatches.fit(splits[0].pixels, seed=seed)
+def _whitened(
+    splits: Sequence[MemoryImages],
+    probes: Sequence[Probe],
+    seed: int,
+    patches: WhitenedPatches | None,
+) -> list[Result]:
+    """Whitened patches with ridge regression, as published, and under the other probes too.
+
+    As many features as the network has beside its own, lest the comparison flatter it.
+    """
+    if patches is None:
+        patches = WhitenedPatches().fit(splits[0].pixels, seed=seed)
     with progress("whitened patches", len(splits)) as advance:
         features = []
         for split in splits:
-            features.append(patches.transform(split.pixels))
+            features.append(patches(split.pixels))
             advance(len(features))
     every: tuple[Probe, ...] = ("ridge", *(p for p in probes if p not in ("ridge", "linear_sgd")))
     scores = _probe(features, splits, every, seed)

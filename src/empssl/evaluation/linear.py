@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from empssl.errors import UsageError
 from empssl.evaluation.classifier import Classifier, Standardization
 from empssl.evaluation.labeled import (
     Labeled,
@@ -19,6 +18,7 @@ from empssl.evaluation.labeled import (
     TrainLabels,
 )
 from empssl.evaluation.score import Score, percent
+from empssl.evaluation.strength import Strength
 
 
 def sgd_probe(
@@ -112,51 +112,33 @@ def lbfgs_probe(
         DataError: see `Labeled.checked` and `Labeled.holdout`.
     """
     labeled = Labeled.checked(train, train_labels, test, test_labels)
-    ordered = check_strengths(strengths)
     # Rows to fit on come first, so that one standardized copy serves both parts.
     rows = torch.arange(len(labeled.train), device=labeled.train.device)
-    num_fit, held_out = len(rows), {}
-    if len(ordered) > 1:
+    num_fit = len(rows)
+    if len(strengths) > 1:
         parts = labeled.holdout(holdout, seed)
         rows, num_fit = torch.cat(parts), len(parts[0])
     scaling = Standardization.of(labeled.train)
     x = labeled.train[rows].sub_(scaling.mean).div_(scaling.deviation)  # in place: it is large
     y = labeled.train_classes[rows]
     gram = x.T @ x / len(x)
-    current = Classifier(
+    zero = Classifier(
         x.new_zeros(labeled.num_classes, x.shape[1]), x.new_zeros(labeled.num_classes)
     )
-    best, start, worse = ordered[0], current, 0
-    for strength in ordered if num_fit < len(x) else []:
+    fits: dict[float, Classifier] = {}
+
+    def accuracy(strength: float) -> float:
         # Each fit starts where the stronger one ended, and a choice needs only 3 digits.
+        start = next(reversed(fits.values()), zero)
         fit = x[:num_fit], y[:num_fit]
-        current = softmax_regression(*fit, strength, current, gram, tolerance=1e-4)
-        held_out[strength] = percent(current.predict(x[num_fit:]), y[num_fit:])
-        if len(held_out) == 1 or held_out[strength] > held_out[best]:
-            best, start, worse = strength, current, 0
-        else:
-            worse += held_out[strength] < held_out[best]
-        if worse == 2:
-            break
-    fitted = softmax_regression(x, y, best, start, gram)
-    details = {
-        "strength": best,
-        "held_out": {f"{strength:g}": accuracy for strength, accuracy in held_out.items()},
-        "train_accuracy": percent(fitted.predict(x), y),
-    }
+        fits[strength] = softmax_regression(*fit, strength, start, gram, tolerance=5e-4)
+        return percent(fits[strength].predict(x[num_fit:]), y[num_fit:])
+
+    chosen = Strength.best(strengths, accuracy, patience=2)
+    fitted = softmax_regression(x, y, chosen.value, fits.get(chosen.value, zero), gram)
+    details = chosen.details() | {"train_accuracy": percent(fitted.predict(x), y)}
     predicted = fitted.after(scaling).predict(labeled.test)
     return Score.of(predicted, labeled, protocol="lbfgs", seed=seed, details=details)
-
-
-def check_strengths(strengths: Sequence[float]) -> list[float]:
-    """The strengths from strong to weak, so that the first of equals is the strongest.
-
-    Raises:
-        UsageError: none is given, or one is not a positive number.
-    """
-    if not strengths or not all(0 < strength < math.inf for strength in strengths):
-        raise UsageError(f"strengths are {list(strengths)}; give one or more positive numbers")
-    return sorted(set(strengths), reverse=True)
 
 
 def softmax_regression(
@@ -198,8 +180,10 @@ def softmax_regression(
     def loss() -> Tensor:
         optimizer.zero_grad()
         weight = u @ inverse
-        # (class, feature) on purpose: the gradient of a (feature, class) weight is 10x slower.
-        value: Tensor = F.cross_entropy(F.linear(x, weight, bias), classes)
+        # Classes before rows in both: a (feature, class) weight has a 10x slower gradient, and
+        # (row, class) logits take a quarter longer.
+        logits = torch.addmm(bias[:, None], weight, x.T)
+        value: Tensor = F.cross_entropy(logits[None], classes[None])
         value = value + strength / 2 * weight.square().sum()
         value.backward()
         return value

@@ -15,8 +15,8 @@ from empssl.evaluation.labeled import (
     TrainEmbeddings,
     TrainLabels,
 )
-from empssl.evaluation.linear import check_strengths
 from empssl.evaluation.score import Score, percent
+from empssl.evaluation.strength import Strength
 
 Moments = Float[Tensor, "column column"]
 """A^T A in float64, with one row [features, class membership, 1] of A for each image."""
@@ -46,24 +46,20 @@ def ridge_probe(
         DataError: see `Labeled.checked` and `Labeled.holdout`.
     """
     labeled = Labeled.checked(train, train_labels, test, test_labels)
-    ordered = check_strengths(strengths)
     x, y = labeled.train, labeled.train_classes
     scaling = Standardization.of(x)
     moments = _moments(x, y, scaling, labeled.num_classes)
-    best, held_out = ordered[0], {}
-    if len(ordered) > 1:
+    if len(strengths) > 1:
         _, held = labeled.holdout(holdout, seed)
         rest = moments - _moments(x[held], y[held], scaling, labeled.num_classes)
-        for strength in ordered:
-            classifier = solve(rest, strength, labeled.num_classes).after(scaling)
-            held_out[strength] = percent(classifier.predict(x[held]), y[held])
-        best = max(ordered, key=held_out.__getitem__)
-    fitted = solve(moments, best, labeled.num_classes).after(scaling)
-    details = {
-        "strength": best,
-        "held_out": {f"{strength:g}": accuracy for strength, accuracy in held_out.items()},
-        "train_accuracy": percent(fitted.predict(x), y),
-    }
+
+    def accuracy(strength: float) -> float:
+        classifier = solve(rest, strength, labeled.num_classes).after(scaling)
+        return percent(classifier.predict(x[held]), y[held])
+
+    chosen = Strength.best(strengths, accuracy)
+    fitted = solve(moments, chosen.value, labeled.num_classes).after(scaling)
+    details = chosen.details() | {"train_accuracy": percent(fitted.predict(x), y)}
     predicted = fitted.predict(labeled.test)
     return Score.of(predicted, labeled, protocol="ridge", seed=seed, details=details)
 

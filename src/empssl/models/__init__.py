@@ -1,9 +1,10 @@
 """Backbones and projectors by name, and the network they make together."""
 
 from empssl.models import projector as heads
-from empssl.models.network import LAYERS, Layer, Network
+from empssl.models.network import LAYERS, VIEW_LAYERS, Layer, Network
 from empssl.models.resnet import resnet10, resnet18, resnet34, resnet50
 from empssl.models.timm_backbone import TimmBackbone
+from empssl.models.whitened_patches import WhitenedPatches
 from empssl.spec import Spec, Table, build
 
 BACKBONES: Table = {
@@ -15,10 +16,17 @@ BACKBONES: Table = {
 }
 PROJECTORS: Table = {"paper": heads.paper, "official": heads.official}
 
-__all__ = ["BACKBONES", "LAYERS", "PROJECTORS", "Layer", "Network", "build_network"]
+__all__ = ["BACKBONES", "LAYERS", "PROJECTORS", "VIEW_LAYERS", "Layer", "Network", "build_network"]
 
 
-def build_network(backbone: Spec, projector: Spec) -> Network:
-    """An untrained network; its weights are drawn from torch's global generator."""
+def build_network(backbone: Spec, projector: Spec, whitened: int = 0) -> Network:
+    """An untrained network; its weights are drawn from torch's global generator.
+
+    Args:
+        backbone: views to embeddings.
+        projector: embeddings to projections.
+        whitened: features of whitened patches in the joint embedding; 0 for none.
+    """
     body = build(BACKBONES, backbone)
-    return Network(body, build(PROJECTORS, projector, feature=body.dim))
+    head = build(PROJECTORS, projector, feature=body.dim)
+    return Network(body, head, WhitenedPatches(whitened) if whitened else None)

@@ -21,6 +21,7 @@ def recipe() -> dict[str, Any]:
         },
         "backbone": {"name": "resnet10", "width": 16},
         "projector": {"name": "official", "hidden": 512, "dim": 256},
+        "whitened": 0,
         "objective": {"name": "emp"},
         "optimizer": {"name": "lars", "clip": True},
         "schedule": {"name": "cosine"},

@@ -14,6 +14,7 @@ def recipe() -> dict[str, Any]:
         "views": {"name": "patches", "colors": "fast"},
         "backbone": {"name": "resnet10", "width": 32},
         "projector": {"name": "official", "hidden": 1024, "dim": 512},
+        "whitened": 4096,
         "objective": {"name": "emp"},
         "optimizer": {"name": "lars", "clip": True},
         "schedule": {"name": "cosine"},

@@ -18,6 +18,7 @@ def recipe() -> dict[str, Any]:
         "views": {"name": "patches", "side": 32},
         "backbone": {"name": "resnet18"},
         "projector": {"name": "paper"},
+        "whitened": 0,
         "objective": {"name": "emp"},
         "optimizer": {"name": "lars"},
         "schedule": {"name": "cosine"},

@@ -9,7 +9,7 @@ from torch import Tensor
 from empssl.bag import Crops
 from empssl.data import ImageSet
 from empssl.errors import DataError
-from empssl.models import LAYERS, Layer
+from empssl.models import VIEW_LAYERS, Layer
 from empssl.pretrained import Encoder
 from empssl.progress import progress
 from empssl.shapes import Embeddings, Images
@@ -85,9 +85,9 @@ class Sample:
         with progress("embedding images for the report", len(self)) as advance:
             for part in encoder.batches(len(self), _AT_ONCE):
                 at = slice(part.start, part.stop)
-                parts.append(encoder.embed(self.pixels[at], self.rows[at], crops, LAYERS))
+                parts.append(encoder.embed(self.pixels[at], self.rows[at], crops, VIEW_LAYERS))
                 advance(part.stop)
-        return {layer: torch.cat([part[layer] for part in parts]) for layer in LAYERS}
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in VIEW_LAYERS}
 
 
 def spread(total: int, count: int) -> Tensor:

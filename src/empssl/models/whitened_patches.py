@@ -1,11 +1,9 @@
-"""The baseline without a network: how far do whitened patches of the images go?"""
-
-from dataclasses import dataclass
+"""Whitened patches of the whole image: what can be had without learning by gradients."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from empssl.errors import DataError, UsageError
 from empssl.shapes import Embeddings, Images
@@ -19,8 +17,7 @@ _POSITIONS = 32  # per side at most, on average: larger images are visited with 
 _RESPONSES = 2**21  # held at a time: 8 MB stay in the cache, and 64 MB take twice as long
 
 
-@dataclass(frozen=True)
-class WhitenedPatches:
+class WhitenedPatches(nn.Module):
     """Random whitened patches of the images as filters, soft-thresholded, averaged on a grid.
 
     The single layer of Coates & Ng (2011) with a dictionary of random patches, close to Thiry et
@@ -29,56 +26,68 @@ class WhitenedPatches:
     averages of s and |s|, s = softshrink(r, 0.25), over the four quarters of the image: the same
     information as the positive and the negative part, for half the convolution.
 
+    Nothing in it is learned by gradients: `fit` measures the images once.
+
+    Args:
+        num_features: of an image, 8 for each dictionary entry.
+        patch: side in pixels.
+
     Attributes:
-        mean: of contrast-normalized patches.
-        whitening: ZCA, (covariance + 0.1 I)^-1/2.
-        dictionary: whitened patches of length 1.
-        patch: side of a patch in pixels.
+        mean: (pixel,), of contrast-normalized patches.
+        whitening: (pixel, pixel), ZCA, (covariance + 0.1 I)^-1/2.
+        dictionary: (filter, pixel), whitened patches of length 1.
+
+    Raises:
+        UsageError: `num_features` is not a multiple of 8.
     """
 
-    mean: Float[Tensor, " pixel"]
-    whitening: Float[Tensor, "pixel pixel"]
-    dictionary: Float[Tensor, "filter pixel"]
-    patch: int
+    mean: Tensor
+    whitening: Tensor
+    dictionary: Tensor
 
-    @classmethod
-    def fit(
-        cls, images: Images, *, num_features: int = 1024, patch: int = 6, seed: int = 0
-    ) -> "WhitenedPatches":
+    def __init__(self, num_features: int = 1024, *, patch: int = 6) -> None:
+        super().__init__()
+        per_filter = 2 * _GRID**2
+        if num_features < 1 or num_features % per_filter:
+            raise UsageError(f"num_features is {num_features}; give a multiple of {per_filter}")
+        self.num_features, self.patch = num_features, patch
+        pixels = 3 * patch**2
+        self.register_buffer("mean", torch.zeros(pixels))
+        self.register_buffer("whitening", torch.zeros(pixels, pixels))
+        self.register_buffer("dictionary", torch.zeros(num_features // per_filter, pixels))
+
+    @torch.no_grad()
+    def fit(self, images: Images, *, seed: int = 0) -> "WhitenedPatches":
         """Whitening and dictionary from 50,000 random patches. No labels are used.
 
         Args:
             images: those that a probe will be trained on; never its test images.
-            num_features: of `transform`, 8 for each dictionary entry.
-            patch: side in pixels.
             seed: of the patches.
 
         Raises:
-            UsageError: `num_features` is not a multiple of 8.
             DataError: no images, or images too small for the patch.
         """
-        per_filter = 2 * _GRID**2
-        if num_features < 1 or num_features % per_filter:
-            raise UsageError(f"num_features is {num_features}; give a multiple of {per_filter}")
-        if len(images) == 0 or min(images.shape[2:]) <= patch:
+        if len(images) == 0 or min(images.shape[2:]) <= self.patch:
             raise DataError(
-                f"images are {tuple(images.shape)}; patches of {patch} pixels need at least one "
-                f"image of {patch + 1} pixels a side, or give a smaller patch"
+                f"images are {tuple(images.shape)}; patches of {self.patch} pixels need at least "
+                f"one image of {self.patch + 1} pixels a side, or give a smaller patch"
             )
         generator = torch.Generator().manual_seed(seed)
-        num_filters = num_features // per_filter
-        patches = _random_patches(images, patch, max(_NUM_SAMPLES, num_filters), generator)
+        num_filters = len(self.dictionary)
+        patches = _random_patches(images, self.patch, max(_NUM_SAMPLES, num_filters), generator)
         patches -= patches.mean(1, keepdim=True)
         patches /= (patches.square().mean(1, keepdim=True) + _CONTRAST_FLOOR).sqrt()
         mean = patches.mean(0)
         patches -= mean
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         whitening = (vectors * (values + _WHITENING_FLOOR).rsqrt()) @ vectors.T
-        dictionary = F.normalize(patches[:num_filters] @ whitening)
-        return cls(mean, whitening, dictionary, patch)
+        self.mean.copy_(mean)
+        self.whitening.copy_(whitening)
+        self.dictionary.copy_(F.normalize(patches[:num_filters] @ whitening))
+        return self
 
     @torch.no_grad()
-    def transform(self, images: Images) -> Embeddings:
+    def forward(self, images: Images) -> Embeddings:
         """Features of the images, `[cell of the grid of s, then of |s|]` for each filter."""
         folded = self.dictionary @ self.whitening
         offset = -(folded @ self.mean)
@@ -87,9 +96,10 @@ class WhitenedPatches:
         stride = -(-(max(images.shape[2:]) - self.patch + 1) // _POSITIONS)
         spots = [(size - self.patch) // stride + 1 for size in images.shape[2:]]
         cells = torch.einsum("ai,bj->ijab", *map(_cells, spots)).reshape(spots[0] * spots[1], -1)
+        cells = cells.to(folded)
         features = []
         for chunk in images.split(max(1, _RESPONSES // (len(kernel) * spots[0] * spots[1]))):
-            x = chunk.float() - 128  # near 0, or float32 would lose the variance
+            x = chunk.to(folded) - 128  # near 0, or float32 would lose the variance
             first = F.avg_pool2d(x.mean(1, keepdim=True), self.patch, stride)
             second = F.avg_pool2d(x.square().mean(1, keepdim=True), self.patch, stride)
             contrast = (second - first.square() + _CONTRAST_FLOOR).rsqrt()
