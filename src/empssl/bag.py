@@ -125,7 +125,7 @@ def embed_bags(
     return {layer: found[layer] for layer in layers}
 
 
-def _joint(bags: dict[Layer, Embeddings], network: Network, images: Images) -> Embeddings:
+def _joint(bags: dict[Layer, Tensor], network: Network, images: Images) -> Embeddings:
     """The layers of the bag and the whitened patches of the whole image, each of length 1."""
     if network.whitened is None:
         raise UsageError("the joint embedding needs whitened patches, which the network has none of")
