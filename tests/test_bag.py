@@ -98,7 +98,8 @@ def test_bags_do_not_depend_on_how_many_patches_are_embedded_at_once(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = embed(Crops.parse("random4"), images())
-    monkeypatch.setitem(module.PATCHES_AT_ONCE, "cpu", at_once)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(module, "PATCHES_A_THREAD", at_once)
     bags = embed(Crops.parse("random4"), images())
     for layer in VIEW_LAYERS:
         assert torch.allclose(bags[layer], expected[layer], rtol=1e-4, atol=1e-6)

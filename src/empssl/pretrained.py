@@ -76,9 +76,7 @@ class Encoder:
     def _untrained(cls, source: Checkpoint, folder: Path) -> "Encoder":
         try:
             specs, side = source.state["network"], int(source.state["image_side"])
-            network = build_network(
-                specs["backbone"], specs["projector"], specs.get("whitened", 0)
-            )
+            network = build_network(specs["backbone"], specs["projector"], specs.get("whitened", 0))
             policy = build(POLICIES, specs["views"])
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise CheckpointError(

@@ -26,7 +26,7 @@ class Strength:
         strengths: Sequence[float],
         accuracy: Callable[[float], float],
         *,
-        patience: float = math.inf,
+        patience: int | None = None,
     ) -> "Strength":
         """The strength with most of the held-out images right; of equals, the strongest.
 

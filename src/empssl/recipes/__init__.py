@@ -3,11 +3,12 @@
 from typing import Any
 
 from empssl.errors import UsageError, nearest
-from empssl.recipes import demo, laptop, official, paper
+from empssl.recipes import demo, fast, laptop, official, paper
 from empssl.spec import Table, complete, merge
 
 RECIPES = {
     "demo": demo.recipe,
+    "fast": fast.recipe,
     "laptop": laptop.recipe,
     "official": official.recipe,
     "paper": paper.recipe,

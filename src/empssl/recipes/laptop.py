@@ -16,6 +16,6 @@ def recipe() -> dict[str, Any]:
         "projector": {"name": "official", "hidden": 1024, "dim": 512},
         "whitened": 4096,
         "objective": {"name": "emp"},
-        "optimizer": {"name": "lars", "clip": True},
+        "optimizer": {"name": "muon_lars"},
         "schedule": {"name": "cosine"},
     }

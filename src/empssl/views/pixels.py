@@ -56,7 +56,7 @@ def hue(patches: Tensor, turn: Tensor) -> Tensor:
         which == 0, (g - b) / safe, torch.where(which == 1, (b - r) / safe + 2, (r - g) / safe + 4)
     )
     h = sixths + 6 * turn[:, None, None]
-    offsets = patches.new_tensor([5.0, 3.0, 1.0])[:, None, None]
+    offsets = torch.arange(5, 0, -2, device=patches.device, dtype=patches.dtype)[:, None, None]
     k = (h[:, None] + offsets) % 6
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
 
@@ -90,5 +90,7 @@ def blur(patches: Tensor, sigma: Tensor, widest: float) -> Tensor:
     kernel = kernel / kernel.sum(1, keepdim=True)
     source = (at[:, None] + offsets).clamp_(0, side - 1).long()  # side tap
     matrix = kernel.new_zeros(len(sigma), side, side)
-    matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, side, -1))
+    for tap, weight in enumerate(kernel.unbind(1)):  # scatter_add has no fixed order on a GPU
+        lands = (source[:, tap, None] == at).to(kernel.dtype)  # side side
+        matrix = matrix.addcmul_(weight[:, None, None], lands)
     return matrix[:, None] @ patches @ matrix[:, None].mT

@@ -1,7 +1,8 @@
 """How views are drawn from images: probabilities, ranges and order."""
 
-from collections.abc import Sequence
-from itertools import permutations
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import factorial
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ DRAWS = (
     "top", "left", "flip", "jitter", "brightness", "contrast", "saturation", "hue", "order",
     "gray", "blur", "sigma", "solarize",
 )  # fmt: skip
-ORDERS = list(permutations(range(4)))
+COLORS = 4  # brightness, contrast, saturation, hue
 
 
 class Patches:
@@ -127,12 +128,12 @@ class Patches:
             patches = self._colors(crop.resize(patches, side), draw)
         mirrored = draw["flip"] < self.flip
         patches = torch.where(mirrored[:, None, None, None], patches.flip(-1), patches)
-        rows = (draw["blur"] < self.blur).nonzero()[:, 0]
         low, high = self.sigma
-        sigma = low + (high - low) * draw["sigma"][rows]
-        patches[rows] = pixels.blur(patches[rows], sigma, widest=high)
-        rows = (draw["solarize"] < self.solarize).nonzero()[:, 0]
-        patches[rows] = pixels.solarize(patches[rows])
+        patches = _where(
+            draw["blur"] < self.blur, patches, partial(pixels.blur, widest=high),
+            low + (high - low) * draw["sigma"],
+        )  # fmt: skip
+        patches = _where(draw["solarize"] < self.solarize, patches, pixels.solarize)
         views: Tensor = self.normalize(patches).unflatten(0, (view, batch))
         return views
 
@@ -162,10 +163,21 @@ class Patches:
         factors = [max(0.0, 1 - r) + (r + min(r, 1)) * draw[name] for name, r in spread]
         return [*factors, self.hue * (2 * draw["hue"] - 1)]
 
-    def _order(self, draw: dict[str, Tensor]) -> Tensor:
-        """Which of the four color operations comes first, second...: int64 (4, patch)."""
-        orders = torch.tensor(ORDERS, device=draw["order"].device)
-        return orders[crop.corners(draw["order"], len(ORDERS) - 1)].T
+    def _order(self, draw: dict[str, Tensor]) -> list[Tensor]:
+        """Which of the four color operations comes first, second...: four int64 (patch,).
+
+        The permutations in the order of the alphabet, each found from its number: its digits in
+        the factorial system count among the operations that are left. A table would have to be
+        copied to the device.
+        """
+        number = crop.corners(draw["order"], factorial(COLORS) - 1)
+        first = number // 6
+        second = number % 6 // 2
+        second = second + (second >= first)
+        third = number % 2
+        third = third + (third >= torch.minimum(first, second))
+        third = third + (third >= torch.maximum(first, second))
+        return [first, second, third, sum(range(COLORS)) - first - second - third]
 
     def _colors(self, patches: Tensor, draw: dict[str, Tensor]) -> Tensor:
         """One operation after the other, on the patches that it applies to."""
@@ -174,11 +186,8 @@ class Patches:
         jittered = draw["jitter"] < self.jitter
         for turn in self._order(draw):
             for which, operation in enumerate(operations):
-                rows = (jittered & (turn == which)).nonzero()[:, 0]
-                patches[rows] = operation(patches[rows], factors[which][rows])
-        rows = (draw["gray"] < self.gray).nonzero()[:, 0]
-        patches[rows] = pixels.gray(patches[rows])
-        return patches
+                patches = _where(jittered & (turn == which), patches, operation, factors[which])
+        return _where(draw["gray"] < self.gray, patches, pixels.gray)
 
     def _affine_colors(self, patches: Tensor, draw: dict[str, Tensor]) -> Tensor:
         """All color operations as one map A x + c a patch, clipped once at the end.
@@ -186,7 +195,7 @@ class Patches:
         Contrast needs the patch's mean gray at its turn; without clipping the mean color follows
         the same maps as the pixels, so it is carried along.
         """
-        weights = patches.new_tensor(pixels.LUMA)
+        weights = torch.stack([patches.new_full((), weight) for weight in pixels.LUMA])
         eye = torch.eye(3, device=patches.device)
         to_gray = weights.expand(3, 3)  # every row is the luma
         *factors, turn = self._factors(draw)
@@ -209,14 +218,55 @@ class Patches:
         return torch.baddbmm(c, A, patches.flatten(2)).clamp_(0, 1).view_as(patches)
 
 
+def _where(
+    applies: Tensor, patches: Tensor, operation: Callable[..., Tensor], *parameters: Tensor
+) -> Tensor:
+    """The patches, with an operation done to those that it applies to.
+
+    Args:
+        applies: bool (patch,).
+        patches: changed in place where rows are selected.
+        operation: from `pixels`.
+        parameters: (patch,) each.
+    """
+    if _selects_rows(patches.device):
+        rows = applies.nonzero()[:, 0]
+        patches[rows] = operation(patches[rows], *(values[rows] for values in parameters))
+        return patches
+    return torch.where(applies[:, None, None, None], operation(patches, *parameters), patches)
+
+
+def _selects_rows(device: torch.device) -> bool:
+    """Whether to compute an operation only for the patches that it applies to.
+
+    On an accelerator the host would have to wait for their number, and a compiler for every new
+    one; there all are computed, which is nearly free in one fused kernel.
+    """
+    return device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _turned_hue(turn: Tensor) -> Tensor:
     """The rotation by `turn` circles in the color plane of YIQ, as a map of RGB: (patch, 3, 3).
 
     From I towards -Q: that way lie yellow and green when one starts at red, as in HSV.
     """
-    to_yiq = turn.new_tensor([pixels.LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
     cos, sin = torch.cos(2 * torch.pi * turn), torch.sin(2 * torch.pi * turn)
-    zero, one = torch.zeros_like(turn), torch.ones_like(turn)
-    rotation = torch.stack([one, zero, zero, zero, cos, sin, zero, -sin, cos], -1).view(-1, 3, 3)
-    turned: Tensor = torch.linalg.inv(to_yiq) @ rotation @ to_yiq
-    return turned
+    entries = [a + b * cos + c * sin for a, b, c in zip(*_HUE_MAPS, strict=True)]
+    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+
+
+def _hue_maps() -> list[list[float]]:
+    """Three maps of RGB, 9 entries each: a turn by t is the first + cos t second + sin t third.
+
+    As plain numbers, because a tensor would have to be copied to the device.
+    """
+    to_yiq = torch.tensor(
+        [pixels.LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], dtype=torch.float64
+    )
+    keep, plane, quarter = torch.zeros(3, 3, 3, dtype=torch.float64)
+    keep[0, 0] = plane[1, 1] = plane[2, 2] = quarter[1, 2] = 1.0
+    quarter[2, 1] = -1.0
+    return [(to_yiq.inverse() @ part @ to_yiq).flatten().tolist() for part in (keep, plane, quarter)]
+
+
+_HUE_MAPS = _hue_maps()
