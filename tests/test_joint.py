@@ -9,8 +9,9 @@ from torch.nn.functional import normalize
 
 import empssl
 from empssl.bag import Crops
-from empssl.data import open_images
+from empssl.data import MemoryImages, open_images
 from empssl.errors import UsageError
+from empssl.evaluation import _features
 from empssl.models.whitened_patches import WhitenedPatches
 from empssl.pretrained import Encoder
 
@@ -89,3 +90,30 @@ def test_a_number_of_features_that_cannot_be_made_is_refused(features: int, tmp_
     with pytest.raises(UsageError, match="give a multiple of 8"):
         train_tiny(tmp_path / "run", whitened=features)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_computes_whitened_patches_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, forward = [], WhitenedPatches.forward
+
+    def counted(self: WhitenedPatches, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(WhitenedPatches, "forward", counted)
+    found = empssl.evaluate(run, "digits", probes=["knn"], crops=["grid1"], layers=["joint"])
+    assert sum(seen) == 1437 + 360
+    assert [row.model for row in found.baselines] == ["random-0"] + 2 * ["whitened-patches"]
+
+
+def test_known_whitened_patches_change_nothing(run: Path) -> None:
+    encoder, images = Encoder.from_pretrained(run), pixels()
+    assert encoder.network.whitened is not None
+    data = MemoryImages(images, name="digits", split="test", fingerprint="")
+    known = _features(
+        encoder, data, Crops.parse("grid2"), ["joint"], encoder.network.whitened(images)
+    )
+    plain = _features(encoder, data, Crops.parse("grid2"), ["joint"])
+    assert list(known) == list(plain) == ["joint"]
+    assert torch.equal(known["joint"], plain["joint"])

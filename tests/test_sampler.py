@@ -1,10 +1,12 @@
 import itertools
+import sys
 from collections.abc import Sequence
 
 import pytest
 import torch
 
 from empssl.data.images import BadSample, ImageBatch, ImageSet, MemoryImages
+from empssl.data.in_memory import resident
 from empssl.data.sampler import Drawn, Sampler
 from empssl.errors import DataError, UsageError
 
@@ -117,3 +119,45 @@ def test_a_batch_larger_than_the_data_is_refused_with_both_numbers() -> None:
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:
     with pytest.raises(UsageError, match="a batch of 8 images cannot be shared by 3 processes"):
         sampler(Flaky(8), 8, world=3)
+
+
+def test_images_in_memory_are_read_when_they_are_drawn() -> None:
+    class Counted(MemoryImages):
+        read_rows = 0
+
+        def read(self, indices: Sequence[int]) -> ImageBatch:
+            self.read_rows += len(indices)
+            return super().read(indices)
+
+    images = Counted(
+        torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 3, 2, 2), name="x",
+        split="all", fingerprint="x",
+    )  # fmt: skip
+    one = sampler(images, 4)
+    step = one.draw(0)
+    one.close()
+    assert images.read_rows == 4  # not those of the next step, in another thread
+    assert step.pixels[:, 0, 0, 0].tolist() == step.samples.tolist()
+
+
+def test_images_stay_where_they_are_if_there_is_no_gpu() -> None:
+    images = MemoryImages(
+        torch.zeros(8, 3, 2, 2, dtype=torch.uint8), name="x", split="all", fingerprint="x"
+    )
+    assert resident(images, torch.device("cpu")) is images
+
+
+def test_images_that_fit_move_as_bytes_and_leave_the_set_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = MemoryImages(
+        torch.zeros(8, 3, 2, 2, dtype=torch.uint8), name="x", split="all", fingerprint="x"
+    )
+    module = sys.modules["empssl.data.in_memory"]  # the package has the function by that name
+    monkeypatch.setattr(module, "has_room", lambda size, device: size <= 96)
+    moved = resident(images, torch.device("meta"))
+    assert isinstance(moved, MemoryImages)
+    assert (moved.pixels.device.type, moved.pixels.dtype) == ("meta", torch.uint8)
+    assert images.pixels.device.type == "cpu"
+    monkeypatch.setattr(module, "has_room", lambda size, device: size <= 95)
+    assert resident(images, torch.device("meta")) is images

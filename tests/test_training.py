@@ -2,6 +2,7 @@ import itertools
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from empssl.errors import (
 from empssl.objectives.emp import EMP
 from empssl.objectives.objective import Loss
 from empssl.run import Run
+from empssl.step import StepResult
 
 AtStep = Callable[[int, Callable[..., None]], None]
 
@@ -488,3 +490,57 @@ def test_settings_with_which_nothing_could_be_learned_are_refused(
 
 def test_a_fraction_of_an_epoch_is_at_least_one_step(tmp_path: Path) -> None:
     assert len(metrics(train_tiny(tmp_path / "run", epochs=1e-9))) == 1
+
+
+# What a GPU does, as far as a CPU can show it
+
+
+def test_numbers_read_sixteen_steps_at_once_are_those_read_at_once(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("empssl.pending.EVERY", {})
+    assert differences(tiny_run, train_tiny(tmp_path / "run", steps=6)) == []
+
+
+def test_a_bad_step_that_is_read_later_is_named_and_nothing_after_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = itertools.count()
+
+    @dataclass(frozen=True)
+    class Unread(StepResult):
+        finite: torch.Tensor
+
+    def unread(*_: Any) -> StepResult:
+        good = torch.tensor(next(calls) != 2)
+        return Unread(Loss(torch.where(good, 1.0, torch.nan), {}), 1.0, good)
+
+    monkeypatch.setattr(training, "training_step", unread)
+    monkeypatch.setattr("empssl.pending.EVERY", {})
+    with pytest.raises(DivergenceError, match=r"step 2: the loss is nan .*digits/"):
+        train_tiny(tmp_path / "run", steps=6)
+    assert [entry["step"] for entry in metrics(tmp_path / "run")] == [0, 1]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_where_compiling_fails_one_line_says_so_and_the_run_is_the_plain_one(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    run = train_tiny(tmp_path / "run", steps=6, compile="default")
+    assert "not compiled, and slower for it: RuntimeError: no compiler\n" in capfd.readouterr().err
+    assert differences(tiny_run, run) == []
+    assert Run(run).environment["compiled"] == "none"
+
+
+def test_the_trial_of_a_compiled_network_leaves_no_trace(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    run = train_tiny(tmp_path / "run", steps=6, compile="default")
+    assert differences(tiny_run, run) == []
+    assert Run(run).environment["compiled"] == "default"
+    assert Run(run).environment["startup_seconds"] > 0

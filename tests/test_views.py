@@ -1,5 +1,6 @@
 """Views against Pillow, one patch at a time. Differences are in levels, 1/255 of the range."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from references import pillow_views as plain
 from scipy import ndimage, stats
+from tiny import start
 from torch import Tensor
 
 from empssl.draws import uniform
@@ -357,3 +359,52 @@ def test_sides_follow_from_the_image_and_the_options(
 def test_options_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Patches(**changes)
+
+
+# What a GPU and a compiler get: every operation on every patch, without selecting rows.
+
+
+@pytest.mark.parametrize("colors", ["faithful", "fast"])
+def test_views_of_fixed_shape_are_those_of_selected_rows(
+    colors: str, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, u = Patches(**options(colors=colors, side=24, solarize=0.3)), numbers(60)
+    plain = policy(images, u)
+    monkeypatch.setattr("empssl.views.policy._selects_rows", lambda device: False)
+    assert torch.allclose(policy(images, u), plain, rtol=0, atol=1e-6)
+
+
+def test_views_of_fixed_shape_select_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(self: Tensor) -> Tensor:
+        raise AssertionError("nonzero makes the host wait")
+
+    monkeypatch.setattr("empssl.views.policy._selects_rows", lambda device: False)
+    monkeypatch.setattr(Tensor, "nonzero", wait)
+    for colors in ("faithful", "fast"):
+        assert Patches(**options(colors=colors))(noise(4), numbers(4)).isfinite().all()
+
+
+def test_an_order_is_found_from_its_place_in_the_alphabet() -> None:
+    u = (torch.arange(24) + 0.5) / 24
+    assert Patches()._order({"order": u}).T.tolist() == [
+        list(order) for order in itertools.permutations(range(4))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("colors", ["faithful", "fast"])
+def test_compiled_views_are_the_plain_ones(colors: str) -> None:
+    script = f"""
+import torch
+from empssl.draws import uniform
+from empssl.views import Patches
+images = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+policy = Patches(colors={colors!r}, side=24, solarize=0.3)
+u = uniform(torch.arange(6), seed=0, epoch=0, views=range(4), draws=policy.draws)
+compiled = torch.compile(policy, fullgraph=True, dynamic=False)
+print(float((compiled(images, u) - policy(images, u)).abs().max()))
+"""
+    process = start(script=script)  # the compiler cannot trace the checks of shapes
+    out, problems = process.communicate(timeout=300)
+    assert process.returncode == 0, problems
+    assert float(out) < 2e-6

@@ -15,7 +15,7 @@ from empssl.bag import Crops, embed_bags
 from empssl.checkpoint import Checkpoint
 from empssl.data.decode import UndecodableError, decode, upright
 from empssl.data.square import square
-from empssl.engine import resolve_device
+from empssl.engine import keep_freed_memory, resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.models import Layer, Network, build_network
 from empssl.models.folding import folded
@@ -86,7 +86,10 @@ class Encoder:
         return cls(network, policy, side, "")
 
     def _to(self, device: str) -> "Encoder":
-        self.network.to(resolve_device(device))
+        device = resolve_device(device)
+        if device == "cpu":
+            keep_freed_memory()  # or a quarter of the time goes into getting it again
+        self.network.to(device)
         return self
 
     def encode(

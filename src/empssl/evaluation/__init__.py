@@ -10,14 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from empssl.bag import Crops
+from empssl.bag import Crops, joint
 from empssl.data import ImageSet, MemoryImages, in_memory, open_images
 from empssl.errors import DataError, UsageError, nearest
 from empssl.evaluation.knn import knn_score
 from empssl.evaluation.linear import lbfgs_probe, sgd_probe
 from empssl.evaluation.ridge import ridge_probe
 from empssl.evaluation.score import Score
-from empssl.models import Layer
+from empssl.models import VIEW_LAYERS, Layer
 from empssl.models.whitened_patches import WhitenedPatches
 from empssl.pretrained import Encoder
 from empssl.progress import progress
@@ -137,17 +137,27 @@ def evaluate(
     chosen = [Crops.parse(text, seed=seed) for text in crops]
     encoder = Encoder.from_pretrained(run, device=device)
     layers = encoder.network.layers if layers is None else layers
+    for layer in layers:
+        encoder.dim(layer)  # or an error, before anything is read
     splits = [
         _labeled(open_images(data, split=split, data_dir=data_dir, side=encoder.image_side,
                              download=download))
         for split in ("train", "test")
     ]  # fmt: skip
-    score = partial(_score, splits=splits, probes=probes, layers=layers, crops=chosen, seed=seed)
+    patches = encoder.network.whitened
+    if patches is None and baselines:
+        patches = WhitenedPatches().fit(splits[0].pixels, seed=seed)
+    whole: list[Tensor] = []
+    if patches is not None and (baselines or "joint" in layers):
+        whole = [_whole(patches, images) for images in splits]
+    score = partial(
+        _score, splits=splits, whole=whole, probes=probes, layers=layers, crops=chosen, seed=seed
+    )
     results = score(encoder)
     others: list[Result] = []
     if baselines:
         others = score(Encoder.random(run, seed=seed, device=device))
-        others += _whitened(splits, probes, seed, encoder.network.whitened)
+        others += _whitened(whole, splits, probes, seed)
     evaluation = Evaluation(
         dataset=data,
         run=str(run),
@@ -186,14 +196,19 @@ def _score(
     encoder: Encoder,
     *,
     splits: Sequence[MemoryImages],
+    whole: Sequence[Tensor],
     probes: Sequence[Probe],
     layers: Sequence[Layer],
     crops: Sequence[Crops],
     seed: int,
 ) -> list[Result]:
     results = []
+    known: list[Tensor | None] = [*whole] or [None] * len(splits)
     for crop in crops:
-        features = [_features(encoder, images, crop, layers) for images in splits]
+        features = [
+            _features(encoder, images, crop, layers, found)
+            for images, found in zip(splits, known, strict=True)
+        ]
         for layer in layers:
             parts = [found[layer] for found in features]
             scores = _probe(parts, splits, probes, seed)
@@ -221,37 +236,47 @@ def _probe(
 
 
 def _features(
-    encoder: Encoder, images: MemoryImages, crops: Crops, layers: Sequence[Layer]
+    encoder: Encoder,
+    images: MemoryImages,
+    crops: Crops,
+    layers: Sequence[Layer],
+    whole: Tensor | None = None,  # not Embeddings: of other features
 ) -> dict[Layer, Embeddings]:
+    """As `Encoder.embed`; `whole` saves it the whitened patches, which take as long as the rest."""
+    known = whole if "joint" in layers else None
+    needed = layers if known is None else VIEW_LAYERS
     parts = []
     title = f"embedding {images.split} images"
     with progress(title, len(images)) as advance:
         for rows in encoder.batches(len(images)):
             pixels = images.pixels[rows.start : rows.stop]
-            parts.append(encoder.embed(pixels, torch.tensor(rows), crops, layers))
+            parts.append(encoder.embed(pixels, torch.tensor(rows), crops, needed))
             advance(rows.stop)
-    return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+    found = {layer: torch.cat([part[layer] for part in parts]) for layer in needed}
+    if known is not None:
+        found["joint"] = joint(found, known)
+    return {layer: found[layer] for layer in layers}
+
+
+def _whole(patches: WhitenedPatches, images: MemoryImages) -> Embeddings:
+    """The whitened patches of every image, which no crops and no weights change."""
+    parts: list[Tensor] = []
+    with progress(f"whitened patches of {images.split} images", len(images)) as advance:
+        for pixels in images.pixels.split(512):
+            parts.append(patches(pixels.to(patches.mean.device)).cpu())
+            advance(sum(map(len, parts)))
+    return torch.cat(parts)
 
 
 def _whitened(
-    splits: Sequence[MemoryImages],
-    probes: Sequence[Probe],
-    seed: int,
-    patches: WhitenedPatches | None,
+    whole: Sequence[Tensor], splits: Sequence[MemoryImages], probes: Sequence[Probe], seed: int
 ) -> list[Result]:
     """Whitened patches with ridge regression, as published, and under the other probes too.
 
     As many features as the network has beside its own, lest the comparison flatter it.
     """
-    if patches is None:
-        patches = WhitenedPatches().fit(splits[0].pixels, seed=seed)
-    with progress("whitened patches", len(splits)) as advance:
-        features = []
-        for split in splits:
-            features.append(patches(split.pixels))
-            advance(len(features))
     every: tuple[Probe, ...] = ("ridge", *(p for p in probes if p not in ("ridge", "linear_sgd")))
-    scores = _probe(features, splits, every, seed)
+    scores = _probe(whole, splits, every, seed)
     return [_result(s, p, "none", "whole", "whitened-patches") for p, s in scores.items()]
 
 

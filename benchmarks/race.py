@@ -1,0 +1,60 @@
+"""CIFAR-10 accuracy against seconds of training: this package, and the slow pipeline.
+
+    python benchmarks/race.py empssl --data-dir data --budgets 30s 1m 2m30s 5m [--write]
+    python benchmarks/race.py slow --data-dir data --budgets 5m 10m [--write]
+
+Each point is a run of its own, with a learning rate that ends at zero on time; all are scored on
+the test set in the same way, logistic regression on frozen features of a clean 3 x 3 grid.
+`benchmarks/plot.py` draws the results.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from claim import claim
+from slow_pipeline import train_slowly
+
+import empssl
+from empssl.run import Run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("system", choices=["empssl", "slow"])
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--budgets", nargs="+", default=["30s", "1m", "2m30s", "5m"])
+    parser.add_argument("--recipe", default="laptop")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", default=tempfile.gettempdir())
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    points = []
+    for budget in args.budgets:
+        for seed in args.seeds:
+            out = Path(args.out) / f"race-{args.system}-{budget}-{seed}"
+            began = time.monotonic()
+            options = {"out": out, "data_dir": args.data_dir, "budget": budget, "seed": seed}
+            if args.system == "slow":
+                train_slowly(**options)
+            else:
+                empssl.train("cifar10", recipe=args.recipe, overwrite=True, **options)
+            wall = time.monotonic() - began
+            found = empssl.evaluate(
+                out, "cifar10", data_dir=args.data_dir, probes=["linear"], baselines=False
+            )
+            last = Run(out).metrics()[-1]
+            point = {"budget": budget, "seed": seed, "wall_seconds": round(wall, 1)}
+            point |= {"patches": last["patches"], "patches_per_second": last["patches"] / wall}
+            point |= {row.layer: row.accuracy for row in found.results}
+            points.append(point)
+            print(point, flush=True)
+    claim(
+        f"race-{args.system}", [point["head"] for point in points], "% linear, head layer, test",
+        write=args.write, points=points, config=Run(out).config,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""`empssl bench`: what is claimed, not how long anything took."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import empssl
+from empssl import benchmarking, cli
+from empssl.benchmarking import PARTS, Bench
+from empssl.errors import UsageError
+from empssl.flops import training_flops
+from empssl.models import build_network
+
+TINY: dict[str, Any] = {
+    "recipe": "demo", "patches": 2, "batch": 4, "image_side": 8, "backbone": {"width": 4},
+    "projector": {"hidden": 16, "dim": 8}, "precision": "32-true", "steps": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found() -> Bench:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmarking, "PRODUCT_SECONDS", 1e-4)
+        patch.setattr("empssl.slow.pipeline.cores", lambda: 1)
+        return empssl.bench(**TINY, slow_steps=1)
+
+
+def test_every_part_is_measured_as_often_as_asked(found: Bench) -> None:
+    for part in ("whole", "bare", *PARTS):
+        assert len(found.seconds[part]) == 2
+        assert min(found.seconds[part]) > 0
+        assert found[{"whole": "step"}.get(part, part)].n == 2
+
+
+def test_median_lies_between_least_and_greatest(found: Bench) -> None:
+    for claim in found.claims:
+        assert 0 < claim.low <= claim.value <= claim.high
+
+
+def test_ratio_to_bare_compares_neighbors_in_time(found: Bench) -> None:
+    ratios = [b / w for b, w in zip(found.seconds["bare"], found.seconds["whole"], strict=True)]
+    assert found["bare_over_step"].low == min(ratios)
+    assert found["bare_over_step"].high == max(ratios)
+
+
+def test_achieved_flops_are_those_of_the_network(found: Bench) -> None:
+    settings = found.conditions["settings"]
+    network = build_network(settings["backbone"], settings["projector"])
+    step = 8 * training_flops(network, found.conditions["view_side"])
+    assert found["step_flops"].high == pytest.approx(step / min(found.seconds["whole"]) / 1e12)
+
+
+def test_json_has_a_line_for_each_claim_with_its_conditions(found: Bench) -> None:
+    lines = [json.loads(line) for line in found.to_json().splitlines()]
+    assert [line["what"] for line in lines] == [claim.what for claim in found.claims]
+    for line in lines:
+        assert {"value", "unit", "n", "hardware", "versions", "precision"} <= line.keys()
+        assert line["versions"]["empssl"] == empssl.__version__
+        assert (line["patches"], line["batch"]) == (2, 4)
+
+
+def test_table_names_every_claim(found: Bench) -> None:
+    for claim in found.claims:
+        assert claim.what.replace("_", " ") in found.table()
+
+
+def test_slow_pipeline_is_left_out_on_request_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(benchmarking, "PRODUCT_SECONDS", 1e-4)
+    fast = empssl.bench(**TINY, slow=False)
+    assert "slow" not in fast.seconds
+    assert "slow step" not in fast.table()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["patches", "batch", "image_side", "steps", "slow_steps"])
+def test_says_which_number_is_too_small(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} is 0, expected"):
+        empssl.bench(**TINY | {name: 0})
+
+
+def test_one_patch_is_refused() -> None:
+    with pytest.raises(UsageError, match="patches is 1, expected 2 or more"):
+        empssl.bench(**TINY | {"patches": 1})
+
+
+def test_config_that_is_printed_can_be_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "--recipe", "paper", "--no-slow", "--print-config"]) == 0
+    first = capsys.readouterr().out
+    (tmp_path / "config.yaml").write_text(first)
+    config = ["--config", str(tmp_path / "config.yaml")]
+    assert cli.main(["bench", *config, "--print-config"]) == 0
+    assert capsys.readouterr().out == first
+    assert "patches: 200" in first
