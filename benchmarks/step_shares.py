@@ -1,30 +1,13 @@
-"""What a training step costs, and which part of it costs what.
+"""What a training step costs, and which part of it costs what: `empssl bench`, kept as a claim.
 
-    python benchmarks/step_shares.py [--recipe laptop] [--steps 60] [--write]
-
-On CIFAR-sized noise, with the recipe's own network, views and batch. `bare` is forward and
-backward of the same network on ready views at the same precision, in the same run.
+python benchmarks/step_shares.py [--recipe laptop] [--steps 60] [--slow] [--write]
 """
 
 import argparse
-import statistics
-import time
-from collections import defaultdict
 
-import torch
 from claim import claim
 
-from empssl.draws import uniform
-from empssl.engine import launch
-from empssl.models import build_network
-from empssl.objectives import OBJECTIVES
-from empssl.optim import build_optimizers
-from empssl.recipes import resolve
-from empssl.spec import build
-from empssl.step import gradient_norm, objective_loss
-from empssl.views import POLICIES
-
-WARMUP = 10
+import empssl
 
 
 def main() -> None:
@@ -32,61 +15,29 @@ def main() -> None:
     parser.add_argument("--recipe", default="laptop")
     parser.add_argument("--patches", type=int)
     parser.add_argument("--batch", type=int)
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--slow", action="store_true", help="also measure the slow pipeline")
+    parser.add_argument("--name", help="of the claim; step-RECIPE by default")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
-    settings = resolve(args.recipe, {"patches": args.patches, "batch": args.batch})
-    n, b = settings["patches"], settings["batch"]
-    fabric = launch(device="auto", devices=1, precision="auto")
-    policy = build(POLICIES, settings["views"])
-    network = build_network(settings["backbone"], settings["projector"])
-    network.to(memory_format=torch.channels_last)
-    module = fabric.setup(network)
-    objective = build(OBJECTIVES, settings["objective"])
-    optimizers = build_optimizers(network, settings["optimizer"])
-    images = torch.randint(0, 256, (b, 3, 32, 32), dtype=torch.uint8)
-    seconds = defaultdict(list)
-
-    def timed(part: str, began: float) -> float:
-        now = time.perf_counter()
-        seconds[part].append(now - began)
-        return now
-
-    for step in range(WARMUP + args.steps):
-        t0 = t = time.perf_counter()
-        u = uniform(torch.arange(b), seed=0, epoch=step, views=range(n), draws=policy.draws)
-        views = policy(images, u)
-        t = timed("views", t)
-        flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        projections = module(flat).unflatten(0, (n, b))
-        t = timed("forward", t)
-        # The objective's own forward and backward, cut off from the network's.
-        cut = projections.detach().requires_grad_()
-        loss = objective_loss(objective, cut)
-        loss.total.backward()
-        t = timed("objective", t)
-        fabric.backward(projections, cut.grad)
-        t = timed("backward", t)
-        gradient_norm(network)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        t = timed("optimizer", t)
-        timed("whole", t0)
-        t = time.perf_counter()
-        fabric.backward(module(flat).square().mean())
-        timed("bare", t)
-        network.zero_grad(set_to_none=True)
-    middle = {part: statistics.median(times[WARMUP:]) for part, times in seconds.items()}
-    whole = middle.pop("whole")
-    bare = middle.pop("bare")
+    found = empssl.bench(
+        recipe=args.recipe, patches=args.patches, batch=args.batch, steps=args.steps,
+        slow=args.slow, precision=args.precision,
+    )  # fmt: skip
+    print(found.table(), flush=True)
+    values = {c.what: round(c.value, 4) for c in found.claims}
+    parts = ("views", "objective", "optimizer", "transfer")
+    per_step = found.conditions["patches"] * found.conditions["batch"]
     claim(
-        f"step-{args.recipe}", [n * b / t for t in seconds["whole"][WARMUP:]], "patches/s",
-        write=args.write, patches=n, batch=b, precision=str(fabric._precision.precision),
-        milliseconds={part: round(1e3 * t, 2) for part, t in middle.items()},
-        share={part: round(t / whole, 4) for part, t in middle.items()},
-        bare_over_whole=round(bare / whole, 4), view_side=policy.view_side(32),
-        microseconds_per_patch_of_views=round(1e6 * middle["views"] / (n * b), 2),
+        args.name or f"step-{args.recipe}", [per_step / t for t in found.seconds["whole"]],
+        "patches/s", write=args.write,
+        patches=found.conditions["patches"], batch=found.conditions["batch"],
+        precision=found.conditions["precision"], view_side=found.conditions["view_side"],
+        milliseconds={part: values[part] for part in parts},
+        share={part: values[f"{part}_over_step"] for part in parts},
+        bare_over_whole=values["bare_over_step"],
+        microseconds_per_patch_of_views=values["views_per_patch"], measured=values,
     )  # fmt: skip
 
 

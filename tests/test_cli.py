@@ -379,7 +379,10 @@ def test_every_parameter_of_every_verb_is_explained(
     function = getattr(empssl, name)
     with pytest.raises(SystemExit):
         cli.parse(name, function, ["--help"])
-    lines = capsys.readouterr().out.partition("positional arguments:")[2]
+    shown = capsys.readouterr().out
+    lines = re.split(r"^(?:positional arguments|options):$", shown, maxsplit=1, flags=re.MULTILINE)[
+        1
+    ]
     for parameter in get_type_hints(function).keys() - {"return"}:
         spelled = f"(--{parameter.replace('_', '-')}|{parameter.upper()})"
         assert re.search(rf"^  {spelled}\b.*\s+[a-z]", lines, re.MULTILINE), parameter

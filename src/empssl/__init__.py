@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from empssl.benchmarking import bench
     from empssl.embedding import embed
     from empssl.evaluation import evaluate
     from empssl.pretrained import Encoder
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
     from empssl.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "embed", "evaluate", "report", "train"]
+__all__ = ["Encoder", "bench", "embed", "evaluate", "report", "train"]
 
 _HOMES = {
     "Encoder": "empssl.pretrained",
+    "bench": "empssl.benchmarking",
     "embed": "empssl.embedding",
     "evaluate": "empssl.evaluation",
     "report": "empssl.reporting",

@@ -28,6 +28,7 @@ VERBS = {
     "embed": "write an embedding of every image to a Parquet file",
     "evaluate": "score a run's encoder on labeled images",
     "report": "write one HTML file that shows a run",
+    "bench": "measure what a training step costs on this machine",
 }
 FRONT = ("--help", "--version", "--json-errors")
 METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
@@ -241,7 +242,8 @@ def _resolved(values: Values) -> Values:
     from empssl.recipes import DEFAULT, load, resolve
 
     decided = load(values["recipe"] or DEFAULT)
-    return values | resolve(values["recipe"], {name: values[name] for name in decided})
+    settings = resolve(values["recipe"], {name: values.get(name) for name in decided})
+    return values | {name: value for name, value in settings.items() if name in values}
 
 
 def _shown(result: Any, *, print_config: bool, as_json: bool) -> str:

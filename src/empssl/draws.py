@@ -40,9 +40,9 @@ def uniform(
     """
     device = samples.device
     keys = (
-        torch.tensor(seed, device=device),
-        torch.tensor(epoch, device=device),
-        torch.tensor(views, dtype=torch.int64, device=device)[:, None, None],
+        torch.full((), seed, device=device),  # a copy from the host would have it wait for a GPU
+        torch.full((), epoch, device=device),
+        torch.arange(views.start, views.stop, views.step, device=device)[:, None, None],
         samples[:, None],
         torch.arange(draws, device=device),
     )

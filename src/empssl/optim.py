@@ -36,7 +36,8 @@ class LARS(torch.optim.Optimizer):
         clip: cap the trust ratio at lr instead of multiplying by it.
 
     Attributes:
-        clip_fraction: with `clip`, the share of the adapted weights whose last step lr capped.
+        clip_fraction: with `clip`, the share of the adapted weights whose last step lr capped; on
+            the weights' device, because to read it is to wait for it.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class LARS(torch.optim.Optimizer):
             {"lr": lr, "eta": eta, "momentum": momentum, "weight_decay": weight_decay,
              "clip": clip, "adapt": True},
         )  # fmt: skip
-        self.clip_fraction: float | None = None
+        self.clip_fraction: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -82,7 +83,7 @@ class LARS(torch.optim.Optimizer):
             moves = torch._foreach_add(gradients, buffers, alpha=momentum)
             torch._foreach_add_(weights, moves, alpha=-lr)
         if capped:
-            self.clip_fraction = float(torch.cat(capped).float().mean())
+            self.clip_fraction = torch.cat(capped).float().mean()
 
     @staticmethod
     def _scales(weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> Tensor:
@@ -137,7 +138,17 @@ def adamw(
     """AdamW as torch has it; no decay on biases and normalization."""
     matrices, vectors = split(network.parameters())
     groups: Groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return [torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)]
+    return [
+        torch.optim.AdamW(
+            groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay,
+            fused=_fused(matrices),
+        )
+    ]  # fmt: skip
+
+
+def _fused(weights: list[nn.Parameter]) -> bool | None:
+    """One kernel for all weights on a GPU; elsewhere what torch chooses itself."""
+    return True if weights and weights[0].device.type == "cuda" else None
 
 
 def muon(
@@ -157,7 +168,7 @@ def muon(
     matrices, vectors = split(network.parameters())
     return [
         _FlatMuon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay),
-        torch.optim.AdamW(vectors, lr=vector_lr, weight_decay=0.0),
+        torch.optim.AdamW(vectors, lr=vector_lr, weight_decay=0.0, fused=_fused(vectors)),
     ]
 
 

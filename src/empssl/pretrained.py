@@ -24,6 +24,7 @@ from empssl.shapes import Embeddings, Images
 from empssl.spec import build
 from empssl.views import POLICIES, Patches
 
+WHITENED = "whitened."  # what the names of its tensors begin with
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -67,8 +68,11 @@ class Encoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = cls._untrained(source, folder)
-        kept = {k: t for k, t in source.tensors["model"].items() if k.startswith("whitened.")}
-        encoder.network.load_state_dict(kept, strict=False)  # measured, not learned
+        if encoder.network.whitened is not None:  # measured, not learned
+            kept = {k: t for k, t in source.tensors["model"].items() if k.startswith(WHITENED)}
+            encoder.network.whitened.load_state_dict(
+                {name.removeprefix(WHITENED): tensor for name, tensor in kept.items()}
+            )
         encoder.identity = f"random-{seed}"
         return encoder._to(device)
 

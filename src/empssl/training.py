@@ -5,7 +5,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,20 @@ from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
 from empssl.data import BadSamples, Split, in_memory, open_images
 from empssl.data.images import ImageSet
+from empssl.data.in_memory import resident
 from empssl.data.sampler import Sampler
 from empssl.draws import uniform
 from empssl.duration import parse_duration
-from empssl.engine import Fabric, Precision, agree, environment, launch
+from empssl.engine import (
+    Compile,
+    Fabric,
+    Precision,
+    agree,
+    environment,
+    launch,
+    resolve_compile,
+    settle,
+)
 from empssl.errors import DataError, DivergenceError, EmpsslError, StoppedError, UsageError
 from empssl.flops import training_flops
 from empssl.health import CollapseWatch
@@ -30,12 +40,14 @@ from empssl.models.batchnorm import globalize
 from empssl.objectives import OBJECTIVES
 from empssl.objectives.objective import Objective
 from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
+from empssl.pending import Measured, Pending
 from empssl.progress import progress
 from empssl.recipes import resolve
 from empssl.run import Run
 from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
 from empssl.stop import StopRequest, stop_requests
+from empssl.transfer import send
 from empssl.views import POLICIES, Patches
 
 CHECKPOINT_SECONDS = 300.0
@@ -68,6 +80,7 @@ def train(
     devices: int = 1,
     num_nodes: int = 1,
     precision: Precision = "auto",
+    compile: Compile = "auto",  # noqa: A002 (torch's word)
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -101,6 +114,8 @@ def train(
         devices: processes on this machine.
         num_nodes: machines.
         precision: auto is bfloat16 where the hardware multiplies it, else float32.
+        compile: none, or a mode of torch.compile for views and network; auto is default in one
+            process on a GPU with Triton, else none. Start-up takes longer, and is reported apart.
         resume: continue the run at `out`.
         overwrite: replace the run at `out`.
 
@@ -141,9 +156,10 @@ def train(
         images = in_memory(images, progress=advance)
         advance(len(images))
     training = Training.build(settings, fabric, images, began)
+    training.compile(resolve_compile(compile, fabric))
     place = {
         "data_dir": data_dir and str(data_dir), "download": download, "device": device,
-        "devices": devices, "num_nodes": num_nodes,
+        "devices": devices, "num_nodes": num_nodes, "compile": compile,
     }  # fmt: skip
     with ExitStack() as held, stop_requests() as request:
 
@@ -176,9 +192,11 @@ class Training:
     settings: dict[str, Any]
     flops_per_view: float
     began: float  # when the budget began to run
+    augment: Callable[[Tensor, Tensor], Tensor]  # the policy, perhaps compiled
     run: Run = field(init=False)
     bad: BadSamples = field(init=False)
     plan: dict[str, Any] = field(default_factory=dict)
+    compiled: str = "none"
     step: int = 0
     seconds: float = 0.0
 
@@ -202,8 +220,8 @@ class Training:
         if fabric.world_size > 1:
             globalize(network)
         sampler = Sampler(
-            images, batch=settings["batch"], seed=settings["seed"], rank=fabric.global_rank,
-            world=fabric.world_size,
+            resident(images, fabric.device), batch=settings["batch"], seed=settings["seed"],
+            rank=fabric.global_rank, world=fabric.world_size,
         )  # fmt: skip
         dtype = torch.float64 if settings["precision"] == "64-true" else torch.float32
         network.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -211,8 +229,46 @@ class Training:
         return cls(
             fabric, network, module, build_optimizers(network, settings["optimizer"]),
             build(OBJECTIVES, settings["objective"]).to(fabric.device), policy, sampler,
-            images, settings, flops, began,
+            images, settings, flops, began, policy,
         )  # fmt: skip
+
+    def compile(self, mode: str) -> None:
+        """Have views and network compiled, by trying them once; where that fails, go on without.
+
+        Nothing of the trial stays: neither gradients nor BatchNorm's statistics.
+
+        Args:
+            mode: of `torch.compile`, or none.
+        """
+        if mode == "none":
+            return
+        plain, kept = self.module, {k: v.clone() for k, v in self.network.state_dict().items()}
+        count, batch = self.settings["patches"], self.settings["batch"] // self.fabric.world_size
+        side, device = self.images.side, self.fabric.device
+        images = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
+        u = torch.full((count, batch, self.policy.draws), 0.5, device=device)
+        try:
+            self.augment = torch.compile(self.policy, mode=mode, fullgraph=True, dynamic=False)
+            network: Any = torch.compile(self.network, mode=mode, dynamic=False)
+            self.module = self.fabric.setup(network)
+            self.module.train()
+            for _ in range(3):  # a CUDA graph is recorded at the second and third
+                if mode == "reduce-overhead":
+                    torch.compiler.cudagraph_mark_step_begin()
+                views = self.augment(images, u).to(next(self.network.parameters()).dtype)
+                flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+                self.fabric.backward(self.module(flat).square().mean())
+                self.network.zero_grad(set_to_none=True)
+            settle(self.fabric)
+            self.compiled = mode
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers fail in many ways, and none of them need end a run
+            first = (str(error).strip().splitlines() or [""])[0]
+            self._say(f"not compiled, and slower for it: {type(error).__name__}: {first}")
+            self.module, self.augment = plain, self.policy
+        self.network.zero_grad(set_to_none=True)
+        self.network.load_state_dict(kept)
 
     def enter(self, run: Run) -> None:
         """Write to this run directory from now on.
@@ -252,7 +308,10 @@ class Training:
         }
         if self.fabric.is_global_zero:
             self.run.plan = self.plan
-            self.run.environment = environment(self.fabric, self.settings["precision"])
+            self.run.environment = environment(self.fabric, self.settings["precision"]) | {
+                "compiled": self.compiled,
+                "startup_seconds": time.monotonic() - self.began,
+            }
         views = self.settings["patches"] * self.settings["batch"]
         self._say(
             f"{len(self.sampler.usable):,} of {len(self.images):,} images can be used "
@@ -291,25 +350,33 @@ class Training:
         steps = self.plan["steps"]
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
         watch, before = CollapseWatch(), self.seconds
+        pending = Pending(self.fabric.device)
         first = self.fabric.is_global_zero
-        at_first = saved = time.monotonic()
+        at_first = at = saved = time.monotonic()
         self.module.train()
         with progress("training", steps, silent=not first) as advance:
             while self.step < steps:
                 lr = set_lr(self.optimizers, schedule(self.step))
-                at = time.monotonic()
-                result = self._take_step(self.step)
-                now = time.monotonic()
-                self.seconds = before + now - at_first
-                entry = self._entry(result, lr, now - at)
-                if first:
-                    self.run.add_metrics(entry)
-                if "fill" in entry and (warning := watch.update(self.step, entry["fill"])):
-                    self._say(warning)
+                result, samples = self._take_step(self.step)
+                pending.add(self._entry(result, lr), samples)
                 self.step += 1
+                late = time.monotonic() - saved > CHECKPOINT_SECONDS
+                signal, due = agree(self.fabric, request.signal, late)
+                if not (pending.due or signal or due or self.step == steps):
+                    continue
+                measured = pending.read()
+                now = time.monotonic()
+                self.seconds, each = before + now - at_first, (now - at) / len(measured)
+                at = now
+                for entry in self._checked(measured):
+                    entry["patches_per_second"] = self._views_per_step / each
+                    entry["seconds"] = self.seconds
+                    if first:
+                        self.run.add_metrics(entry)
+                    if "fill" in entry and (warning := watch.update(entry["step"], entry["fill"])):
+                        self._say(warning)
                 advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
                                    "patches/s")  # fmt: skip
-                signal, due = agree(self.fabric, request.signal, now - saved > CHECKPOINT_SECONDS)
                 if signal or due:
                     self._save()
                     saved = time.monotonic()
@@ -323,49 +390,71 @@ class Training:
         if first:
             self.run.save_model(Checkpoint({"model": self._weights()}, self._identity()))
 
-    def _take_step(self, step: int) -> StepResult:
+    def _take_step(self, step: int) -> tuple[StepResult, Tensor]:
+        """A step's measurements, perhaps still to be computed, and the samples it saw."""
+        if self.compiled == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
         drawn = self.sampler.draw(step)
         for sample in drawn.bad:
             self.bad.add(sample, epoch=drawn.epoch, step=step)
-        device = self.fabric.device
+        # On the CPU, where the samples' numbers are: on a GPU the seed would have to be copied.
         u = uniform(
-            drawn.samples.to(device), seed=self.settings["seed"], epoch=drawn.epoch,
+            drawn.samples, seed=self.settings["seed"], epoch=drawn.epoch,
             views=range(self.settings["patches"]), draws=self.policy.draws,
         )  # fmt: skip
-        views = self.policy(drawn.pixels.to(device), u)
+        device = self.fabric.device
+        views = self.augment(send(drawn.pixels, device), send(u, device))
         views = views.to(next(self.network.parameters()).dtype)
         try:
-            return training_step(self.fabric, self.module, self.objective, self.optimizers, views)
+            result = training_step(self.fabric, self.module, self.objective, self.optimizers, views)
         except DivergenceError as error:
-            names = [self.images.sample_name(int(i)) for i in drawn.samples[:5]]
-            raise DivergenceError(
-                f"step {step}: {error}. The weights are those of the step before, and checkpoints "
-                f"that were written are good. Its images began with {', '.join(names)}. "
-                "Lower the learning rate, or try --precision 32-true"
-            ) from error
+            raise self._diverged(step, str(error), drawn.samples) from error
+        return result, drawn.samples
 
-    def _entry(self, result: StepResult, lr: float, seconds: float) -> dict[str, Any]:
-        """One line of metrics.jsonl."""
-        views = self.settings["patches"] * self.settings["batch"]
-        patches = (self.step + 1) * views
+    def _diverged(self, step: int, what: str, samples: Tensor) -> DivergenceError:
+        names = [self.images.sample_name(int(i)) for i in samples[:5]]
+        return DivergenceError(
+            f"step {step}: {what}. The weights are those of the step before, and checkpoints "
+            f"that were written are good. Its images began with {', '.join(names)}. "
+            "Lower the learning rate, or try --precision 32-true"
+        )
+
+    def _checked(self, measured: list[Measured]) -> Iterator[dict[str, Any]]:
+        """The lines of metrics up to a step that was not finite.
+
+        Raises:
+            DivergenceError: at that step. It and those after it changed no weight.
+        """
+        for step in measured:
+            if not step.entry.pop("finite", True):
+                what = f"the loss is {step.entry['loss']:g} and the gradient's length is "
+                what += f"{step.entry['gradient_norm']:g}"
+                raise self._diverged(step.entry["step"], what, step.samples)
+            yield step.entry
+
+    @property
+    def _views_per_step(self) -> int:
+        return int(self.settings["patches"] * self.settings["batch"])
+
+    def _entry(self, result: StepResult, lr: float) -> dict[str, Any]:
+        """One line of metrics.jsonl, but for the clock; numbers may still be on the device."""
+        patches = (self.step + 1) * self._views_per_step
         entry: dict[str, Any] = {
             "step": self.step,
             "epoch": (self.step + 1) / self.plan["steps_per_epoch"],
-            "loss": float(result.loss.total.detach()),
+            "loss": result.loss.total,
         }
-        entry |= {name: float(term.detach()) for name, term in result.loss.terms.items()}
+        entry |= result.loss.terms
         if result.loss.fill is not None:
-            entry["fill"] = float(result.loss.fill)
+            entry["fill"] = result.loss.fill
         entry |= {"gradient_norm": result.gradient_norm, "lr": lr}
         clipped = getattr(self.optimizers[0], "clip_fraction", None)
         if clipped is not None:
             entry["clip_fraction"] = clipped
-        return entry | {
-            "patches": patches,
-            "pflop": patches * self.flops_per_view / 1e15,
-            "patches_per_second": views / seconds,
-            "seconds": self.seconds,
-        }
+        finite = getattr(result, "finite", None)
+        if finite is not None:
+            entry["finite"] = finite
+        return entry | {"patches": patches, "pflop": patches * self.flops_per_view / 1e15}
 
     def _steps_within(self, seconds: float) -> int:
         """How many steps fit into what is left of a budget, from steps that are then undone."""
@@ -377,6 +466,7 @@ class Training:
         while agree(self.fabric, len(times) < 6 or time.monotonic() < until)[0]:
             at = time.monotonic()
             self._take_step(len(times) % self.sampler.steps_per_epoch)
+            settle(self.fabric)
             times.append(time.monotonic() - at)
         self.network.load_state_dict(weights)
         self.optimizers = build_optimizers(self.network, self.settings["optimizer"])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from empssl.shapes import Images, Valid
+from empssl.transfer import send
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class MemoryImages(ImageSet):
     """Images that are all in memory.
 
     Args:
-        pixels: all images.
+        pixels: all images, on any device; there they are read.
         valid: False for images that could not be read; default all True.
         names: by index; default the index itself.
         bad: what is known of those that could not be read.
@@ -111,4 +112,4 @@ class MemoryImages(ImageSet):
         rows = torch.as_tensor(indices, dtype=torch.long)
         valid = self.valid[rows]
         bad = tuple(self.bad[i] for i in rows[~valid].tolist())
-        return ImageBatch(self.pixels[rows], valid, bad)
+        return ImageBatch(self.pixels[send(rows, self.pixels.device)], valid, bad)

@@ -72,12 +72,13 @@ class Sampler:
         self._next: tuple[int, Future[Drawn]] | None = None
 
     def draw(self, step: int) -> Drawn:
-        """The images of a step; those of the next are read meanwhile."""
+        """The images of a step; those of the next are read meanwhile, if reading takes time."""
         if self._next is not None and self._next[0] == step:
             drawn = self._next[1].result()
         else:
             drawn = self._read(step)
-        self._next = (step + 1, self._reader.submit(self._read, step + 1))
+        if not isinstance(self.images, MemoryImages):
+            self._next = (step + 1, self._reader.submit(self._read, step + 1))
         return drawn
 
     def close(self) -> None:

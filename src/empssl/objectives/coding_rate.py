@@ -55,6 +55,15 @@ def coding_rate_bounds(batch: int, dim: int, distortion: float) -> tuple[float, 
     return alike, spread
 
 
+def _cholesky(gram: Tensor) -> Tensor:
+    """The factor; on a GPU NaN instead of an error, which the host would have to wait for."""
+    if gram.device.type != "cuda":
+        factor: Tensor = torch.linalg.cholesky(gram)
+        return factor
+    L, failed = torch.linalg.cholesky_ex(gram)
+    return torch.where((failed == 0)[:, None, None], L, torch.nan)
+
+
 class _CodingRate(torch.autograd.Function):
     """Per-view coding rate that keeps Z and the Cholesky factor for the backward pass."""
 
@@ -66,7 +75,7 @@ class _CodingRate(torch.autograd.Function):
         gram = torch.baddbmm(
             torch.eye(Z.shape[1], dtype=Z.dtype, device=Z.device), Z, Z.mT, alpha=scale
         )
-        L = torch.linalg.cholesky(gram)
+        L = _cholesky(gram)
         ctx.save_for_backward(Z, L)
         ctx.scale, ctx.transposed = scale, batch > dim
         rate: Tensor = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)

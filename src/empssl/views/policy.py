@@ -163,8 +163,8 @@ class Patches:
         factors = [max(0.0, 1 - r) + (r + min(r, 1)) * draw[name] for name, r in spread]
         return [*factors, self.hue * (2 * draw["hue"] - 1)]
 
-    def _order(self, draw: dict[str, Tensor]) -> list[Tensor]:
-        """Which of the four color operations comes first, second...: four int64 (patch,).
+    def _order(self, draw: dict[str, Tensor]) -> Tensor:
+        """Which of the four color operations comes first, second...: int64 (4, patch).
 
         The permutations in the order of the alphabet, each found from its number: its digits in
         the factorial system count among the operations that are left. A table would have to be
@@ -177,7 +177,7 @@ class Patches:
         third = number % 2
         third = third + (third >= torch.minimum(first, second))
         third = third + (third >= torch.maximum(first, second))
-        return [first, second, third, sum(range(COLORS)) - first - second - third]
+        return torch.stack([first, second, third, sum(range(COLORS)) - first - second - third])
 
     def _colors(self, patches: Tensor, draw: dict[str, Tensor]) -> Tensor:
         """One operation after the other, on the patches that it applies to."""
@@ -195,7 +195,7 @@ class Patches:
         Contrast needs the patch's mean gray at its turn; without clipping the mean color follows
         the same maps as the pixels, so it is carried along.
         """
-        weights = torch.stack([patches.new_full((), weight) for weight in pixels.LUMA])
+        weights = _filled(pixels.LUMA, patches)
         eye = torch.eye(3, device=patches.device)
         to_gray = weights.expand(3, 3)  # every row is the luma
         *factors, turn = self._factors(draw)
@@ -250,23 +250,18 @@ def _turned_hue(turn: Tensor) -> Tensor:
 
     From I towards -Q: that way lie yellow and green when one starts at red, as in HSV.
     """
+    to_yiq, to_rgb = (_filled(sum(rows, ()), turn).view(3, 3) for rows in (_TO_YIQ, _TO_RGB))
     cos, sin = torch.cos(2 * torch.pi * turn), torch.sin(2 * torch.pi * turn)
-    entries = [a + b * cos + c * sin for a, b, c in zip(*_HUE_MAPS, strict=True)]
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+    zero, one = torch.zeros_like(turn), torch.ones_like(turn)
+    rotation = torch.stack([one, zero, zero, zero, cos, sin, zero, -sin, cos], -1).view(-1, 3, 3)
+    turned: Tensor = to_rgb @ rotation @ to_yiq
+    return turned
 
 
-def _hue_maps() -> list[list[float]]:
-    """Three maps of RGB, 9 entries each: a turn by t is the first + cos t second + sin t third.
-
-    As plain numbers, because a tensor would have to be copied to the device.
-    """
-    to_yiq = torch.tensor(
-        [pixels.LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], dtype=torch.float64
-    )
-    keep, plane, quarter = torch.zeros(3, 3, 3, dtype=torch.float64)
-    keep[0, 0] = plane[1, 1] = plane[2, 2] = quarter[1, 2] = 1.0
-    quarter[2, 1] = -1.0
-    return [(to_yiq.inverse() @ part @ to_yiq).flatten().tolist() for part in (keep, plane, quarter)]
+def _filled(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """A few constants on a tensor's device, filled in there: a copy would have the host wait."""
+    return torch.stack([like.new_full((), number) for number in numbers])
 
 
-_HUE_MAPS = _hue_maps()
+_TO_YIQ = (pixels.LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+_TO_RGB = tuple(map(tuple, torch.linalg.inv(torch.tensor(_TO_YIQ)).tolist()))

@@ -1,0 +1,61 @@
+"""Measurements of the last steps that are still on the device.
+
+A GPU works through steps that the host has long queued. To read a number is to wait for it, so
+numbers of several steps are read at once.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EVERY = {"cpu": 1}  # steps that are read at once, by type of device
+EVERY_ELSEWHERE = 16
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of one step.
+
+    Attributes:
+        entry: its line of metrics; as it is added, some values may be tensors of one number.
+        samples: int64, the images that this process saw in it.
+    """
+
+    entry: dict[str, Any]
+    samples: Tensor
+
+
+class Pending:
+    """A queue of steps, read in one copy.
+
+    Args:
+        device: where the steps are computed. On the CPU each is read at once.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.every = EVERY.get(device.type, EVERY_ELSEWHERE)
+        self._steps: list[Measured] = []
+
+    def add(self, entry: dict[str, Any], samples: Tensor) -> None:
+        self._steps.append(Measured(entry, samples))
+
+    @property
+    def due(self) -> bool:
+        """Whether enough steps wait to be read."""
+        return len(self._steps) >= self.every
+
+    def read(self) -> list[Measured]:
+        """All steps, with plain numbers; the host waits for the device. Empties the queue."""
+        steps, self._steps = self._steps, []
+        held = [
+            (step.entry, key, value.detach()) for step in steps for key, value in step.entry.items()
+            if isinstance(value, Tensor)
+        ]  # fmt: skip
+        if held:
+            # float64 holds every float32 exactly, so one copy serves all.
+            numbers = torch.stack([value.double() for *_, value in held]).tolist()
+            for (entry, key, _), number in zip(held, numbers, strict=True):
+                entry[key] = number
+        return steps
