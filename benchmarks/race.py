@@ -9,14 +9,16 @@ the test set in the same way, logistic regression on frozen features of a clean 
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from claim import claim
-from slow_pipeline import train_slowly
 
 import empssl
+from empssl.duration import parse_duration
 from empssl.run import Run
 
 
@@ -35,11 +37,17 @@ def main() -> None:
         for seed in args.seeds:
             out = Path(args.out) / f"race-{args.system}-{budget}-{seed}"
             began = time.monotonic()
-            options = {"out": out, "data_dir": args.data_dir, "budget": budget, "seed": seed}
             if args.system == "slow":
-                train_slowly(**options)
+                script = Path(__file__).with_name("slow_pipeline.py")
+                words = ["--data-dir", args.data_dir, "--recipe", args.recipe, "--out", str(out),
+                         "--seconds", str(parse_duration(budget)), "--seed", str(seed),
+                         "--overwrite"]  # fmt: skip
+                subprocess.run([sys.executable, str(script), *words], check=True)
             else:
-                empssl.train("cifar10", recipe=args.recipe, overwrite=True, **options)
+                empssl.train(
+                    "cifar10", out=out, recipe=args.recipe, budget=budget, seed=seed,
+                    data_dir=args.data_dir, overwrite=True,
+                )  # fmt: skip
             wall = time.monotonic() - began
             found = empssl.evaluate(
                 out, "cifar10", data_dir=args.data_dir, probes=["linear"], baselines=False
