@@ -7,16 +7,24 @@ from torch import Tensor, nn
 
 from empssl.engine import Fabric, gather
 from empssl.errors import DivergenceError
+from empssl.memory import WHOLE, Plan, backward
 from empssl.objectives.objective import Loss, Objective
 from empssl.shapes import Views
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step measured, before its update."""
+    """What one step measured, before its update.
+
+    Attributes:
+        loss: of the whole batch, and its terms.
+        gradient_norm: over all weights.
+        finite: whether the step could be taken. Read later: on a GPU to read it is to wait.
+    """
 
     loss: Loss
-    gradient_norm: float
+    gradient_norm: float | Tensor
+    finite: Tensor
 
 
 def training_step(
@@ -25,24 +33,46 @@ def training_step(
     objective: Objective,
     optimizers: list[torch.optim.Optimizer],
     views: Views,
+    plan: Plan = WHOLE,
 ) -> StepResult:
     """Take one step on the views that this process holds of the global batch.
 
+    Args:
+        fabric: of the run.
+        network: as Fabric wraps it.
+        objective: what the step lowers.
+        optimizers: of all parameters.
+        views: of this process.
+        plan: how much of it is in memory at once.
+
     Raises:
-        DivergenceError: the loss or a gradient is not finite; no weight has been touched.
+        DivergenceError: on the CPU, the loss or a gradient is not finite; no weight has been
+            touched. On a GPU gradients are zeros from then on, and `finite` tells.
     """
     count, batch = views.shape[:2]
     images = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    projections = network(images).unflatten(0, (count, batch))
-    loss = objective_loss(objective, gather(fabric, projections))
-    fabric.backward(loss.total)
+
+    def to_loss(projections: Tensor) -> Loss:
+        return objective_loss(objective, gather(fabric, projections.unflatten(0, (count, batch))))
+
+    loss = backward(fabric, network, images, to_loss, plan, batch)
     norm = gradient_norm(network)
-    if not (torch.isfinite(loss.total) and torch.isfinite(norm)):
+    finite = torch.isfinite(loss.total.detach()) & torch.isfinite(norm)
+    if views.device.type != "cuda" and not finite:
         raise DivergenceError(_diagnosis(network, loss))
+    if views.device.type == "cuda":
+        drop_unless(finite, network)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss, float(norm))
+    return StepResult(loss, norm if views.device.type == "cuda" else float(norm), finite)
+
+
+def drop_unless(finite: Tensor, network: nn.Module) -> None:
+    """Zero all gradients of a step that is not finite, without reading whether it is."""
+    for weight in network.parameters():
+        if weight.grad is not None:
+            weight.grad = torch.where(finite, weight.grad, 0.0)
 
 
 def objective_loss(objective: Objective, projections: Tensor) -> Loss:

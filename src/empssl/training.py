@@ -35,6 +35,8 @@ from empssl.engine import (
 from empssl.errors import DataError, DivergenceError, EmpsslError, StoppedError, UsageError
 from empssl.flops import training_flops
 from empssl.health import CollapseWatch
+from empssl.memory import Memory, Plan, free_bytes
+from empssl.memory import plan as plan_memory
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import globalize
 from empssl.objectives import OBJECTIVES
@@ -81,6 +83,7 @@ def train(
     num_nodes: int = 1,
     precision: Precision = "auto",
     compile: Compile = "auto",  # noqa: A002 (torch's word)
+    memory: Memory = "auto",
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -116,6 +119,10 @@ def train(
         precision: auto is bfloat16 where the hardware multiplies it, else float32.
         compile: none, or a mode of torch.compile for views and network; auto is default in one
             process on a GPU with Triton, else none. Start-up takes longer, and is reported apart.
+        memory: whole holds all of a step at once; exact holds a chunk of the backbone's work and
+            computes the rest again, with the same gradients; auto is exact where the whole is not
+            expected to fit. two-pass takes less work than exact, but normalizes each chunk by
+            statistics of its own, which is another method.
         resume: continue the run at `out`.
         overwrite: replace the run at `out`.
 
@@ -134,7 +141,7 @@ def train(
         "whitened": whitened, "objective": objective, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
     began = time.monotonic()
-    chosen = {"split": split, "seed": seed, "precision": precision}
+    chosen = {"split": split, "seed": seed, "precision": precision, "memory": memory}
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten; leave out one of the two")
     if resume:
@@ -193,6 +200,7 @@ class Training:
     flops_per_view: float
     began: float  # when the budget began to run
     augment: Callable[[Tensor, Tensor], Tensor]  # the policy, perhaps compiled
+    memory: Plan
     run: Run = field(init=False)
     bad: BadSamples = field(init=False)
     plan: dict[str, Any] = field(default_factory=dict)
@@ -229,7 +237,22 @@ class Training:
         return cls(
             fabric, network, module, build_optimizers(network, settings["optimizer"]),
             build(OBJECTIVES, settings["objective"]).to(fabric.device), policy, sampler,
-            images, settings, flops, began, policy,
+            images, settings, flops, began, policy, cls._memory(settings, fabric, network, policy,
+                                                                images.side),
+        )  # fmt: skip
+
+    @staticmethod
+    def _memory(
+        settings: dict[str, Any], fabric: Fabric, network: Network, policy: Patches, side: int
+    ) -> Plan:
+        """How much of a step is held at once, by what is free before the first."""
+        view = policy.view_side(side)
+        weight = next(network.parameters())
+        return plan_memory(
+            settings.get("memory", "auto"), network,
+            torch.zeros(2, 3, view, view, dtype=weight.dtype, device=weight.device),
+            patches=settings["patches"] * settings["batch"] // fabric.world_size,
+            free=free_bytes(fabric.device), autocast=fabric.autocast,
         )  # fmt: skip
 
     def compile(self, mode: str) -> None:
@@ -240,7 +263,7 @@ class Training:
         Args:
             mode: of `torch.compile`, or none.
         """
-        if mode == "none":
+        if mode == "none" or self.memory.mode != "whole":
             return
         plain, kept = self.module, {k: v.clone() for k, v in self.network.state_dict().items()}
         count, batch = self.settings["patches"], self.settings["batch"] // self.fabric.world_size
@@ -310,6 +333,7 @@ class Training:
             self.run.plan = self.plan
             self.run.environment = environment(self.fabric, self.settings["precision"]) | {
                 "compiled": self.compiled,
+                "memory": self.memory.mode,
                 "startup_seconds": time.monotonic() - self.began,
             }
         views = self.settings["patches"] * self.settings["batch"]
@@ -406,7 +430,9 @@ class Training:
         views = self.augment(send(drawn.pixels, device), send(u, device))
         views = views.to(next(self.network.parameters()).dtype)
         try:
-            result = training_step(self.fabric, self.module, self.objective, self.optimizers, views)
+            result = training_step(
+                self.fabric, self.module, self.objective, self.optimizers, views, self.memory
+            )
         except DivergenceError as error:
             raise self._diverged(step, str(error), drawn.samples) from error
         return result, drawn.samples
@@ -414,8 +440,8 @@ class Training:
     def _diverged(self, step: int, what: str, samples: Tensor) -> DivergenceError:
         names = [self.images.sample_name(int(i)) for i in samples[:5]]
         return DivergenceError(
-            f"step {step}: {what}. The weights are those of the step before, and checkpoints "
-            f"that were written are good. Its images began with {', '.join(names)}. "
+            f"step {step}: {what}. It changed no weight that is kept, and checkpoints that were "
+            f"written are good. Its images began with {', '.join(names)}. "
             "Lower the learning rate, or try --precision 32-true"
         )
 
@@ -423,7 +449,7 @@ class Training:
         """The lines of metrics up to a step that was not finite.
 
         Raises:
-            DivergenceError: at that step. It and those after it changed no weight.
+            DivergenceError: at that step. Nothing of it or of those after it is written.
         """
         for step in measured:
             if not step.entry.pop("finite", True):
@@ -451,9 +477,7 @@ class Training:
         clipped = getattr(self.optimizers[0], "clip_fraction", None)
         if clipped is not None:
             entry["clip_fraction"] = clipped
-        finite = getattr(result, "finite", None)
-        if finite is not None:
-            entry["finite"] = finite
+        entry["finite"] = result.finite
         return entry | {"patches": patches, "pflop": patches * self.flops_per_view / 1e15}
 
     def _steps_within(self, seconds: float) -> int:

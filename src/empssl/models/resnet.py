@@ -1,11 +1,13 @@
 """Residual networks (He et al., 2016) whose state-dict keys are torchvision's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from empssl.models.convolution import Conv2d
+from empssl.models.pieces import Piece
 
 Stem = Literal["imagenet", "small"]
 
@@ -29,6 +31,15 @@ class BasicBlock(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         out: Tensor = self.relu(self.bn2(self.conv2(x)).add_(shortcut))
         return out
+
+    def pieces(self) -> list[Piece]:
+        """The block, cut at its norms."""
+        convolve, norm = _shortcut_parts(self.downsample)
+        return [
+            Piece((None,), lambda x: (self.conv1(x), convolve(x))),
+            Piece((self.bn1, None), lambda u, s: (self.conv2(self.relu(u)), s)),
+            Piece((self.bn2, norm), lambda u, s: (self.relu(u + s),)),
+        ]
 
 
 class Bottleneck(nn.Module):
@@ -54,6 +65,16 @@ class Bottleneck(nn.Module):
         out: Tensor = self.relu(self.bn3(self.conv3(x)).add_(shortcut))
         return out
 
+    def pieces(self) -> list[Piece]:
+        """The block, cut at its norms."""
+        convolve, norm = _shortcut_parts(self.downsample)
+        return [
+            Piece((None,), lambda x: (self.conv1(x), convolve(x))),
+            Piece((self.bn1, None), lambda u, s: (self.conv2(self.relu(u)), s)),
+            Piece((self.bn2, None), lambda u, s: (self.conv3(self.relu(u)), s)),
+            Piece((self.bn3, norm), lambda u, s: (self.relu(u + s),)),
+        ]
+
 
 def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module | None:
     if stride == 1 and channels_in == channels_out:
@@ -61,6 +82,16 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module | N
     return nn.Sequential(
         Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
     )
+
+
+def _shortcut_parts(
+    downsample: nn.Module | None,
+) -> tuple[Callable[[Tensor], Tensor], _BatchNorm | None]:
+    """What a shortcut does before its norm, and the norm."""
+    if downsample is None:
+        return (lambda x: x), None
+    convolution, norm = downsample.children()
+    return convolution, norm  # type: ignore[return-value]
 
 
 class ResNet(nn.Module):
@@ -115,6 +146,17 @@ class ResNet(nn.Module):
         for stage in range(self.stages):
             x = getattr(self, f"layer{stage + 1}")(x)
         return x.mean((2, 3))
+
+    def pieces(self) -> list[Piece]:
+        """The network, cut at its norms: the same function of the whole batch."""
+        chain = [
+            Piece((None,), lambda x: (self.conv1(x),)),
+            Piece((self.bn1,), lambda u: (self.maxpool(self.relu(u)),)),
+        ]
+        for stage in range(self.stages):
+            for block in getattr(self, f"layer{stage + 1}"):
+                chain += block.pieces()
+        return [*chain, Piece((None,), lambda x: (x.mean((2, 3)),))]
 
 
 def resnet10(*, width: int = 32, stem: Stem = "small") -> ResNet:

@@ -1,0 +1,167 @@
+"""A step in little memory gives the gradients of a step in much."""
+
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from empssl import memory
+from empssl.engine import Fabric
+from empssl.errors import UsageError
+from empssl.memory import Plan, backward, boundaries, plan
+from empssl.models import Network, build_network
+from empssl.models.pieces import Statistics
+from empssl.models.resnet import BasicBlock, Bottleneck, ResNet
+from empssl.objectives.emp import EMP
+from empssl.objectives.objective import Loss
+
+COUNT, BATCH, SIDE = 3, 7, 8
+HEAD = {"name": "official", "hidden": 6, "dim": 5}
+FABRIC = Fabric(accelerator="cpu", devices=1)
+BODIES: dict[str, Callable[[], nn.Module]] = {
+    "basic": lambda: ResNet(BasicBlock, (2, 1), width=4, stem="small"),
+    "bottleneck": lambda: ResNet(Bottleneck, (1, 2), width=2, stem="small"),
+    "imagenet": lambda: ResNet(BasicBlock, (1, 1), width=3, stem="imagenet"),
+}
+
+
+def network(body: str = "basic") -> Network:
+    torch.manual_seed(0)
+    made = build_network({"name": "resnet10", "width": 4}, HEAD)
+    made.backbone = BODIES[body]()
+    made.projector = type(made.projector)(made.backbone.dim, hidden=[6, 6], dim=5)
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):  # unlike 1 and 0, or faults could hide
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return made.double().train()
+
+
+def images(side: int = SIDE) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(COUNT, BATCH, 3, side, side, generator=generator, dtype=torch.float64)
+    return (x * torch.arange(1, BATCH + 1)[:, None, None, None]).flatten(0, 1)
+
+
+def to_loss(projections: Tensor) -> Loss:
+    loss: Loss = EMP()(projections.unflatten(0, (COUNT, BATCH)))
+    return loss
+
+
+def step(made: Network, how: Plan, x: Tensor) -> dict[str, Tensor]:
+    """Loss, gradients and buffers after one backward pass."""
+    loss = backward(FABRIC, made, x, to_loss, how, BATCH)
+    found = {"loss": loss.total.detach()}
+    found |= {f"{n}.grad": p.grad for n, p in made.named_parameters() if p.grad is not None}
+    return found | {n: b.clone() for n, b in made.named_buffers()}
+
+
+def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    scale = max(float(t.abs().max()) for n, t in one.items() if n.endswith("grad"))
+    differences = {
+        name: float((one[name].double() - other[name].double()).abs().max())
+        / (scale if name.endswith("grad") else max(1.0, float(one[name].abs().max())))
+        for name in one
+    }
+    return max(differences.values())
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("chunk", [1, 4, 21, 100])
+def test_exact_is_the_whole_batch(body: str, chunk: int) -> None:
+    x = images(32 if body == "imagenet" else SIDE)
+    whole = step(network(body), Plan(), x)
+    assert furthest(whole, step(network(body), Plan("exact", chunk), x)) < 1e-10
+
+
+@pytest.mark.parametrize("kept", [(0,), (0, 2), (0, 1, 3, 4), tuple(range(12))])
+def test_exact_does_not_depend_on_its_boundaries(kept: tuple[int, ...]) -> None:
+    whole = step(network(), Plan(), images())
+    assert furthest(whole, step(network(), Plan("exact", 5, kept), images())) < 1e-10
+
+
+def test_gradients_add_to_those_that_are_there() -> None:
+    made, twice = network(), network()
+    once = step(made, Plan("exact", 5), images())
+    for weight in twice.parameters():
+        weight.grad = torch.ones_like(weight)
+    found = step(twice, Plan("exact", 5), images())
+    for name, gradient in once.items():
+        if name.endswith("grad"):
+            assert torch.allclose(found[name], gradient + 1, atol=1e-12)
+
+
+def test_two_passes_are_the_chunks_of_views_with_statistics_of_their_own() -> None:
+    found = step(network(), Plan("two-pass", BATCH), images())
+    plain = network()
+    parts = [plain(part) for part in images().split(BATCH)]
+    loss = to_loss(torch.cat(parts))
+    loss.total.backward()
+    expected = {"loss": loss.total.detach()}
+    expected |= {f"{n}.grad": p.grad for n, p in plain.named_parameters() if p.grad is not None}
+    expected |= dict(plain.named_buffers())
+    assert furthest(expected, found) < 1e-10
+
+
+def test_two_passes_are_not_the_whole_batch() -> None:
+    whole = step(network(), Plan(), images())
+    assert furthest(whole, step(network(), Plan("two-pass", BATCH), images())) > 1e-3
+
+
+def test_statistics_of_parts_are_those_of_the_whole() -> None:
+    x = images() + 1000  # far from zero, where sums of squares lose their digits
+    found = Statistics.of([x[:2], x[2:3], x[3:]])
+    var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    assert torch.allclose(found.mean, mean, rtol=1e-12)
+    assert torch.allclose(found.var, var, rtol=1e-9)
+    assert found.count == x.numel() // 3
+
+
+def test_more_room_keeps_more_boundaries() -> None:
+    carried = [1.0, 8.0, 8.0, 4.0, 4.0, 2.0, 1.0]
+    chosen = [boundaries(carried, limit) for limit in (0.0, 12.0, 16.0, 100.0)]
+    assert chosen[0] == (0,)
+    assert [len(c) for c in chosen] == sorted(len(c) for c in chosen)
+    assert chosen[-1] == (0, 1, 2, 3, 4, 5)
+
+
+def choose(mode: Any, free: float | None, body: nn.Module | None = None) -> Plan:
+    made = copy.deepcopy(network())
+    if body is not None:
+        made.backbone = body
+    return plan(mode, made, images(), patches=21, free=free, autocast=nullcontext)
+
+
+def test_auto_takes_the_whole_batch_where_it_fits_and_exact_where_not() -> None:
+    assert choose("auto", 1e9) == Plan()
+    assert choose("auto", None) == Plan()
+    assert choose("auto", 1e3).mode == "exact"
+
+
+def test_planning_leaves_no_trace_in_the_network() -> None:
+    made = network()
+    before = copy.deepcopy(made.state_dict())
+    plan("exact", made, images(), patches=21, free=1e6, autocast=nullcontext)
+    assert all(torch.equal(v, before[k]) for k, v in made.state_dict().items())
+
+
+def test_a_backbone_that_cannot_be_cut_is_not_chunked_silently() -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    assert choose("auto", 1e3, body) == Plan()
+    with pytest.raises(UsageError, match="choose 'whole', or 'two-pass'"):
+        choose("exact", 1e3, body)
+
+
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(UsageError, match="no memory 'exacd'"):
+        choose("exacd", None)
+
+
+def test_free_memory_is_told_on_linux() -> None:
+    free = memory.free_bytes(torch.device("cpu"))
+    assert free is None or 1e6 < free < 1e15
