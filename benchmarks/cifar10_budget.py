@@ -8,11 +8,12 @@ a 45,000/5,000 split of train. The baselines are scored with the first seed.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from claim import claim
 
@@ -30,31 +31,45 @@ def main() -> None:
     parser.add_argument("--probes", nargs="+", default=["linear", "knn"])
     parser.add_argument("--no-baselines", action="store_true", help="another budget has them")
     parser.add_argument("--out", default=tempfile.gettempdir())
+    parser.add_argument("--reuse", action="store_true", help="do not repeat what --out has whole")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
-    rows, baselines, trained, evaluated = [], [], [], []
+    rows, baselines, trained = [], [], []
     for seed in args.seeds:
         out = Path(args.out) / f"cifar10-{args.recipe}-{args.budget}-{seed}"
-        began = time.monotonic()
-        empssl.train(
-            "cifar10", out=out, recipe=args.recipe, budget=args.budget, seed=seed,
-            data_dir=args.data_dir, overwrite=True,
-        )  # fmt: skip
-        middle = time.monotonic()
-        found = empssl.evaluate(
-            out, "cifar10", data_dir=args.data_dir, probes=args.probes, crops=args.crops,
-            baselines=not (baselines or args.no_baselines),
-        )  # fmt: skip
+        done = out / "evaluations" / "cifar10.json"
+        if args.reuse and done.exists():
+            found = json.loads(done.read_text())
+        else:
+            empssl.train(
+                "cifar10", out=out, recipe=args.recipe, budget=args.budget, seed=seed,
+                data_dir=args.data_dir, overwrite=True,
+            )  # fmt: skip
+            scores = empssl.evaluate(
+                out, "cifar10", data_dir=args.data_dir, probes=args.probes, crops=args.crops,
+                baselines=not (baselines or args.no_baselines),
+            )  # fmt: skip
+            print(scores.table(), flush=True)
+            found = asdict(scores)
         last = Run(out).metrics()[-1]
         trained.append(
-            {"seed": seed, "wall_seconds": round(middle - began, 1), "steps": last["step"] + 1,
+            {"seed": seed, "seconds": round(last["seconds"], 1), "steps": last["step"] + 1,
              "patches": last["patches"], "pflop": round(last["pflop"], 4),
              "epochs": round(last["epoch"], 3), "fill": round(last["fill"], 4)}
         )  # fmt: skip
-        evaluated.append(round(time.monotonic() - middle, 1))
-        rows += [asdict(result) | {"train_seed": seed} for result in found.results]
-        baselines = baselines or [asdict(result) for result in found.baselines]
-        print(found.table(), flush=True)
+        rows += [result | {"train_seed": seed} for result in found["results"]]
+        baselines = baselines or found["baselines"]
+        report(args, Path(out), rows, baselines, trained)
+
+
+def report(
+    args: argparse.Namespace,
+    out: Path,
+    rows: list[dict[str, Any]],
+    baselines: list[dict[str, Any]],
+    trained: list[dict[str, Any]],
+) -> None:
+    """Everything so far: a seed that is cut short takes nothing with it."""
     groups: dict[str, list[float]] = {}
     for row in rows:
         key = f"{row['probe']} {row['layer']} {row['crops']}"
@@ -69,9 +84,9 @@ def main() -> None:
     }
     claim(
         f"cifar10-{args.recipe}-{args.budget}", groups[f"linear head {args.crops[0]}"],
-        "% linear, head layer, test", write=args.write, seeds=args.seeds, summary=summary,
-        training=trained, evaluation_seconds=evaluated,
-        config={key: v for key, v in Run(out).config.items() if key != "data_dir"},
+        "% linear, head layer, test", write=args.write,
+        seeds=[run["seed"] for run in trained], summary=summary,
+        training=trained, config={k: v for k, v in Run(out).config.items() if k != "data_dir"},
         environment=Run(out).environment, results=rows, baselines=baselines,
     )  # fmt: skip
 

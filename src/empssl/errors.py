@@ -32,7 +32,7 @@ class CheckpointError(EmpsslError):
 
 
 class DivergenceError(EmpsslError):
-    """A loss or gradient that is not finite. The weights are those of the step before."""
+    """A loss or gradient that is not finite. No weight that is kept has changed."""
 
     exit_code = 5
 
