@@ -1,5 +1,6 @@
 """Scores of a run as `evaluate` gives them."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_unlabeled_images_of_a_labeled_set_are_left_out(
     opened = module.open_images
 
     def partly_labeled(data: str, **options: object) -> MemoryImages:
-        images = opened(data, **options)
+        images = copy.copy(opened(data, **options))  # other tests share the original
         assert isinstance(images, MemoryImages)
         assert images.labels is not None
         labels = images.labels.clone()
