@@ -85,6 +85,17 @@ def test_two_processes_train_the_network_of_one(alone: Path, tmp_path: Path) -> 
     assert max(furthest(alone, tmp_path / "run").values()) < 1e-10
 
 
+def test_two_processes_with_little_memory_train_the_network_of_one_with_much(
+    alone: Path, tmp_path: Path
+) -> None:
+    words = command(tmp_path / "run", "--devices", "2", "--precision", "64-true", "--memory",
+                    "exact", steps=STEPS, batch=BATCH)  # fmt: skip
+    code, said = finish(start(*words))
+    assert code == 0, said
+    assert Run(tmp_path / "run").environment["memory"] == "exact"
+    assert max(furthest(alone, tmp_path / "run").values()) < 1e-10
+
+
 @pytest.mark.slow
 def test_three_processes_under_torchrun_train_the_network_of_one(
     alone: Path, tmp_path: Path

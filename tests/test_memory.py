@@ -18,6 +18,7 @@ from empssl.models.pieces import Statistics
 from empssl.models.resnet import BasicBlock, Bottleneck, ResNet
 from empssl.objectives.emp import EMP
 from empssl.objectives.objective import Loss
+from empssl.step import objective_loss
 
 COUNT, BATCH, SIDE = 3, 7, 8
 HEAD = {"name": "official", "hidden": 6, "dim": 5}
@@ -48,8 +49,7 @@ def images(side: int = SIDE) -> Tensor:
 
 
 def to_loss(projections: Tensor) -> Loss:
-    loss: Loss = EMP()(projections.unflatten(0, (COUNT, BATCH)))
-    return loss
+    return objective_loss(EMP(), projections.unflatten(0, (COUNT, BATCH)))
 
 
 def step(made: Network, how: Plan, x: Tensor) -> dict[str, Tensor]:
@@ -120,6 +120,27 @@ def test_statistics_of_parts_are_those_of_the_whole() -> None:
     assert torch.allclose(found.mean, mean, rtol=1e-12)
     assert torch.allclose(found.var, var, rtol=1e-9)
     assert found.count == x.numel() // 3
+
+
+def test_statistics_of_half_precision_are_in_single() -> None:
+    x = torch.randn(9, 4, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = Statistics.of([x[:5], x[5:]])
+    var, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+    assert found.mean.dtype == found.var.dtype == torch.float32
+    assert torch.allclose(found.mean, mean, atol=1e-6)
+    assert torch.allclose(found.var, var, rtol=1e-5)
+
+
+def test_exact_holds_under_autocast() -> None:
+    half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    gradients = []
+    for how in (Plan(), Plan("exact", 5)):
+        made = network().float()
+        module = half.setup(made.to(memory_format=torch.channels_last))
+        backward(half, module, images().float(), to_loss, how, BATCH)
+        gradients.append(torch.cat([p.grad.flatten() for p in made.parameters()]))
+    assert gradients[0].dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
 
 
 def test_more_room_keeps_more_boundaries() -> None:

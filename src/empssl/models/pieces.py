@@ -61,8 +61,11 @@ class Statistics:
         for part in parts:
             positions = part[0, 0].numel()
             for group in part.split(max(1, _NUMBERS // positions)):
-                # torch.var_mean takes 30 times as long. It needs a copy in float32, too.
-                mean, var = torch.batch_norm_update_stats(group, None, None, 0.0)
+                # torch.var_mean takes 30 times as long, and a copy in float32. The type of what
+                # comes back is that of the running statistics, which are not wanted here.
+                kind = torch.promote_types(group.dtype, torch.float32)
+                unused = torch.zeros(2, group.shape[1], dtype=kind, device=group.device)
+                mean, var = torch.batch_norm_update_stats(group, unused[0], unused[1], 0.0)
                 counts.append(len(group) * positions)
                 means.append(mean)
                 variances.append(var)
