@@ -57,7 +57,7 @@ def main() -> None:
     objective = build(OBJECTIVES, settings["objective"]).to(fabric.device)
     began = time.perf_counter()
     result = training_step(fabric, module, objective, optimizers, views, how)
-    loss = float(result.loss.total)
+    loss = float(result.loss.total.detach())
     seconds = time.perf_counter() - began
     if fabric.device.type == "cuda":
         peak = float(torch.cuda.max_memory_allocated())
