@@ -31,7 +31,7 @@ def main() -> None:
     for probe, style in {"linear": "--", "ridge": ":"}.items():
         axes.axhline(white[probe], color="#777777", linestyle=style, linewidth=1)
         axes.annotate(
-            f"whitened patches, {probe}", (1, white[probe]), xycoords=("axes fraction", "data"),
+            f"whitened patches, {probe}", (0.45, white[probe]), xycoords=("axes fraction", "data"),
             ha="right", va="bottom", color="#555555", fontsize=8,
         )  # fmt: skip
     axes.set_xscale("log")
@@ -62,7 +62,7 @@ def budget_points(name: str) -> list[dict[str, Any]]:
         ]  # fmt: skip
         found = {row["layer"]: row["accuracy"] for row in rows if row["crops"] == "grid3"}
         budget = record["config"]["budget"]
-        points.append({"budget": budget, "wall_seconds": run["wall_seconds"]} | found)
+        points.append({"budget": budget, "wall_seconds": run["seconds"]} | found)
     return points
 
 
@@ -77,10 +77,10 @@ def curve(
         (statistics.mean(p["wall_seconds"] for p in g), statistics.mean(p[layer] for p in g))
         for g in groups.values()
     )
-    axes.plot(*zip(*means, strict=True), color=color, linewidth=1.6, label=label)
+    axes.plot(*zip(*means, strict=True), linestyle="--", color=color, linewidth=1.2)
     axes.plot(
         [p["wall_seconds"] for p in points], [p[layer] for p in points], marker, color=color,
-        markersize=4,
+        markersize=5, label=label,
     )  # fmt: skip
 
 
