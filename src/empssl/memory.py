@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from empssl.engine import Fabric
 from empssl.errors import UsageError, nearest
 from empssl.models import Network
-from empssl.models.pieces import Carry, Piece, Statistics, pieces_of, summed
+from empssl.models.batchnorm import summed
+from empssl.models.pieces import Carry, Piece, Statistics, pieces_of
 from empssl.objectives.objective import Loss
 
 Memory = Literal["auto", "whole", "exact", "two-pass"]

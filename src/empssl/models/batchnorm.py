@@ -55,17 +55,24 @@ class _AllReduce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _summed(x)
+        return summed(x)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
-        return _summed(upstream[0])
+        return summed(upstream[0])
 
 
-def _summed(x: Tensor) -> Tensor:
-    total = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
+def summed(x: Tensor) -> Tensor:
+    """The sum over processes."""
+    if several():
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+    return x
+
+
+def several() -> bool:
+    """Whether there are other processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def globalize(module: nn.Module) -> nn.Module:

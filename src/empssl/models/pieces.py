@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from empssl.models.batchnorm import several, summed
+
 Carry = tuple[Tensor, ...]  # what goes from piece to piece, of some patches
 # Of a channel, that are summed at a time. Over 2^18 in float32 a variance is off by 1e-4 of itself.
 _NUMBERS = 2**12
@@ -69,7 +71,7 @@ class Statistics:
                 counts.append(len(group) * positions)
                 means.append(mean)
                 variances.append(var)
-        total = sum(counts) * (dist.get_world_size() if _several() else 1)
+        total = sum(counts) * (dist.get_world_size() if several() else 1)
         weight = torch.tensor(counts, dtype=means[0].dtype, device=means[0].device)[:, None] / total
         mean = summed((weight * torch.stack(means)).sum(0))
         apart = torch.stack(variances) + (torch.stack(means) - mean).square()
@@ -120,15 +122,3 @@ def pieces_of(backbone: nn.Module) -> list[Piece] | None:
     """The pieces whose chain is the backbone; None for networks whose inside is not known."""
     cut = getattr(backbone, "pieces", None)
     return None if cut is None else cut()
-
-
-def summed(x: Tensor) -> Tensor:
-    """The sum over processes."""
-    if _several():
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-    return x
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
