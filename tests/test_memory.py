@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from empssl import memory
 from empssl.engine import Fabric
 from empssl.errors import UsageError
-from empssl.memory import Plan, backward, boundaries, plan
+from empssl.memory import Plan, Stage, backward, boundaries, plan
 from empssl.models import Network, build_network
 from empssl.models.pieces import Statistics
 from empssl.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -143,12 +144,34 @@ def test_exact_holds_under_autocast() -> None:
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
 
 
-def test_more_room_keeps_more_boundaries() -> None:
-    carried = [1.0, 8.0, 8.0, 4.0, 4.0, 2.0, 1.0]
-    chosen = [boundaries(carried, limit) for limit in (0.0, 12.0, 16.0, 100.0)]
-    assert chosen[0] == (0,)
-    assert [len(c) for c in chosen] == sorted(len(c) for c in chosen)
-    assert chosen[-1] == (0, 1, 2, 3, 4, 5)
+def peak(stages: list[Stage], end: float, chosen: tuple[int, ...]) -> float:
+    size = [*(s.entering for s in stages), end]
+    return max(
+        sum(size[c] for c in chosen if c <= start) + size[stop]
+        for start, stop in pairwise([*chosen, len(stages)])
+    )
+
+
+def test_boundaries_are_the_cheapest_that_fit() -> None:
+    """Against all choices there are."""
+    entering = [1.0, 8.0, 8.0, 4.0, 4.0, 2.0, 1.0]
+    stages = [Stage(x, index % 3 != 0, 1.0 + index % 2) for index, x in enumerate(entering)]
+    inner = range(1, len(stages))
+    every = [
+        (0, *some) for count in range(len(stages)) for some in combinations(inner, count)
+    ]  # fmt: skip
+
+    def work(chosen: tuple[int, ...]) -> float:
+        return sum(
+            memory._work(stages, start, stop) for start, stop in pairwise([*chosen, len(stages)])
+        )
+
+    for limit in (3.0, 6.0, 12.0, 16.0, 100.0):
+        found = boundaries(stages, 2.0, limit)
+        possible = [work(chosen) for chosen in every if peak(stages, 2.0, chosen) <= limit]
+        assert peak(stages, 2.0, found) <= limit
+        assert work(found) == min(possible)
+    assert boundaries(stages, 2.0, 0.5) == (0,)
 
 
 def choose(mode: Any, free: float | None, body: nn.Module | None = None) -> Plan:

@@ -136,12 +136,21 @@ def cpu_flags() -> str:
         return ""
 
 
-def keep_freed_memory() -> None:
-    """Let the C allocator keep freed blocks for the next step (glibc only)."""
+def keep_freed_memory(largest: int = _KEPT_BYTES) -> None:
+    """Let the C allocator keep freed blocks for the next step (glibc only).
+
+    Args:
+        largest: bytes of a block that is kept; larger ones are given back at once.
+    """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, largest)
+        libc.mallopt(_M_TRIM_THRESHOLD, largest)
+
+
+def give_memory_back() -> None:
+    """Leave as little as can be to the allocator: where memory is scarce, holes in it are dear."""
+    keep_freed_memory(2**20)
 
 
 def gather(fabric: Fabric, projections: Projections) -> Tensor:

@@ -1,20 +1,22 @@
 """How much of a step is in memory at once: the ways to a step's gradients."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
 
-from empssl.engine import Fabric
+from empssl.engine import Fabric, give_memory_back
 from empssl.errors import UsageError, nearest
 from empssl.models import Network
 from empssl.models.batchnorm import summed
 from empssl.models.pieces import Carry, Piece, Statistics, pieces_of
 from empssl.objectives.objective import Loss
+from empssl.recomputation import Recomputation
 
 Memory = Literal["auto", "whole", "exact", "two-pass"]
 ToLoss = Callable[[Tensor], Loss]  # from the projections of all views, (view*batch, dim)
@@ -23,7 +25,7 @@ FREE_SHARE = 0.8  # of the free memory that a step may plan with
 # Autograd keeps a convolution's output and what the activation made of it; only the first of the
 # two is carried from piece to piece.
 KEPT_PER_CARRIED = 2
-CHUNK = {"cpu": 256}  # patches at a time, by type of device
+CHUNK = {"cpu": 128}  # patches at a time, by type of device
 CHUNK_ELSEWHERE = 2048
 
 
@@ -55,7 +57,7 @@ def plan(
     *,
     patches: int,
     free: float | None,
-    autocast: Callable[[], object],
+    autocast: Callable[[], AbstractContextManager[object]],
 ) -> Plan:
     """The plan for a step.
 
@@ -85,40 +87,57 @@ def plan(
             "memory is 'exact', but this backbone cannot be cut at its norms; choose 'whole', or "
             "'two-pass' with BatchNorm statistics of each chunk"
         )
-    carried, new = _sizes(pieces, images, autocast)
-    if mode == "auto" and (
-        free is None or KEPT_PER_CARRIED * sum(new) * patches <= FREE_SHARE * free
-    ):
+    stages = _stages(pieces, images, autocast)
+    everything = KEPT_PER_CARRIED * sum(stage.made for stage in stages)
+    if mode == "auto" and (free is None or everything * patches <= FREE_SHARE * free):
         return Plan()
     room = float("inf") if free is None else FREE_SHARE * free
-    return Plan("exact", chunk, boundaries([size * patches for size in carried], room))
+    end = _head_size(network)
+    return Plan("exact", chunk, boundaries(stages, end, room / patches))
 
 
-def boundaries(carried: Sequence[float], limit: float) -> tuple[int, ...]:
-    """The pieces whose input should be kept: as many as fit, the smallest first.
+def boundaries(stages: Sequence["Stage"], end: float, limit: float) -> tuple[int, ...]:
+    """The pieces whose input should be kept, for the least work within a limit.
 
-    While piece k is at work, going forward or back, the boundaries up to it are in memory, and the
-    larger of what it takes and what it gives.
+    While a segment is at work, its input and those of the segments before it are in memory, and
+    its output or that output's gradient. Among the ways to the start of each segment only those
+    are followed that no other beats in both memory and work.
 
     Args:
-        carried: bytes of the input of each piece, and of the output of the last.
-        limit: bytes; the input of the first piece is kept in any case.
+        stages: the pieces.
+        end: bytes of what follows the last piece.
+        limit: bytes; where nothing fits, as little as can be is kept.
 
-    >>> boundaries([1.0, 8.0, 8.0, 2.0, 2.0, 1.0], 12.0)
-    (0, 3, 4)
+    >>> stages = [Stage(1.0, True, 1.0), Stage(8.0, True, 1.0), Stage(2.0, True, 1.0)]
+    >>> boundaries(stages, 1.0, 4.0), boundaries(stages, 1.0, 20.0)
+    ((0, 2), (0, 1, 2))
     """
-    kept = {0}
+    size = [*(stage.entering for stage in stages), end]
+    ways: list[list[tuple[float, float, tuple[int, ...]]]] = [[] for _ in size]
+    ways[0] = [(size[0], 0.0, (0,))]
+    for stop in range(1, len(size)):
+        found = [
+            (held + size[stop], work + _work(stages, start, stop), (*chosen, stop))
+            for start in range(stop) for held, work, chosen in ways[start]
+            if held + size[stop] <= limit
+        ]  # fmt: skip
+        for way in sorted(found):
+            if not ways[stop] or way[1] < ways[stop][-1][1]:
+                ways[stop].append(way)
+    if not ways[-1]:
+        return (0,)
+    return min(ways[-1], key=lambda way: way[1])[2][:-1]
 
-    def peak(chosen: set[int]) -> float:
-        return max(
-            sum(carried[b] for b in chosen if b <= k) + max(carried[k], carried[k + 1])
-            for k in range(len(carried) - 1)
-        )
 
-    for k in sorted(range(1, len(carried) - 1), key=lambda k: (carried[k], k)):
-        if peak(kept | {k}) <= limit:
-            kept.add(k)
-    return tuple(sorted(kept))
+def _work(stages: Sequence["Stage"], start: int, stop: int) -> float:
+    """FLOP of a segment: each of its norms wants the way up to it, and the whole of it and back."""
+
+    def flops(first: int, after: int) -> float:
+        return sum(stage.flops for stage in stages[first:after])
+
+    inner = [k for k in range(start + 1, stop) if stages[k].normed]
+    again = sum(flops(start, k) + flops(start, stop) + flops(k, stop) for k in inner)
+    return again + 4 * flops(start, stop)
 
 
 def backward(
@@ -152,86 +171,22 @@ def backward(
 
 
 def _exact(fabric: Fabric, network: Network, images: Tensor, to_loss: ToLoss, plan: Plan) -> Loss:
-    """The backbone piece by piece, each over all chunks; the rest at once, as it is small."""
+    """The backbone in chunks, the rest at once, as it is small."""
     pieces = pieces_of(network.backbone)
     assert pieces is not None
-    kept, statistics, embeddings = _forward(fabric, pieces, images, plan)
+    if images.device.type == "cpu":
+        give_memory_back()
+    way = Recomputation(pieces, plan.boundaries, fabric.autocast)
+    embeddings = way.forward(images.split(plan.chunk))
     h = torch.cat(embeddings).requires_grad_()
     with fabric.autocast():
         projections = network.projector(h)
     loss = to_loss(projections)
     loss.total.backward()
+    del projections
     assert h.grad is not None
-    gradients: list[Carry] = [(part,) for part in h.grad.split([len(e) for e in embeddings])]
-    _backward(fabric, pieces, kept, statistics, gradients)
+    way.backward(h.grad.split(plan.chunk))
     return loss
-
-
-def _forward(
-    fabric: Fabric, pieces: list[Piece], images: Tensor, plan: Plan
-) -> tuple[dict[int, list[Carry]], list[list[Statistics | None]], list[Tensor]]:
-    """The inputs of the boundary pieces, the statistics at each piece, and the embeddings."""
-    carries: list[Carry] = [(chunk,) for chunk in images.split(plan.chunk)]
-    kept: dict[int, list[Carry]] = {}
-    statistics: list[list[Statistics | None]] = []
-    for index, piece in enumerate(pieces):
-        if index in plan.boundaries:
-            kept[index] = list(carries)
-        found: list[Statistics | None] = []
-        for place, norm in enumerate(piece.norms):
-            of = None if norm is None else Statistics.of([carry[place] for carry in carries])
-            if norm is not None and of is not None:
-                of.track(norm)
-            found.append(of)
-        statistics.append(found)
-        with torch.no_grad(), fabric.autocast():
-            for at, carry in enumerate(carries):  # each chunk's input is freed with its turn
-                carries[at] = piece(carry, found)
-                del carry
-    return kept, statistics, [carry[0] for carry in carries]
-
-
-def _backward(
-    fabric: Fabric,
-    pieces: list[Piece],
-    kept: dict[int, list[Carry]],
-    statistics: list[list[Statistics | None]],
-    gradients: list[Carry],
-) -> None:
-    """Add to the parameters' gradients, given those of the last piece's output, which it uses up.
-
-    The statistics are inputs of their piece like any other. What the loss's gradient by them asks
-    of the numbers that they are the statistics of is known once the whole batch has passed, and is
-    added when the piece before it has its turn.
-    """
-    through: list[Callable[[Tensor], Tensor] | None] = [None] * len(gradients[0])
-    for index in reversed(range(len(pieces))):
-        piece, start = pieces[index], max(b for b in kept if b <= index)
-        leaves = [s if s is None else s.leaves() for s in statistics[index]]
-        for at, carry in enumerate(kept[start]):
-            with torch.no_grad(), fabric.autocast():
-                for before in range(start, index):
-                    carry = pieces[before](carry, statistics[before])
-            inputs = tuple(x.detach().requires_grad_(index > 0) for x in carry)
-            with fabric.autocast():
-                outputs = piece(inputs, leaves)
-            asked = [
-                g if more is None else g + more(out.detach()).to(g.dtype)
-                for g, more, out in zip(gradients[at], through, outputs, strict=True)
-            ]
-            torch.autograd.backward(outputs, asked)
-            gradients[at] = tuple(x.grad for x in inputs) if index else ()  # type: ignore[misc]
-        if start == index:
-            del kept[index]
-        through = [None if leaf is None else _through(leaf) for leaf in leaves]
-
-
-def _through(leaf: Statistics) -> Callable[[Tensor], Tensor]:
-    assert leaf.mean.grad is not None
-    assert leaf.var.grad is not None
-    by_mean, by_var = summed(leaf.mean.grad), summed(leaf.var.grad)
-    fixed = Statistics(leaf.mean.detach(), leaf.var.detach(), leaf.count)
-    return lambda x: fixed.slope(x, by_mean, by_var)
 
 
 def _two_pass(
@@ -267,27 +222,52 @@ def _untracked(network: nn.Module) -> Iterator[None]:
                 norm.get_buffer(name).copy_(values)
 
 
-def _sizes(
-    pieces: list[Piece], images: Tensor, autocast: Callable[[], object]
-) -> tuple[list[float], list[float]]:
-    """Bytes a patch of the input of each piece and the last output; and of what each makes anew."""
+@dataclass(frozen=True)
+class Stage:
+    """A piece of the backbone as planning sees it.
+
+    Attributes:
+        entering: bytes that enter it.
+        normed: whether it begins with a norm.
+        flops: of its forward pass.
+        made: bytes that it makes anew.
+    """
+
+    entering: float
+    normed: bool
+    flops: float
+    made: float = 0.0
+
+
+def _stages(
+    pieces: list[Piece], images: Tensor, autocast: Callable[[], AbstractContextManager[object]]
+) -> list[Stage]:
+    """Each piece, measured on two patches; all numbers are of one."""
     carry: Carry = (images[:2],)
-    carried, new = [], []
-
-    def size(tensors: Sequence[Tensor]) -> float:
-        return sum(x.numel() * x.element_size() for x in tensors) / len(images[:2])
-
+    stages = []
     for piece in pieces:
-        carried.append(size(carry))
         found = [
             None if norm is None else Statistics.of([x])
             for norm, x in zip(piece.norms, carry, strict=True)
         ]
-        with torch.no_grad(), autocast():  # type: ignore[attr-defined]
+        with torch.no_grad(), autocast(), FlopCounterMode(display=False) as counter:
             after = piece(carry, found)
-        new.append(size([x for x in after if all(x is not y for y in carry)]))
+        new = [x for x in after if all(x is not y for y in carry)]
+        flops = counter.get_total_flops() / 2
+        stages.append(Stage(_size(carry), any(piece.norms), flops, _size(new)))
         carry = after
-    return [*carried, size(carry)], new
+    return stages
+
+
+def _size(tensors: Sequence[Tensor]) -> float:
+    """Bytes a patch."""
+    return sum(x.numel() * x.element_size() / len(x) for x in tensors)
+
+
+def _head_size(network: Network) -> float:
+    """Bytes a patch that the projector's way to the loss and back holds, in float32."""
+    widths = [m.out_features for m in network.projector.modules() if isinstance(m, nn.Linear)]
+    return 4.0 * KEPT_PER_CARRIED * sum(widths)
 
 
 def free_bytes(device: torch.device) -> float | None:

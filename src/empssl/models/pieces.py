@@ -59,23 +59,10 @@ class Statistics:
     @classmethod
     def of(cls, parts: Sequence[Tensor]) -> "Statistics":
         """Those of a tensor that is held in parts, (patch, channel, ...) each."""
-        counts, means, variances = [], [], []
+        moments = Moments()
         for part in parts:
-            positions = part[0, 0].numel()
-            for group in part.split(max(1, _NUMBERS // positions)):
-                # torch.var_mean takes 30 times as long, and a copy in float32. The type of what
-                # comes back is that of the running statistics, which are not wanted here.
-                kind = torch.promote_types(group.dtype, torch.float32)
-                unused = torch.zeros(2, group.shape[1], dtype=kind, device=group.device)
-                mean, var = torch.batch_norm_update_stats(group, unused[0], unused[1], 0.0)
-                counts.append(len(group) * positions)
-                means.append(mean)
-                variances.append(var)
-        total = sum(counts) * (dist.get_world_size() if several() else 1)
-        weight = torch.tensor(counts, dtype=means[0].dtype, device=means[0].device)[:, None] / total
-        mean = summed((weight * torch.stack(means)).sum(0))
-        apart = torch.stack(variances) + (torch.stack(means) - mean).square()
-        return cls(mean, summed((weight * apart).sum(0)), total)
+            moments.add(part)
+        return moments.statistics()
 
     def leaves(self) -> "Statistics":
         """The same numbers, to which gradients can be asked for."""
@@ -116,6 +103,37 @@ class Statistics:
         norm.running_mean.lerp_(self.mean.to(norm.running_mean), norm.momentum)
         norm.running_var.lerp_(unbiased.to(norm.running_var), norm.momentum)
         norm.num_batches_tracked.add_(1)
+
+
+class Moments:
+    """Mean and variance of a tensor that passes by in parts."""
+
+    def __init__(self) -> None:
+        self._counts: list[int] = []
+        self._means: list[Tensor] = []
+        self._variances: list[Tensor] = []
+
+    def add(self, part: Tensor) -> None:
+        """See (patch, channel, ...)."""
+        positions = part[0, 0].numel()
+        for group in part.split(max(1, _NUMBERS // positions)):
+            # torch.var_mean takes 30 times as long, and a copy in float32. The type of what comes
+            # back is that of the running statistics, which are not wanted here.
+            kind = torch.promote_types(group.dtype, torch.float32)
+            unused = torch.zeros(2, group.shape[1], dtype=kind, device=group.device)
+            mean, var = torch.batch_norm_update_stats(group, unused[0], unused[1], 0.0)
+            self._counts.append(len(group) * positions)
+            self._means.append(mean)
+            self._variances.append(var)
+
+    def statistics(self) -> Statistics:
+        """Of all that was seen, in all processes."""
+        means, variances = torch.stack(self._means), torch.stack(self._variances)
+        total = sum(self._counts) * (dist.get_world_size() if several() else 1)
+        weight = torch.tensor(self._counts, dtype=means.dtype, device=means.device)[:, None] / total
+        mean = summed((weight * means).sum(0))
+        apart = variances + (means - mean).square()
+        return Statistics(mean, summed((weight * apart).sum(0)), total)
 
 
 def pieces_of(backbone: nn.Module) -> list[Piece] | None:

@@ -1,0 +1,156 @@
+"""A backbone's embeddings and gradients over chunks: little is kept, the rest is computed again.
+
+The chain of pieces is cut into segments. Only what enters a segment is kept, for all patches; what
+lies inside is computed again, chunk by chunk, whenever it is wanted: once for each norm, whose
+statistics are those of the whole batch, and once more for the gradients of each.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from empssl.models.batchnorm import summed
+from empssl.models.pieces import Carry, Moments, Piece, Statistics
+
+Context = Callable[[], AbstractContextManager[object]]
+Found = list[Statistics | None]  # of each tensor that enters a piece
+Slopes = list[Callable[[Tensor], Tensor] | None]  # of each tensor that enters a piece
+
+
+class Recomputation:
+    """One step's way through a chain of pieces, forth and then back.
+
+    Args:
+        pieces: the chain.
+        boundaries: the first piece of each segment, ascending, 0 the first.
+        autocast: the context of the forward pass.
+    """
+
+    def __init__(
+        self, pieces: Sequence[Piece], boundaries: Sequence[int], autocast: Context
+    ) -> None:
+        self.pieces = pieces
+        self.segments = list(pairwise([*boundaries, len(pieces)]))
+        self.autocast = autocast
+        self.kept: dict[int, list[Carry]] = {}
+        self.statistics: list[Found] = []
+
+    def forward(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+        """The chain's output for each chunk; the norms' running statistics see the batch once."""
+        carries: list[Carry] = [(chunk,) for chunk in chunks]
+        for start, stop in self.segments:
+            self.kept[start] = carries
+            for index in range(start, stop):
+                self.statistics.append(self._measure(start, index))
+            carries = list(self._each(start, stop))
+        return [carry[0] for carry in carries]
+
+    def backward(self, gradients: Sequence[Tensor]) -> None:
+        """Add to the gradients of the pieces' parameters, given those of the chain's output.
+
+        The statistics are inputs of their piece like any other. What the loss's gradient by them
+        asks of the numbers that they are the statistics of is known once the whole batch has
+        passed; then it is the `slope` of what enters that piece.
+        """
+        asked: list[Carry] = [(gradient,) for gradient in gradients]
+        slopes: dict[int, Slopes] = {}
+        for start, stop in reversed(self.segments):
+            for index in range(stop - 1, start, -1):
+                if any(self.statistics[index]):
+                    leaves = _leaves(self.statistics[index])
+                    for at, carry in enumerate(self._each(start, index)):
+                        self._pass_back(index, stop, carry, leaves, asked[at], slopes)
+                    slopes[index] = _slopes(leaves)
+            leaves = _leaves(self.statistics[start])
+            kept = self.kept.pop(start)
+            for at in range(len(kept)):
+                inputs = tuple(x.detach().requires_grad_(start > 0) for x in kept[at])
+                self._pass_back(start, stop, inputs, leaves, asked[at], slopes, last=True)
+                kept[at] = ()  # its place in memory is its gradient's
+                asked[at] = tuple(x.grad for x in inputs) if start else ()  # type: ignore[misc]
+            slopes = {start: _slopes(leaves)}
+
+    def _each(self, start: int, stop: int) -> Iterator[Carry]:
+        """What enters the piece `stop`, chunk by chunk, computed from what is kept."""
+        for carry in self.kept[start]:
+            with torch.no_grad(), self.autocast():
+                for index in range(start, stop):
+                    carry = self.pieces[index](carry, self.statistics[index])
+            yield carry
+
+    def _measure(self, start: int, index: int) -> Found:
+        """The statistics of what enters a piece."""
+        norms = self.pieces[index].norms
+        if not any(norms):
+            return [None] * len(norms)
+        moments = [None if norm is None else Moments() for norm in norms]
+        for carry in self._each(start, index):
+            for part, of in zip(carry, moments, strict=True):
+                if of is not None:
+                    of.add(part)
+        found = [None if of is None else of.statistics() for of in moments]
+        for norm, statistics in zip(norms, found, strict=True):
+            if norm is not None and statistics is not None:
+                statistics.track(norm)
+        return found
+
+    def _pass_back(
+        self,
+        start: int,
+        stop: int,
+        carry: Carry,
+        leaves: Found,
+        asked: Carry,
+        slopes: dict[int, Slopes],
+        *,
+        last: bool = False,
+    ) -> None:
+        """One chunk from piece `start` to the segment's end and back.
+
+        Args:
+            start: the piece that it enters.
+            stop: the end of the segment.
+            carry: what enters.
+            leaves: its statistics, which get their gradients; with `last` everything does.
+            asked: the gradient of what leaves the segment.
+            slopes: of what enters the later pieces, and of what leaves.
+            last: the segment's other statistics have had their turn.
+        """
+        outputs: list[Tensor] = []
+        wanted: list[Tensor] = []
+        with self.autocast():
+            for index in range(start, stop):
+                carry = self.pieces[index](
+                    carry, leaves if index == start else self.statistics[index]
+                )
+                for x, slope in zip(carry, slopes.get(index + 1, [None] * len(carry)), strict=True):
+                    if slope is not None:
+                        outputs.append(x)
+                        wanted.append(slope(x.detach()).to(x.dtype))
+        outputs += carry
+        wanted += asked
+        # Before the last pass some do not depend on these leaves.
+        roots = [(x, g) for x, g in zip(outputs, wanted, strict=True) if x.requires_grad]
+        sources = [x for leaf in leaves if leaf is not None for x in (leaf.mean, leaf.var)]
+        torch.autograd.backward(
+            [x for x, _ in roots], [g for _, g in roots], inputs=None if last else sources
+        )
+
+
+def _leaves(found: Found) -> Found:
+    return [None if statistics is None else statistics.leaves() for statistics in found]
+
+
+def _slopes(leaves: Found) -> Slopes:
+    return [None if leaf is None else _slope(leaf) for leaf in leaves]
+
+
+def _slope(leaf: Statistics) -> Callable[[Tensor], Tensor]:
+    assert leaf.mean.grad is not None
+    assert leaf.var.grad is not None
+    by_mean, by_var = summed(leaf.mean.grad), summed(leaf.var.grad)
+    fixed = Statistics(leaf.mean.detach(), leaf.var.detach(), leaf.count)
+    return lambda x: fixed.slope(x, by_mean, by_var)
