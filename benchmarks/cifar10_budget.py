@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--probes", nargs="+", default=["linear", "knn"])
     parser.add_argument("--no-baselines", action="store_true", help="another budget has them")
     parser.add_argument("--out", default=tempfile.gettempdir())
+    parser.add_argument("--train-only", action="store_true", help="leave the scores to --reuse")
     parser.add_argument("--reuse", action="store_true", help="do not repeat what --out has whole")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
@@ -41,10 +42,13 @@ def main() -> None:
         if args.reuse and done.exists():
             found = json.loads(done.read_text())
         else:
-            empssl.train(
-                "cifar10", out=out, recipe=args.recipe, budget=args.budget, seed=seed,
-                data_dir=args.data_dir, overwrite=True,
-            )  # fmt: skip
+            if not (args.reuse and (out / "model").exists()):
+                empssl.train(
+                    "cifar10", out=out, recipe=args.recipe, budget=args.budget, seed=seed,
+                    data_dir=args.data_dir, overwrite=True,
+                )  # fmt: skip
+            if args.train_only:
+                continue
             scores = empssl.evaluate(
                 out, "cifar10", data_dir=args.data_dir, probes=args.probes, crops=args.crops,
                 baselines=not (baselines or args.no_baselines),

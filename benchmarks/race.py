@@ -2,19 +2,24 @@
 
     python benchmarks/race.py empssl --data-dir data --budgets 30s 1m 2m30s 5m [--write]
     python benchmarks/race.py slow --data-dir data --budgets 5m 10m [--write]
+    python benchmarks/race.py slow --name slow-paper --data-dir data --budgets 5m \
+        --recipe paper --set '{patches: 20}' [--write]
 
 Each point is a run of its own, with a learning rate that ends at zero on time; all are scored on
 the test set in the same way, logistic regression on frozen features of a clean 3 x 3 grid.
-`benchmarks/plot.py` draws the results.
+`--train-only` leaves the scores to a second call with `--reuse`, for which the machine need not be
+idle. `benchmarks/plot.py` draws the results.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import yaml
 from claim import claim
 
 import empssl
@@ -30,25 +35,25 @@ def main() -> None:
     parser.add_argument("--recipe", default="laptop")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", default=tempfile.gettempdir())
+    parser.add_argument("--set", default="{}", help="YAML of settings laid over the recipe")
+    parser.add_argument("--name", help="of the results, if not the system's")
+    parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--reuse", action="store_true", help="do not repeat what --out has whole")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
+    name = args.name or args.system
     points = []
     for budget in args.budgets:
         for seed in args.seeds:
-            out = Path(args.out) / f"race-{args.system}-{budget}-{seed}"
-            began = time.monotonic()
-            if args.system == "slow":
-                script = Path(__file__).with_name("slow_pipeline.py")
-                words = ["--data-dir", args.data_dir, "--recipe", args.recipe, "--out", str(out),
-                         "--seconds", str(parse_duration(budget)), "--seed", str(seed),
-                         "--overwrite"]  # fmt: skip
-                subprocess.run([sys.executable, str(script), *words], check=True)
-            else:
-                empssl.train(
-                    "cifar10", out=out, recipe=args.recipe, budget=budget, seed=seed,
-                    data_dir=args.data_dir, overwrite=True,
-                )  # fmt: skip
-            wall = time.monotonic() - began
+            out = Path(args.out) / f"race-{name}-{budget}-{seed}"
+            if not (args.reuse and (out / "wall.json").exists()):
+                began = time.monotonic()
+                train(args, out, budget, seed)
+                wall = time.monotonic() - began
+                (out / "wall.json").write_text(json.dumps(wall))
+            if args.train_only:
+                continue
+            wall = json.loads((out / "wall.json").read_text())
             found = empssl.evaluate(
                 out, "cifar10", data_dir=args.data_dir, probes=["linear"], baselines=False
             )
@@ -58,10 +63,26 @@ def main() -> None:
             point |= {row.layer: row.accuracy for row in found.results}
             points.append(point)
             print(point, flush=True)
-    claim(
-        f"race-{args.system}", [point["head"] for point in points], "% linear, head layer, test",
-        write=args.write, points=points, config=Run(out).config,
-    )  # fmt: skip
+    if points:
+        claim(
+            f"race-{name}", [point["head"] for point in points], "% linear, head layer, test",
+            write=args.write, points=points, config=Run(out).config,
+        )  # fmt: skip
+
+
+def train(args: argparse.Namespace, out: Path, budget: str, seed: int) -> None:
+    """One run of either system."""
+    if args.system == "slow":
+        script = Path(__file__).with_name("slow_pipeline.py")
+        words = ["--data-dir", args.data_dir, "--recipe", args.recipe, "--out", str(out),
+                 "--seconds", str(parse_duration(budget)), "--seed", str(seed),
+                 "--set", args.set, "--overwrite"]  # fmt: skip
+        subprocess.run([sys.executable, str(script), *words], check=True)
+    else:
+        empssl.train(
+            "cifar10", out=out, recipe=args.recipe, budget=budget, seed=seed,
+            data_dir=args.data_dir, overwrite=True, **yaml.safe_load(args.set),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
