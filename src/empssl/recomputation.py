@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from empssl.models.batchnorm import summed
+from empssl.models.batchnorm import summed, track
 from empssl.models.pieces import Carry, Moments, Piece, Statistics
 
 Context = Callable[[], AbstractContextManager[object]]
@@ -94,7 +94,7 @@ class Recomputation:
         found = [None if of is None else of.statistics() for of in moments]
         for norm, statistics in zip(norms, found, strict=True):
             if norm is not None and statistics is not None:
-                statistics.track(norm)
+                track(norm, statistics.mean, statistics.var, statistics.count)
         return found
 
     def _pass_back(

@@ -35,6 +35,7 @@ from empssl.engine import (
 from empssl.errors import DataError, DivergenceError, EmpsslError, StoppedError, UsageError
 from empssl.flops import training_flops
 from empssl.health import CollapseWatch
+from empssl.load import LoadWatch
 from empssl.memory import Memory, Plan, free_bytes
 from empssl.memory import plan as plan_memory
 from empssl.models import Network, build_network
@@ -373,7 +374,9 @@ class Training:
         """Train to the end of the plan, with a line of metrics for each step."""
         steps = self.plan["steps"]
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
-        watch, before = CollapseWatch(), self.seconds
+        watch, load, before = CollapseWatch(), LoadWatch(), self.seconds
+        # Other processes of this run are no strangers, and a GPU does not share these cores.
+        shared = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
         pending = Pending(self.fabric.device)
         first = self.fabric.is_global_zero
         at_first = at = saved = time.monotonic()
@@ -399,6 +402,8 @@ class Training:
                         self.run.add_metrics(entry)
                     if "fill" in entry and (warning := watch.update(entry["step"], entry["fill"])):
                         self._say(warning)
+                if shared and (warning := load.update()):
+                    self._say(warning)
                 advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
                                    "patches/s")  # fmt: skip
                 if signal or due:

@@ -40,14 +40,30 @@ class GlobalBatchNorm(_BatchNorm):
         mean = _AllReduce.apply(values.mean(axes)) / world
         centered = values - mean.view(shape)
         variance = _AllReduce.apply(centered.square().mean(axes)) / world
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            unbiased = variance * (rows / (rows - 1))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
+        track(self, mean, variance, rows)
         scale = (self.weight * torch.rsqrt(variance + self.eps)).view(shape)
         out: Tensor = (centered * scale + self.bias.view(shape)).to(x.dtype)
         return out
+
+
+@torch.no_grad()
+def track(norm: _BatchNorm, mean: Tensor, variance: Tensor, rows: int) -> None:
+    """Let a norm's running statistics see a batch.
+
+    Args:
+        norm: one that keeps them.
+        mean: (channel,).
+        variance: (channel,), biased.
+        rows: numbers that each is over.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    unbiased = variance * (rows / (rows - 1))
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    norm.num_batches_tracked.add_(1)
 
 
 class _AllReduce(torch.autograd.Function):

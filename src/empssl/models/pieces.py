@@ -93,17 +93,6 @@ class Statistics:
         centered = values - self.mean.view(shape)
         return (by_mean.view(shape) + 2 * centered * by_var.view(shape)) / self.count
 
-    def track(self, norm: _BatchNorm) -> None:
-        """Let the norm's running statistics see this batch, once."""
-        unbiased = self.var * (self.count / (self.count - 1))
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        assert norm.momentum is not None
-        norm.running_mean.lerp_(self.mean.to(norm.running_mean), norm.momentum)
-        norm.running_var.lerp_(unbiased.to(norm.running_var), norm.momentum)
-        norm.num_batches_tracked.add_(1)
-
 
 class Moments:
     """Mean and variance of a tensor that passes by in parts."""

@@ -85,7 +85,7 @@ class _CodingRate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         Z, L = ctx.saved_tensors
-        # Not cholesky_solve: with many columns it takes five times as long on the CPU, and the matrix
-        # is well-conditioned, since no eigenvalue is below 1.
+        # Not cholesky_solve, which takes five times as long on the CPU for many columns; the matrix
+        # has no eigenvalue below 1.
         gradient = ctx.scale * upstream[0][:, None, None] * torch.cholesky_inverse(L) @ Z
         return (gradient.mT if ctx.transposed else gradient), None

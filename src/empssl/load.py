@@ -1,0 +1,73 @@
+"""Whether other programs take the cores that this one computes on."""
+
+import os
+import time
+from dataclasses import dataclass
+
+FULL = 0.9  # share of all cores that are at work before anybody waits for one
+OTHERS = 0.25  # cores
+SECONDS = 5.0  # before a look says something
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Clocks, in seconds.
+
+    Attributes:
+        wall: the time.
+        busy: work of all cores since the machine started.
+        own: work of this process.
+        cores: how many there are.
+    """
+
+    wall: float
+    busy: float
+    own: float
+    cores: int
+
+
+class LoadWatch:
+    """Tells once, after some seconds, when others compete for the cores.
+
+    Threads of a parallel loop wait for the slowest of them, so one busy process on one core can
+    make a training step ten times as long (docs/log.md).
+    """
+
+    def __init__(self) -> None:
+        self._first = reading()
+
+    def update(self) -> str | None:
+        """A warning to print, the first time that there is reason for one."""
+        now = reading()
+        if self._first is None or now is None or now.wall - self._first.wall < SECONDS:
+            return None
+        first, self._first = self._first, None
+        others = taken_by_others(first, now)
+        if others < OTHERS:
+            return None
+        return (
+            f"other programs take {others:.1f} of the {now.cores} cores, which can make a step "
+            "many times as long; stop them, or leave them a core with "
+            f"OMP_NUM_THREADS={max(1, now.cores - 1)}"
+        )
+
+
+def taken_by_others(first: Reading, now: Reading) -> float:
+    """Cores on average, or 0 where there were enough for everybody."""
+    wall = now.wall - first.wall
+    if now.busy - first.busy < FULL * now.cores * wall:
+        return 0.0
+    return max(0.0, (now.busy - first.busy - now.own + first.own) / wall)
+
+
+def reading() -> Reading | None:
+    """The clocks now; None where the system does not tell."""
+    try:
+        with open("/proc/stat") as file:
+            words = file.readline().split()
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, irq, soft = (int(word) for word in words[1:8])
+    ticks = user + nice + system + irq + soft
+    busy = ticks / os.sysconf("SC_CLK_TCK")
+    return Reading(time.monotonic(), busy, time.process_time(), os.cpu_count() or 1)
