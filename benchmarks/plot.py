@@ -3,16 +3,12 @@
 python benchmarks/plot.py
 """
 
-import json
-import statistics
-from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from table import RESULTS, budget_points, load, mean_curve
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 LINES = {
     "joint": ("empssl, joint embedding", "#1b7837", "o"),
     "head": ("empssl, head layer", "#2166ac", "s"),
@@ -25,7 +21,11 @@ def main() -> None:
     ours = load("race-empssl")["points"] + budget_points("cifar10-laptop-10m")
     for layer, (label, color, marker) in LINES.items():
         curve(axes, ours, layer, label, color, marker)
-    curve(axes, load("race-slow")["points"], "head", "slow pipeline, head layer", "#b2182b", "^")
+    curve(axes, load("race-slow")["points"], "head", "slow pipeline, same views", "#b2182b", "^")
+    curve(
+        axes, load("race-slow-paper")["points"], "head", "slow pipeline, the paper's views",
+        "#8c510a", "v",
+    )  # fmt: skip
     rows = load("cifar10-laptop-10m")["baselines"]
     white = {row["probe"]: row["accuracy"] for row in rows if "whitened" in row["model"]}
     for probe, style in {"linear": "--", "ridge": ":"}.items():
@@ -46,40 +46,15 @@ def main() -> None:
     figure.savefig(RESULTS / "accuracy-per-second.png", dpi=150)
 
 
-def load(name: str) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return record
-
-
-def budget_points(name: str) -> list[dict[str, Any]]:
-    """The runs of `cifar10_budget.py` as points of the race."""
-    record = load(name)
-    points = []
-    for run in record["training"]:
-        rows = [
-            row for row in record["results"]
-            if row["train_seed"] == run["seed"] and row["probe"] == "linear"
-        ]  # fmt: skip
-        found = {row["layer"]: row["accuracy"] for row in rows if row["crops"] == "grid3"}
-        budget = record["config"]["budget"]
-        points.append({"budget": budget, "wall_seconds": run["seconds"]} | found)
-    return points
-
-
 def curve(
     axes: Any, points: list[dict[str, Any]], layer: str, label: str, color: str, marker: str
 ) -> None:
     """Every run as a mark, and a line through the mean of each budget."""
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for point in points:
-        groups[point["budget"]].append(point)
-    means = sorted(
-        (statistics.mean(p["wall_seconds"] for p in g), statistics.mean(p[layer] for p in g))
-        for g in groups.values()
-    )
-    axes.plot(*zip(*means, strict=True), linestyle="--", color=color, linewidth=1.2)
     axes.plot(
-        [p["wall_seconds"] for p in points], [p[layer] for p in points], marker, color=color,
+        *zip(*mean_curve(points, layer), strict=True), linestyle="--", color=color, linewidth=1.2
+    )
+    axes.plot(
+        [p["wall_seconds"] for p in points], [p.get(layer) for p in points], marker, color=color,
         markersize=5, label=label,
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """CIFAR-10 accuracy against seconds of training: this package, and the slow pipeline.
 
-    python benchmarks/race.py empssl --data-dir data --budgets 30s 1m 2m30s 5m [--write]
+    python benchmarks/race.py empssl --data-dir data --budgets 30s 1m 2m30s 5m \
+        --joint 30s 5m [--write]
     python benchmarks/race.py slow --data-dir data --budgets 5m 10m [--write]
     python benchmarks/race.py slow --name slow-paper --data-dir data --budgets 5m \
         --recipe paper --set '{patches: 20}' [--write]
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--out", default=tempfile.gettempdir())
     parser.add_argument("--set", default="{}", help="YAML of settings laid over the recipe")
     parser.add_argument("--name", help="of the results, if not the system's")
+    parser.add_argument("--joint", nargs="+", default=[], help="budgets to score in that layer too")
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--reuse", action="store_true", help="do not repeat what --out has whole")
     parser.add_argument("--write", action="store_true")
@@ -54,9 +56,11 @@ def main() -> None:
             if args.train_only:
                 continue
             wall = json.loads((out / "wall.json").read_text())
+            layers = None if budget in args.joint else ("backbone", "head")
             found = empssl.evaluate(
-                out, "cifar10", data_dir=args.data_dir, probes=["linear"], baselines=False
-            )
+                out, "cifar10", data_dir=args.data_dir, probes=["linear"], layers=layers,
+                baselines=False,
+            )  # fmt: skip
             last = Run(out).metrics()[-1]
             point = {"budget": budget, "seed": seed, "wall_seconds": round(wall, 1)}
             point |= {"patches": last["patches"], "patches_per_second": last["patches"] / wall}

@@ -6,11 +6,19 @@
 """
 
 import json
+import math
 import statistics
+from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+SPOKEN = {"30s": "30 seconds", "1m": "1 minute", "2m30s": "2.5 minutes", "5m": "5 minutes"}
+SLOW = {
+    "race-slow": "the slow pipeline, same views",
+    "race-slow-paper": "the slow pipeline, 20 views of 32 px",
+}
 COLUMNS = ("linear head grid3", "linear joint grid3", "knn head grid3", "knn joint grid3")
 
 
@@ -21,7 +29,7 @@ def load(name: str) -> dict[str, Any]:
 
 def cifar_table() -> list[str]:
     """CIFAR-10 test accuracy by what was trained and for how long."""
-    record, slow = load("cifar10-laptop-10m"), load("race-slow")
+    record = load("cifar10-laptop-10m")
     lines = [
         "| CIFAR-10 test set, percent | seeds | linear, head | linear, joint | k-NN, head "
         "| k-NN, joint |",
@@ -38,8 +46,84 @@ def cifar_table() -> list[str]:
         f"| whitened patches, no network | 1 | | {white['linear']:.1f} "
         f"(ridge {white['ridge']:.1f}) | | {white['knn']:.1f} |"
     )
-    lines.append(f"| the slow pipeline, 5 minutes | {slow['n']} | {slow['value']:.1f} | | | |")
+    for point in load("race-empssl")["points"]:
+        joint = f"{point['joint']:.1f}" if "joint" in point else "not scored"
+        lines.append(
+            f"| `laptop`, {SPOKEN[point['budget']]} | 1 | {point['head']:.1f} | {joint} | | |"
+        )
+    for name, label in SLOW.items():
+        slow = load(name)
+        [point] = slow["points"]
+        lines.append(
+            f"| {label}, {SPOKEN[point['budget']]} | {slow['n']} | {slow['value']:.1f} | | | |"
+        )
     return lines
+
+
+def race_table() -> list[str]:
+    """How long it takes here to reach what the slow pipeline reached."""
+    lines = [
+        "| to reach what it reached | accuracy | head layer | joint layer |",
+        "| --- | --- | --- | --- |",
+    ]
+    ours = load("race-empssl")["points"] + budget_points("cifar10-laptop-10m")
+    for name, label in SLOW.items():
+        [point] = load(name)["points"]
+        cells = [
+            _speed_up(point["wall_seconds"], *first_time(ours, layer, point["head"]))
+            for layer in ("head", "joint")
+        ]
+        lines.append(
+            f"| {label}, {SPOKEN[point['budget']]} | {point['head']:.1f} | {' | '.join(cells)} |"
+        )
+    return lines
+
+
+def first_time(points: list[dict[str, Any]], layer: str, accuracy: float) -> tuple[float, bool]:
+    """Seconds of training to an accuracy, and whether that is only the shortest run there was.
+
+    Between two runs of different length, on a line over the logarithm of time.
+    """
+    curve = mean_curve(points, layer)
+    if curve[0][1] >= accuracy:
+        return curve[0][0], True
+    for (t0, a0), (t1, a1) in pairwise(curve):
+        if a1 >= accuracy:
+            return t0 * (t1 / t0) ** ((accuracy - a0) / (a1 - a0)), False
+    raise ValueError(f"no run reached {accuracy}")
+
+
+def mean_curve(points: list[dict[str, Any]], layer: str) -> list[tuple[float, float]]:
+    """Mean seconds and accuracy of each budget, the shortest first."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for point in points:
+        if layer in point:
+            groups[point["budget"]].append(point)
+    return sorted(
+        (statistics.mean(p["wall_seconds"] for p in g), statistics.mean(p[layer] for p in g))
+        for g in groups.values()
+    )
+
+
+def budget_points(name: str) -> list[dict[str, Any]]:
+    """The runs of `cifar10_budget.py` as points of the race."""
+    record = load(name)
+    points = []
+    for run in record["training"]:
+        rows = [
+            row for row in record["results"]
+            if row["train_seed"] == run["seed"] and row["probe"] == "linear"
+        ]  # fmt: skip
+        found = {row["layer"]: row["accuracy"] for row in rows if row["crops"] == "grid3"}
+        budget = record["config"]["budget"]
+        points.append({"budget": budget, "wall_seconds": run["seconds"]} | found)
+    return points
+
+
+def _speed_up(slow: float, ours: float, at_most: bool) -> str:
+    if at_most:
+        return f"under {ours:.0f} s, over {math.floor(slow / ours)} times faster"
+    return f"{ours:.0f} s, {slow / ours:.1f} times faster"
 
 
 def other_table() -> list[str]:
@@ -87,4 +171,4 @@ def _with_range(values: list[float], digits: int = 1) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join([*cifar_table(), "", *other_table()]))
+    print("\n".join([*cifar_table(), "", *race_table(), "", *other_table()]))

@@ -128,7 +128,7 @@ def bench(
         backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
         projector: paper or official, and its options.
         objective: emp, and its options.
-        optimizer: lars, adamw, muon or muon_lars, and its options.
+        optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
         steps: repetitions of everything but the slow pipeline.
         slow: also measure EMP-SSL as people do write it: Pillow in loader processes, float32.
         slow_steps: rounds of the slow pipeline; in each, every loader process fills one batch.

@@ -128,6 +128,15 @@ def _lars(parameters: Iterable[nn.Parameter], **options: Any) -> LARS:
     return LARS(groups, **options)
 
 
+def sgd(
+    network: nn.Module, *, lr: float = 0.05, momentum: float = 0.9, weight_decay: float = 1e-4
+) -> list[torch.optim.Optimizer]:
+    """SGD with momentum as torch has it; no decay on biases and normalization."""
+    matrices, vectors = split(network.parameters())
+    groups: Groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)]
+
+
 def adamw(
     network: nn.Module,
     *,
@@ -257,7 +266,9 @@ def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[
     return [p for p in every if p.ndim > 1], [p for p in every if p.ndim <= 1]
 
 
-OPTIMIZERS: Table = {"lars": lars, "adamw": adamw, "muon": muon, "muon_lars": muon_lars}
+OPTIMIZERS: Table = {
+    "lars": lars, "adamw": adamw, "muon": muon, "muon_lars": muon_lars, "sgd": sgd
+}  # fmt: skip
 
 
 def cosine(*, steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:

@@ -107,7 +107,7 @@ def train(
         whitened: features of whitened patches that stand beside the network's in the joint
             embedding; 0 for none. They are measured on the images, not learned.
         objective: emp, and its options.
-        optimizer: lars, adamw, muon or muon_lars, and its options.
+        optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
         schedule: cosine or linear, and its options.
         split: train leaves out what `evaluate` tests on: the test images of a known data set,
             and a fifth of a folder with classes; all leaves out nothing.

@@ -1,0 +1,51 @@
+"""How alike a step's projections are, the same measures whatever the objective."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from empssl.objectives.coding_rate import coding_rate, coding_rate_bounds
+from empssl.shapes import Projections, Scalar
+
+DISTORTION = 0.2  # of `fill`, the paper's
+UNIFORMITY_SCALE = 2.0  # t in Wang and Isola
+
+
+@torch.no_grad()
+def gauge(projections: Projections) -> dict[str, Scalar]:
+    """Measures of collapse on unit rows; but for alignment of the first view's batch alone.
+
+    fill             where the coding rate lies between all alike (0) and fully spread (1)
+    effective_rank   exp of the entropy of the singular values' shares (RankMe, Garrido et al.
+                     2023, eq. 1): between 1 and min(b, d)
+    spread           standard deviation of a coordinate over images, mean over coordinates, times
+                     sqrt(d): 0 where all are alike, 1 on the whole sphere (SimSiam, Chen and He
+                     2021, section 4.1)
+    alignment        mean square distance of two views of an image: 0 is the closest (Wang and
+                     Isola 2020)
+    uniformity       log of the mean of exp(-2 ||z_j - z_k||^2) over pairs of images: 0 where all
+                     are alike, near -4 where they are spread (Wang and Isola 2020)
+
+    Args:
+        projections: of the whole batch, of any length, and finite.
+    """
+    views, batch, dim = projections.shape
+    with torch.autocast(projections.device.type, enabled=False):
+        z = F.normalize(projections.detach().to(_at_least_single(projections)), dim=-1)
+        Z = z[0]
+        gram = Z @ Z.T
+        least, most = coding_rate_bounds(batch, dim, DISTORTION)
+        sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+        apart = gram[~torch.eye(batch, dtype=torch.bool, device=gram.device)]
+        return {
+            "fill": (coding_rate(Z[None], DISTORTION) - least) / (most - least),
+            "effective_rank": torch.special.entr(sigma / sigma.sum()).sum().exp(),
+            "spread": Z.std(0).mean() * dim**0.5,
+            # The mean over pairs, from the length of the means.
+            "alignment": (1 - z.mean(0).square().sum(-1).mean()) * (2 * views / (views - 1)),
+            "uniformity": (2 * UNIFORMITY_SCALE * (apart - 1)).exp().mean().log(),
+        }
+
+
+def _at_least_single(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

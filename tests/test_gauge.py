@@ -1,0 +1,95 @@
+"""Each measure against a plain twin, and at the ends of its scale."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from empssl.gauge import gauge
+
+
+def projections(common: float, agreement: float = 0.5, *, views: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    image, own = (
+        torch.randn(1, 7, 5, generator=generator),
+        torch.randn(views, 7, 5, generator=generator),
+    )
+    direction = torch.randn(5, generator=generator)
+    mixed = agreement * image + (1 - agreement) * own
+    return ((1 - common) * mixed + common * direction).double()
+
+
+def plain(z: np.ndarray) -> dict[str, float]:
+    """A loop a sum."""
+    z = np.array([[row / np.linalg.norm(row) for row in Z] for Z in z])
+    views, batch, dim = z.shape
+    Z = z[0]
+
+    def rate(rows: np.ndarray) -> float:
+        moment = np.eye(dim) + dim / (len(rows) * 0.2) * rows.T @ rows
+        return float(np.linalg.slogdet(moment)[1]) / 2
+
+    alike = np.tile(Z[0], (batch, 1))
+    most = min(batch, dim) / 2 * math.log(1 + dim / (min(batch, dim) * 0.2))
+    sigma = np.linalg.svd(Z, compute_uv=False)
+    shares = sigma / sigma.sum()
+    pairs = [
+        float(((z[i, k] - z[j, k]) ** 2).sum())
+        for k in range(batch) for i, j in combinations(range(views), 2)
+    ]  # fmt: skip
+    between = [
+        math.exp(-2 * float(((Z[j] - Z[k]) ** 2).sum()))
+        for j, k in combinations(range(batch), 2)
+    ]  # fmt: skip
+    return {
+        "fill": (rate(Z) - rate(alike)) / (most - rate(alike)),
+        "effective_rank": math.exp(-sum(p * math.log(p) for p in shares)),
+        "spread": float(np.mean([np.std(Z[:, d], ddof=1) for d in range(dim)])) * math.sqrt(dim),
+        "alignment": float(np.mean(pairs)),
+        "uniformity": math.log(float(np.mean(between))),
+    }
+
+
+@pytest.mark.parametrize("common", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("views", [2, 5])
+def test_measures_are_those_of_plain_loops(common: float, views: int) -> None:
+    given = projections(common, views=views)
+    found = {name: float(value) for name, value in gauge(given).items()}
+    assert found == pytest.approx(plain(given.numpy()), rel=1e-9)
+
+
+def test_all_alike_is_the_low_end() -> None:
+    given = torch.ones(3, 7, 5)
+    assert {name: float(value) for name, value in gauge(given).items()} == pytest.approx(
+        {"fill": 0, "effective_rank": 1, "spread": 0, "alignment": 0, "uniformity": 0}, abs=3e-3
+    )
+
+
+def test_orthogonal_images_are_the_high_end() -> None:
+    found = gauge(torch.eye(8).repeat(3, 1, 1))
+    assert float(found["fill"]) == pytest.approx(1, abs=1e-5)
+    assert float(found["effective_rank"]) == pytest.approx(8, rel=1e-5)
+    assert float(found["spread"]) == pytest.approx(1, abs=1e-5)
+    assert float(found["uniformity"]) == pytest.approx(-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fill", "effective_rank", "spread"])
+def test_more_in_common_is_less_spread(name: str) -> None:
+    values = [float(gauge(projections(common))[name]) for common in (0.0, 0.5, 0.8, 0.95)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_half_precision_and_autocast_change_little() -> None:
+    given = projections(0.5).bfloat16()
+    expected = {name: float(value) for name, value in gauge(given.double()).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        found = {name: float(value) for name, value in gauge(given).items()}
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_it_has_no_gradient() -> None:
+    given = projections(0.5).requires_grad_()
+    assert not any(value.requires_grad for value in gauge(given).values())
