@@ -34,8 +34,7 @@ def plain(z: np.ndarray) -> dict[str, float]:
 
     alike = np.tile(Z[0], (batch, 1))
     most = min(batch, dim) / 2 * math.log(1 + dim / (min(batch, dim) * 0.2))
-    sigma = np.linalg.svd(Z, compute_uv=False)
-    shares = sigma / sigma.sum()
+    values = np.linalg.svd(Z, compute_uv=False) ** 2
     pairs = [
         float(((z[i, k] - z[j, k]) ** 2).sum())
         for k in range(batch) for i, j in combinations(range(views), 2)
@@ -46,7 +45,7 @@ def plain(z: np.ndarray) -> dict[str, float]:
     ]  # fmt: skip
     return {
         "fill": (rate(Z) - rate(alike)) / (most - rate(alike)),
-        "effective_rank": math.exp(-sum(p * math.log(p) for p in shares)),
+        "participation": float(values.sum() ** 2 / (values**2).sum()),
         "spread": float(np.mean([np.std(Z[:, d], ddof=1) for d in range(dim)])) * math.sqrt(dim),
         "alignment": float(np.mean(pairs)),
         "uniformity": math.log(float(np.mean(between))),
@@ -64,19 +63,19 @@ def test_measures_are_those_of_plain_loops(common: float, views: int) -> None:
 def test_all_alike_is_the_low_end() -> None:
     given = torch.ones(3, 7, 5)
     assert {name: float(value) for name, value in gauge(given).items()} == pytest.approx(
-        {"fill": 0, "effective_rank": 1, "spread": 0, "alignment": 0, "uniformity": 0}, abs=3e-3
+        {"fill": 0, "participation": 1, "spread": 0, "alignment": 0, "uniformity": 0}, abs=3e-3
     )
 
 
 def test_orthogonal_images_are_the_high_end() -> None:
     found = gauge(torch.eye(8).repeat(3, 1, 1))
     assert float(found["fill"]) == pytest.approx(1, abs=1e-5)
-    assert float(found["effective_rank"]) == pytest.approx(8, rel=1e-5)
+    assert float(found["participation"]) == pytest.approx(8, rel=1e-5)
     assert float(found["spread"]) == pytest.approx(1, abs=1e-5)
     assert float(found["uniformity"]) == pytest.approx(-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fill", "effective_rank", "spread"])
+@pytest.mark.parametrize("name", ["fill", "participation", "spread"])
 def test_more_in_common_is_less_spread(name: str) -> None:
     values = [float(gauge(projections(common))[name]) for common in (0.0, 0.5, 0.8, 0.95)]
     assert values == sorted(values, reverse=True)
@@ -93,3 +92,10 @@ def test_half_precision_and_autocast_change_little() -> None:
 def test_it_has_no_gradient() -> None:
     given = projections(0.5).requires_grad_()
     assert not any(value.requires_grad for value in gauge(given).values())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_of_what_is_not_finite_the_measures_are_not_either(bad: float) -> None:
+    given = projections(0.5)
+    given[0, 1, 2] = bad
+    assert not any(value.isfinite() for value in gauge(given).values())

@@ -78,8 +78,9 @@ def test_every_step_has_one_line_of_metrics(tiny_run: Path) -> None:
     assert [entry["step"] for entry in entries] == list(range(6))
     for entry in entries:
         assert entry.keys() == {
-            "step", "epoch", "loss", "coding_rate", "similarity", "fill", "gradient_norm", "lr",
-            "clip_fraction", "patches", "pflop", "patches_per_second", "seconds",
+            "step", "epoch", "loss", "coding_rate", "similarity", "fill", "participation",
+            "spread", "alignment", "uniformity", "gradient_norm", "lr", "clip_fraction", "patches",
+            "pflop", "patches_per_second", "seconds",
         }  # fmt: skip
 
 
@@ -439,7 +440,7 @@ def test_a_flipped_sign_is_noticed_within_50_steps(
 
     def flipped(self: EMP, projections: torch.Tensor) -> Loss:
         loss = right(self, projections)
-        return Loss(loss.total + 2 * loss.terms["coding_rate"], loss.terms, loss.fill)
+        return Loss(loss.total + 2 * loss.terms["coding_rate"], loss.terms)
 
     monkeypatch.setattr(EMP, "forward", flipped)
     train_tiny(tmp_path / "run", **HEALTHY)
@@ -544,3 +545,23 @@ def test_the_trial_of_a_compiled_network_leaves_no_trace(
     assert differences(tiny_run, run) == []
     assert Run(run).environment["compiled"] == "default"
     assert Run(run).environment["startup_seconds"] > 0
+
+
+# The mathematics of a step, whatever the engine does
+
+
+KNOWN_LOSSES = {
+    "lars": [],
+    "muon_lars": [],
+}
+
+
+@pytest.mark.parametrize("memory", ["whole", "exact"])
+@pytest.mark.parametrize("optimizer", KNOWN_LOSSES)
+def test_a_seed_gives_the_losses_it_always_gave(
+    tmp_path: Path, optimizer: str, memory: str
+) -> None:
+    """A change here changes what training does; one of the engine alone does not come here."""
+    train_tiny(tmp_path / "run", steps=6, optimizer={"name": optimizer}, memory=memory)
+    found = [entry["loss"] for entry in Run(tmp_path / "run").metrics()]
+    assert found == pytest.approx(KNOWN_LOSSES[optimizer], rel=1e-4)

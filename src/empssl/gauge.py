@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from empssl.objectives.coding_rate import coding_rate, coding_rate_bounds
+from empssl.objectives.coding_rate import coding_rate_bounds
 from empssl.shapes import Projections, Scalar
 
 DISTORTION = 0.2  # of `fill`, the paper's
@@ -16,8 +16,9 @@ def gauge(projections: Projections) -> dict[str, Scalar]:
     """Measures of collapse on unit rows; but for alignment of the first view's batch alone.
 
     fill             where the coding rate lies between all alike (0) and fully spread (1)
-    effective_rank   exp of the entropy of the singular values' shares (RankMe, Garrido et al.
-                     2023, eq. 1): between 1 and min(b, d)
+    participation    (sum_k e_k)^2 / sum_k e_k^2 with e the eigenvalues of the second moment: how
+                     many directions are used, between 1 and min(b, d); an effective rank that
+                     needs no eigenvalues
     spread           standard deviation of a coordinate over images, mean over coordinates, times
                      sqrt(d): 0 where all are alike, 1 on the whole sphere (SimSiam, Chen and He
                      2021, section 4.1)
@@ -26,8 +27,11 @@ def gauge(projections: Projections) -> dict[str, Scalar]:
     uniformity       log of the mean of exp(-2 ||z_j - z_k||^2) over pairs of images: 0 where all
                      are alike, near -4 where they are spread (Wang and Isola 2020)
 
+    Nothing here makes the host wait for a GPU, and of projections that are not finite the
+    measures are not either.
+
     Args:
-        projections: of the whole batch, of any length, and finite.
+        projections: of the whole batch, of any length.
     """
     views, batch, dim = projections.shape
     with torch.autocast(projections.device.type, enabled=False):
@@ -35,15 +39,17 @@ def gauge(projections: Projections) -> dict[str, Scalar]:
         Z = z[0]
         gram = Z @ Z.T
         least, most = coding_rate_bounds(batch, dim, DISTORTION)
-        sigma = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-        apart = gram[~torch.eye(batch, dtype=torch.bool, device=gram.device)]
+        eye = torch.eye(batch, dtype=gram.dtype, device=gram.device)
+        L, _ = torch.linalg.cholesky_ex(eye + dim / (batch * DISTORTION) * gram)
+        rate = L.diagonal().log().sum()
+        near = (2 * UNIFORMITY_SCALE * (gram - 1)).exp() * (1 - eye)
         return {
-            "fill": (coding_rate(Z[None], DISTORTION) - least) / (most - least),
-            "effective_rank": torch.special.entr(sigma / sigma.sum()).sum().exp(),
+            "fill": (rate - least) / (most - least),
+            "participation": gram.trace().square() / gram.square().sum(),
             "spread": Z.std(0).mean() * dim**0.5,
             # The mean over pairs, from the length of the means.
             "alignment": (1 - z.mean(0).square().sum(-1).mean()) * (2 * views / (views - 1)),
-            "uniformity": (2 * UNIFORMITY_SCALE * (apart - 1)).exp().mean().log(),
+            "uniformity": (near.sum() / (batch * (batch - 1))).log(),
         }
 
 

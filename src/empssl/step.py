@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from empssl.engine import Fabric, gather
 from empssl.errors import DivergenceError
+from empssl.gauge import gauge
 from empssl.memory import WHOLE, Plan, backward
 from empssl.objectives.objective import Loss, Objective
 from empssl.shapes import Views
@@ -18,11 +19,13 @@ class StepResult:
 
     Attributes:
         loss: of the whole batch, and its terms.
+        gauge: how alike its projections are.
         gradient_norm: over all weights.
         finite: whether the step could be taken. Read later: on a GPU to read it is to wait.
     """
 
     loss: Loss
+    gauge: dict[str, Tensor]
     gradient_norm: float | Tensor
     finite: Tensor
 
@@ -52,8 +55,12 @@ def training_step(
     count, batch = views.shape[:2]
     images = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
+    measured: dict[str, Tensor] = {}
+
     def to_loss(projections: Tensor) -> Loss:
-        return objective_loss(objective, gather(fabric, projections.unflatten(0, (count, batch))))
+        every = gather(fabric, projections.unflatten(0, (count, batch)))
+        measured.update(gauge(every))
+        return objective_loss(objective, every)
 
     loss = backward(fabric, network, images, to_loss, plan, batch)
     norm = gradient_norm(network)
@@ -65,7 +72,7 @@ def training_step(
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss, norm if views.device.type == "cuda" else float(norm), finite)
+    return StepResult(loss, measured, norm if views.device.type == "cuda" else float(norm), finite)
 
 
 def drop_unless(finite: Tensor, network: nn.Module) -> None:

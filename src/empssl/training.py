@@ -400,7 +400,7 @@ class Training:
                     entry["seconds"] = self.seconds
                     if first:
                         self.run.add_metrics(entry)
-                    if "fill" in entry and (warning := watch.update(entry["step"], entry["fill"])):
+                    if warning := watch.update(entry["step"], entry["fill"]):
                         self._say(warning)
                 if shared and (warning := load.update()):
                     self._say(warning)
@@ -475,9 +475,7 @@ class Training:
             "epoch": (self.step + 1) / self.plan["steps_per_epoch"],
             "loss": result.loss.total,
         }
-        entry |= result.loss.terms
-        if result.loss.fill is not None:
-            entry["fill"] = result.loss.fill
+        entry |= result.loss.terms | result.gauge
         entry |= {"gradient_norm": result.gradient_norm, "lr": lr}
         clipped = getattr(self.optimizers[0], "clip_fraction", None)
         if clipped is not None:

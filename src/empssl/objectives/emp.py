@@ -2,7 +2,7 @@
 
 import torch.nn.functional as F
 
-from empssl.objectives.coding_rate import coding_rate, coding_rate_bounds
+from empssl.objectives.coding_rate import coding_rate
 from empssl.objectives.objective import Loss, Objective
 from empssl.shapes import Projections
 
@@ -37,7 +37,4 @@ class EMP(Objective):
         rate = coding_rate(z, self.distortion)
         similarity = z.mean(0).norm(dim=-1).mean()
         total = -(rate + self.invariance_weight * similarity)
-        _, batch, dim = z.shape
-        least, most = coding_rate_bounds(batch, dim, self.distortion)
-        fill = (rate.detach() - least) / (most - least)
-        return Loss(total, {"coding_rate": rate, "similarity": similarity}, fill)
+        return Loss(total, {"coding_rate": rate, "similarity": similarity})

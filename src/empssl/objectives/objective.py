@@ -16,12 +16,10 @@ class Loss:
     Attributes:
         total: to be minimised; carries the gradient.
         terms: in their natural direction, as their names say.
-        fill: how much of the room between collapse (0) and full spread (1) the projections use.
     """
 
     total: Scalar
     terms: dict[str, Scalar] = field(default_factory=dict)
-    fill: Scalar | None = None
 
 
 class Objective(nn.Module, ABC):

@@ -17,12 +17,16 @@ _ABOUT = {
     "coding_rate": "How spread out the projections are; larger is better.",
     "similarity": "Mean cosine of a view to its image’s mean view; 1 is all alike.",
     "fill": f"Spread: 0 is collapse, 1 the most there can be. Dashed: {WARN_BELOW:g}, too low.",
+    "participation": "Directions that the projections share evenly; 1 is collapse.",
+    "spread": "Standard deviation over images, 1 on the whole sphere; 0 is collapse.",
+    "alignment": "Mean square distance of two views of an image; 0 is the closest.",
+    "uniformity": "How evenly images lie on the sphere: 0 is collapse, near -4 the best.",
     "gradient_norm": "Length of the gradient over all weights.",
     "lr": "Learning rate, as scheduled.",
     "clip_fraction": "Share of weight tensors whose LARS trust ratio was capped.",
     "patches_per_second": "Training speed; dips are other work on the machine.",
 }
-_FROM_ZERO = {"gradient_norm", "lr", "patches_per_second"}
+_FROM_ZERO = {"alignment", "participation", "spread", "gradient_norm", "lr", "patches_per_second"}
 _FRACTIONS = {"fill", "clip_fraction"}
 
 
