@@ -1,4 +1,4 @@
-"""The rivals on CIFAR-10 as solo-learn runs them (da Costa et al., 2022; its `scripts/pretrain/cifar`).
+"""The rivals on CIFAR-10 as solo-learn (da Costa et al., 2022; `scripts/pretrain/cifar`) runs them.
 
 ResNet-18 on two views of the whole image, 1,000 epochs, batches of 256. The linear accuracies
 are solo-learn's, of the last epoch on the test set; none is measured with this code yet: each
