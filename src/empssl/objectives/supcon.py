@@ -1,0 +1,52 @@
+"""Supervised contrastive learning (Khosla et al., 2020)."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from empssl.objectives.objective import Loss, Objective
+from empssl.shapes import BatchLabels, Projections
+
+
+class SupCon(Objective):
+    """Each view near all views of its class, far from all others; learns from labels.
+
+    loss = mean_i -1/|P(i)| sum_{p in P(i)} log (exp(z_i.z_p / tau) / sum_{a != i} exp(z_i.z_a / tau)),
+    L_out, eq. 2, with the mean over anchors i in place of the sum, as in the authors' code.
+
+    z are unit rows, i, p and a go over all views of all images, P(i) holds the other views of i's
+    class. `similarity` is the mean of z_i.z_p; `crowding_loss`, the mean of the logarithm of the
+    sum, is large where all rows are alike: the loss prevents collapse. An image whose label is
+    unknown (-1) is a class of its own; if all are, this is SimCLR's loss.
+
+    Any n: exact, all pairs of views at O(n^2), as published.
+
+    Args:
+        temperature: tau; 0.1 in the paper and its authors' CIFAR-10 settings.
+
+    Raises:
+        ValueError: temperature is not positive.
+    """
+
+    needs_labels: ClassVar[bool] = True
+
+    def __init__(self, *, temperature: float = 0.1) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}, expected a positive number")
+        self.temperature = temperature
+
+    def forward(self, projections: Projections, *, labels: BatchLabels) -> Loss:
+        views, batch, _ = projections.shape
+        z = F.normalize(projections, dim=-1).flatten(0, 1)  # view*batch dim
+        cosines = z @ z.T
+        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        image = torch.eye(batch, dtype=torch.bool, device=z.device)
+        alike = image | ((labels[:, None] == labels) & (labels >= 0))  # batch batch
+        positive = alike.repeat(views, views) & ~itself
+        similarity = ((cosines * positive).sum(1) / positive.sum(1)).mean()
+        logits = (cosines / self.temperature).masked_fill(itself, float("-inf"))
+        crowding = logits.logsumexp(1).mean()
+        total = crowding - similarity / self.temperature
+        return Loss(total, {"similarity": similarity, "crowding_loss": crowding})
