@@ -60,7 +60,10 @@ class ReSSL(Objective):
                 raise ValueError(f"{name} is {value}, expected a positive number")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum is {momentum}, expected a share, from 0 to 1")
-        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.student_temperature, self.teacher_temperature = (
+            student_temperature,
+            teacher_temperature,
+        )
         self.momentum = momentum
         self.target_views = self.weak_views = weak_views
         self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=-1))

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 
 from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import others
+from empssl.objectives.other_views import others
 from empssl.objectives.predictor import Predictor
 from empssl.shapes import Projections, Targets
 

@@ -12,18 +12,20 @@ from empssl.shapes import BatchLabels, Projections
 class SupCon(Objective):
     """Each view near all views of its class, far from all others; learns from labels.
 
-    loss = mean_i -1/|P(i)| sum_{p in P(i)} log (exp(z_i.z_p / tau) / sum_{a != i} exp(z_i.z_a / tau)),
-    L_out, eq. 2, with the mean over anchors i in place of the sum, as in the authors' code.
+    loss = contrast_loss - similarity / temperature,  the mean over rows i and p in P(i) of
 
-    z are unit rows, i, p and a go over all views of all images, P(i) holds the other views of i's
-    class. `similarity` is the mean of z_i.z_p; `crowding_loss`, the mean of the logarithm of the
-    sum, is large where all rows are alike: the loss prevents collapse. An image whose label is
-    unknown (-1) is a class of its own; if all are, this is SimCLR's loss.
+        -log exp(z_i . z_p / temperature) / sum_{a != i} exp(z_i . z_a / temperature),
+
+    L_out, eq. 2, with the mean over i in place of the sum, as in the authors' code. z are unit
+    rows; i, p and a go over all views of all images, and P(i) holds the other views of i's class.
+    `similarity` is the mean of z_i . z_p, `contrast_loss` that of the logarithm of the sum, which
+    prevents collapse. An image whose label is unknown (-1) is a class of its own; if all are, the
+    loss of two views is SimCLR's.
 
     Any n: exact, all pairs of views at O(n^2), as published.
 
     Args:
-        temperature: tau; 0.1 in the paper and its authors' CIFAR-10 settings.
+        temperature: 0.1 in the paper and its authors' CIFAR-10 settings.
 
     Raises:
         ValueError: temperature is not positive.
@@ -47,6 +49,6 @@ class SupCon(Objective):
         positive = alike.repeat(views, views) & ~itself
         similarity = ((cosines * positive).sum(1) / positive.sum(1)).mean()
         logits = (cosines / self.temperature).masked_fill(itself, float("-inf"))
-        crowding = logits.logsumexp(1).mean()
-        total = crowding - similarity / self.temperature
-        return Loss(total, {"similarity": similarity, "crowding_loss": crowding})
+        contrast = logits.logsumexp(1).mean()
+        total = contrast - similarity / self.temperature
+        return Loss(total, {"similarity": similarity, "contrast_loss": contrast})

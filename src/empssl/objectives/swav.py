@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import others
+from empssl.objectives.other_views import others
 from empssl.objectives.sinkhorn import codes
 from empssl.shapes import Projections, Targets
 

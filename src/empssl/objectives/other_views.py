@@ -1,4 +1,4 @@
-"""Means over all pairs of a view and the target of another view, at the cost of one sum."""
+"""What a view is to agree with: the targets of all other views, at the cost of one sum."""
 
 from torch import Tensor
 
