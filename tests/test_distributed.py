@@ -343,7 +343,8 @@ def weighed_apart(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Shar
 def test_an_objective_over_processes_is_that_of_the_whole_batch(
     name: str, weighed_apart: Shares
 ) -> None:
-    expected = weighed(name, slice(None), SimpleNamespace(world_size=1))
+    fabric = engine.launch(device="cpu", devices=1, precision="32-true")
+    expected = weighed(name, slice(None), fabric)
     found = joined(weighed_apart[name])
     assert expected.keys() == found.keys()
     for key in expected:

@@ -53,7 +53,7 @@ from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
 from empssl.stop import StopRequest, stop_requests
 from empssl.transfer import send
-from empssl.views import POLICIES, Patches
+from empssl.views import POLICIES, Policy
 
 CHECKPOINT_SECONDS = 300.0
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
@@ -197,7 +197,7 @@ class Training:
     optimizers: list[torch.optim.Optimizer]
     objective: Objective
     target: Target | None  # where the objective learns towards a momentum target
-    policy: Patches
+    policy: Policy
     sampler: Sampler
     images: ImageSet
     settings: dict[str, Any]
@@ -251,7 +251,7 @@ class Training:
 
     @staticmethod
     def _memory(
-        settings: dict[str, Any], fabric: Fabric, network: Network, policy: Patches, side: int
+        settings: dict[str, Any], fabric: Fabric, network: Network, policy: Policy, side: int
     ) -> Plan:
         """How much of a step is held at once, by what is free before the first."""
         view = policy.view_side(side)

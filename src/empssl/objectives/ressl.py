@@ -79,7 +79,8 @@ class ReSSL(Objective):
         return self.momentum
 
     @torch.no_grad()
-    def after_update(self, targets: Targets) -> None:
+    def after_update(self, targets: Targets | None) -> None:
         """Put the step's targets before the others, and let go of the oldest."""
+        assert targets is not None
         newest = F.normalize(targets.to(self.queue.dtype), dim=-1).flatten(0, 1)
         self.queue.copy_(torch.cat([newest, self.queue])[: len(self.queue)])

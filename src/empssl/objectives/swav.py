@@ -70,6 +70,6 @@ class SwAV(Objective):
         return Loss(code_loss, {"code_loss": code_loss})
 
     @torch.no_grad()
-    def after_update(self, targets: Targets) -> None:
+    def after_update(self, targets: Targets | None) -> None:
         """Make the prototypes unit rows again."""
         self.prototypes.copy_(F.normalize(self.prototypes, dim=-1))
