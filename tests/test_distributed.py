@@ -18,8 +18,10 @@ from torch import nn
 from empssl import checkpoint, engine
 from empssl.errors import UsageError
 from empssl.models.batchnorm import GlobalBatchNorm, globalize
+from empssl.objectives import OBJECTIVES, build_objective
 from empssl.objectives.emp import EMP
 from empssl.run import Run
+from empssl.step import objective_loss
 
 Shares = dict[str, list[dict[str, torch.Tensor]]]
 BATCH, STEPS = 12, 3  # a batch that two and three processes can share
@@ -281,3 +283,78 @@ def test_a_batchnorm_that_does_more_is_refused() -> None:
 
     with pytest.raises(UsageError, match="BatchNormAct cannot be computed over several"):
         globalize(nn.Sequential(BatchNormAct(3)))
+
+
+# Every objective, in processes that each hold a share of the batch
+
+
+def projected() -> torch.Tensor:
+    """View batch dim, of the whole batch; more images than coordinates."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(3, BATCH, 4, generator=generator, dtype=torch.float64)
+
+
+def weighed(name: str, share: slice, fabric: Any) -> dict[str, torch.Tensor]:
+    """Loss, terms and gradients of one objective, of the projections of a share of the images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = build_objective({"name": name}, dim=4).double()
+    z = projected()[:, share].clone().requires_grad_()
+    every = engine.gather(fabric, z[made.weak_views :])
+    targets = engine.gather(fabric, projected().flip(-1)[: made.target_views, share])
+    labels = engine.gather_labels(fabric, torch.arange(BATCH)[share] // 2)
+    loss = objective_loss(
+        made, every, targets if made.target else None, labels if made.needs_labels else None
+    )
+    loss.total.backward()
+    made.after_update(targets)
+    assert z.grad is not None
+    found = {"loss": loss.total.detach(), "input": z.grad}
+    found |= {f"term {key}": term.detach() for key, term in loss.terms.items()}
+    found |= {f"grad {key}": p.grad for key, p in made.named_parameters() if p.grad is not None}
+    return found | made.state_dict()
+
+
+def objectives_worker(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+    )
+    share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+    for name in OBJECTIVES:
+        torch.save(
+            weighed(name, share, SimpleNamespace(world_size=world)), f"{folder}/{name}{rank}"
+        )
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def weighed_apart(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Shares:
+    """What each process found, by objective."""
+    folder, world = tmp_path_factory.mktemp("objectives"), request.param
+    torch.multiprocessing.spawn(objectives_worker, (world, free_port(), str(folder)), nprocs=world)
+    return {
+        name: [torch.load(folder / f"{name}{rank}", weights_only=True) for rank in range(world)]
+        for name in OBJECTIVES
+    }
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_an_objective_over_processes_is_that_of_the_whole_batch(
+    name: str, weighed_apart: Shares
+) -> None:
+    fabric = engine.launch(device="cpu", devices=1, precision="32-true")
+    expected = weighed(name, slice(None), fabric)
+    found = joined(weighed_apart[name])
+    assert expected.keys() == found.keys()
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-10, atol=1e-10, msg=key)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_all_processes_find_the_same_gradients_for_an_objectives_own_weights(
+    name: str, weighed_apart: Shares
+) -> None:
+    first, *rest = weighed_apart[name]
+    for key in first.keys() - {"input"}:
+        assert all(torch.equal(first[key], other[key]) for other in rest), key

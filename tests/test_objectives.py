@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,18 +14,20 @@ from torch import Tensor
 
 import empssl.objectives
 from empssl.errors import DivergenceError
-from empssl.objectives import OBJECTIVES
+from empssl.objectives import OBJECTIVES, build_objective
 from empssl.objectives.objective import Loss, Objective
-from empssl.spec import build, complete
+from empssl.spec import complete
 from empssl.step import objective_loss
 
 NAMES = sorted(OBJECTIVES)
 PREVENT = [name for name in NAMES if OBJECTIVES[name].prevents_collapse]
+DIM = 16
 
 
-def objective(name: str) -> Objective:
-    made: Objective = build(OBJECTIVES, {"name": name})
-    return made
+def objective(name: str, dim: int = DIM) -> Objective:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_objective({"name": name}, dim=dim)
 
 
 def normal(*size: int, seed: int = 0) -> Tensor:
@@ -32,7 +35,7 @@ def normal(*size: int, seed: int = 0) -> Tensor:
 
 
 def projections(agreement: float = 0.5, common: float = 0.3, *, views: int = 4, batch: int = 12,
-                dim: int = 16) -> Tensor:  # fmt: skip
+                dim: int = DIM) -> Tensor:  # fmt: skip
     """Rows of any length. Views of an image agree, and all images have a direction in common."""
     image, own = normal(1, batch, dim, seed=1), normal(views, batch, dim, seed=2)
     direction = normal(dim, seed=3)
@@ -45,8 +48,43 @@ def projections(agreement: float = 0.5, common: float = 0.3, *, views: int = 4, 
 SHORT = 0.5
 
 
+def asked(made: Objective, given: Tensor) -> dict[str, Tensor]:
+    """What the objective asks for besides projections, made of the projections of all views.
+
+    The target is not quite the network; the first two images are of a class, the next two of an
+    unknown one, and each other is of its own.
+    """
+    found = {}
+    if made.target is not None:
+        other = given.detach() + 0.2 * given.detach().flip(-1)
+        found["targets"] = other[: made.target_views]
+    if made.needs_labels:
+        images = torch.arange(given.shape[1])
+        found["labels"] = images.clamp(min=1).masked_fill(images // 2 == 1, -1)
+    return found
+
+
+def loss_of(made: Objective, given: Tensor) -> Loss:
+    """The loss of the projections of all views, weak ones first."""
+    found: Loss = made(given[made.weak_views :], **asked(made, given))
+    return found
+
+
 def value(name: str, given: Tensor) -> float:
-    return float(objective(name)(given).total)
+    return float(loss_of(objective(name).to(given.dtype), given).total.detach())
+
+
+def fitted(name: str, given: Tensor) -> Objective:
+    """The objective, after its own weights, if it has any, have had time to adapt."""
+    made = objective(name)
+    if list(made.parameters()):
+        adam = torch.optim.Adam(made.parameters(), lr=0.01)
+        for _ in range(50):
+            adam.zero_grad()
+            loss_of(made, given).total.backward()
+            adam.step()
+            made.after_update(asked(made, given).get("targets"))
+    return made
 
 
 def test_every_objective_is_in_the_table() -> None:
@@ -65,13 +103,18 @@ def test_value_and_terms_are_those_of_the_reference(
     name: str, views: int, batch: int, dim: int
 ) -> None:
     plain = importlib.import_module(f"references.{name}")
-    options = complete(OBJECTIVES, {"name": name})
+    made = objective(name, dim).double()
+    options = complete(OBJECTIVES, {"name": name}, given=("dim",))
     del options["name"]
     given = projections(views=views, batch=batch, dim=dim).double()
-    loss = objective(name)(given)
-    total, terms = plain.objective(given.numpy(), **options)
-    assert float(loss.total) == pytest.approx(total, rel=1e-10)
-    assert {key: float(term) for key, term in loss.terms.items()} == pytest.approx(terms, rel=1e-10)
+    more: dict[str, Any] = {key: values.numpy() for key, values in asked(made, given).items()}
+    if made.state_dict():
+        more["state"] = {key: tensor.numpy() for key, tensor in made.state_dict().items()}
+    loss = loss_of(made, given)
+    total, terms = plain.objective(given[made.weak_views :].numpy(), **options | more)
+    found = {key: float(term.detach()) for key, term in loss.terms.items()}
+    assert float(loss.total.detach()) == pytest.approx(total, rel=1e-10)
+    assert found == pytest.approx(terms, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,7 +137,7 @@ def test_descent_takes_nearly_collapsed_projections_apart(name: str) -> None:
 
     # Not wholly agreeing views: those are where W-MSE, which whitens, is least and has no gradient.
     given = projections(agreement=0.9, common=0.9).requires_grad_()
-    (gradient,) = torch.autograd.grad(objective(name)(given).total, given)
+    (gradient,) = torch.autograd.grad(loss_of(objective(name), given).total, given)
     after = given - 0.01 * given.norm() * gradient / gradient.norm()
     assert common_length(after) < common_length(given)
 
@@ -102,15 +145,30 @@ def test_descent_takes_nearly_collapsed_projections_apart(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_prefers_agreeing_views_to_independent_ones(name: str) -> None:
     agreeing, independent = (SHORT * projections(agreement=a, common=0.0) for a in (1.0, 0.0))
-    assert value(name, agreeing) < value(name, independent)
+    values = [float(loss_of(fitted(name, z), z).total.detach()) for z in (agreeing, independent)]
+    assert values[0] < values[1]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("axis", [0, 1], ids=["views", "images"])
-def test_the_order_does_not_matter(name: str, axis: int) -> None:
-    given = projections().double()
-    shuffled = given.index_select(axis, torch.arange(given.shape[axis]).roll(3).flip(0))
-    assert value(name, shuffled) == pytest.approx(value(name, given), rel=1e-12)
+def test_the_order_of_images_does_not_matter(name: str) -> None:
+    made, given = objective(name).double().requires_grad_(False), projections().double()
+    order = torch.arange(12).roll(3).flip(0)
+    more = {
+        key: values.index_select(values.dim() - 1 - (key == "targets"), order)
+        for key, values in asked(made, given).items()
+    }
+    shuffled = made(given[made.weak_views :, order], **more)
+    assert float(shuffled.total) == pytest.approx(float(loss_of(made, given).total), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_views_does_not_matter_but_for_the_leading_ones(name: str) -> None:
+    made, given = objective(name).double().requires_grad_(False), projections(views=8).double()
+    leading = range(8)[: made.target_views] if made.target_views else []
+    following = [view for view in range(8) if view not in leading]
+    order = torch.tensor([*reversed(leading), *following[3:], *following[:3]])
+    shuffled = loss_of(made, given[order])
+    assert float(shuffled.total) == pytest.approx(float(loss_of(made, given).total), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -124,25 +182,32 @@ def test_views_and_images_are_not_the_same_axis(name: str) -> None:
 @pytest.mark.parametrize("common", [0.0, 0.999, 1.0], ids=["spread", "nearly-alike", "alike"])
 def test_gradients_are_finite(name: str, views: int, common: float) -> None:
     given = projections(agreement=0.9, common=common, views=views).requires_grad_()
-    (gradient,) = torch.autograd.grad(objective(name)(given).total, given)
+    (gradient,) = torch.autograd.grad(loss_of(objective(name), given).total, given)
     assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("batch", "dim"), [(3, 5), (5, 3)])
 def test_gradients_are_those_of_finite_differences(name: str, batch: int, dim: int) -> None:
-    given = projections(views=3, batch=batch, dim=dim).double().requires_grad_()
-    made = objective(name)
-    assert torch.autograd.gradcheck(lambda z: made(z).total, given, atol=1e-6, rtol=1e-6)
+    every = projections(views=3, batch=batch, dim=dim).double()
+    made = objective(name, dim).double()
+    more = asked(made, every)  # held fixed: through targets no gradient flows
+    given = every[made.weak_views :].requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: made(z, **more).total, given, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_autocast_does_not_change_the_value(name: str, kind: torch.dtype) -> None:
-    given = projections(common=0.9).to(kind)
-    expected: Loss = objective(name)(given.float())
+    made, given = objective(name), projections(common=0.9).to(kind)
+    more = {key: values.to(kind) if values.is_floating_point() else values
+            for key, values in asked(made, given).items()}  # fmt: skip
+    seen = given[made.weak_views :]
+    expected: Loss = made(
+        seen.float(), **{k: v.float() if k == "targets" else v for k, v in more.items()}
+    )
     with torch.autocast("cpu", torch.bfloat16):
-        loss = objective_loss(objective(name), given)
+        loss = objective_loss(made, seen, **more)
     assert loss.total.dtype == torch.float32
     assert torch.equal(loss.total, expected.total)
 
@@ -150,8 +215,9 @@ def test_autocast_does_not_change_the_value(name: str, kind: torch.dtype) -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_the_total_is_a_weighted_sum_in_which_every_term_helps(name: str) -> None:
     """Terms point the way their names say: larger is better unless they end in `_loss`."""
+    made = objective(name).double().requires_grad_(False)
     losses: list[Loss] = [
-        objective(name)(projections(agreement, common).double())
+        loss_of(made, projections(agreement, common).double())
         for agreement in (0.1, 0.5, 0.9) for common in (0.0, 0.4, 0.8)
     ]  # fmt: skip
     terms = list(losses[0].terms)
@@ -168,8 +234,24 @@ def test_the_total_is_a_weighted_sum_in_which_every_term_helps(name: str) -> Non
 def test_projections_that_are_not_finite_are_an_error_or_make_a_loss_that_is_not(
     name: str, bad: float
 ) -> None:
-    given, total = projections(), torch.tensor(float("nan"))
+    made, given, total = objective(name), projections(), torch.tensor(float("nan"))
     given[1, 2, 3] = bad
     with suppress(DivergenceError):
-        total = objective_loss(objective(name), given).total
+        total = objective_loss(made, given[made.weak_views :], **asked(made, given)).total
     assert not total.isfinite()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_forward_and_a_backward_pass_change_nothing(name: str) -> None:
+    made = objective(name)
+    before = {key: tensor.clone() for key, tensor in made.state_dict().items()}
+    loss_of(made.train(), projections().requires_grad_()).total.backward()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in made.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if OBJECTIVES[n].target == "momentum"])
+def test_the_momentum_of_a_target_is_a_share_and_does_not_fall(name: str) -> None:
+    momenta = [objective(name).momentum_at(step / 10) for step in range(11)]
+    assert momenta[0] >= 0
+    assert momenta == sorted(momenta)
+    assert momenta[-1] <= 1

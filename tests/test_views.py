@@ -17,7 +17,7 @@ from torch import Tensor
 from empssl.draws import uniform
 from empssl.spec import complete
 from empssl.views import POLICIES, Patches, crop, pixels
-from empssl.views.policy import DRAWS
+from empssl.views.patches import DRAWS
 
 SHEET = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10" / "test_00.webp"
 NOTHING = {"flip": 0.0, "jitter": 0.0, "gray": 0.0, "blur": 0.0, "solarize": 0.0}
@@ -256,7 +256,7 @@ def test_corners_stay_inside_for_the_largest_draw() -> None:
 
 
 def test_every_order_of_the_colors_comes_equally_often() -> None:
-    order = Patches()._order({"order": torch.arange(2400) / 2400})
+    order = Patches().augmentation._order({"order": torch.arange(2400) / 2400})
     _, counts = torch.unique(order.T, dim=0, return_counts=True)
     assert counts.tolist() == [100] * 24
 
@@ -265,8 +265,9 @@ def test_every_order_of_the_colors_comes_equally_often() -> None:
 def test_factors_reach_from_one_minus_to_one_plus_their_range(name: str) -> None:
     which = ["brightness", "contrast", "saturation"].index(name)
     draw = dict.fromkeys(DRAWS, torch.tensor([0.0, 0.5, 1.0]))
-    assert Patches(**{name: 0.4})._factors(draw)[which].tolist() == pytest.approx([0.6, 1.0, 1.4])
-    assert Patches(**{name: 1.5})._factors(draw)[which].tolist() == pytest.approx([0, 1.25, 2.5])
+    for width, expected in ((0.4, [0.6, 1.0, 1.4]), (1.5, [0, 1.25, 2.5])):
+        found = Patches(**{name: width}).augmentation._factors(draw)[which]
+        assert found.tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("colors", ["faithful", "fast"])
@@ -370,7 +371,7 @@ def test_views_of_fixed_shape_are_those_of_selected_rows(
 ) -> None:
     policy, u = Patches(**options(colors=colors, side=24, solarize=0.3)), numbers(60)
     plain = policy(images, u)
-    monkeypatch.setattr("empssl.views.policy._selects_rows", lambda device: False)
+    monkeypatch.setattr("empssl.views.augmentation._selects_rows", lambda device: False)
     assert torch.allclose(policy(images, u), plain, rtol=0, atol=1e-6)
 
 
@@ -378,7 +379,7 @@ def test_views_of_fixed_shape_select_no_rows(monkeypatch: pytest.MonkeyPatch) ->
     def wait(self: Tensor) -> Tensor:
         raise AssertionError("nonzero makes the host wait")
 
-    monkeypatch.setattr("empssl.views.policy._selects_rows", lambda device: False)
+    monkeypatch.setattr("empssl.views.augmentation._selects_rows", lambda device: False)
     monkeypatch.setattr(Tensor, "nonzero", wait)
     for colors in ("faithful", "fast"):
         assert Patches(**options(colors=colors))(noise(4), numbers(4)).isfinite().all()
@@ -386,7 +387,7 @@ def test_views_of_fixed_shape_select_no_rows(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_order_is_found_from_its_place_in_the_alphabet() -> None:
     u = (torch.arange(24) + 0.5) / 24
-    assert Patches()._order({"order": u}).T.tolist() == [
+    assert Patches().augmentation._order({"order": u}).T.tolist() == [
         list(order) for order in itertools.permutations(range(4))
     ]
 

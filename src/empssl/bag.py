@@ -13,7 +13,7 @@ from empssl.engine import Precision, resolve_precision
 from empssl.errors import UsageError
 from empssl.models import VIEW_LAYERS, Layer, Network
 from empssl.shapes import Embeddings, Images, Views
-from empssl.views import Patches
+from empssl.views import Policy
 from empssl.views.crop import grid
 
 # Patches at once, on the CPU for each thread; a GPU needs more to be busy. With freed memory kept
@@ -60,7 +60,7 @@ class Crops:
     def __str__(self) -> str:
         return self.kind if self.kind == "whole" else f"{self.kind}{self.count}"
 
-    def views(self, policy: Patches, images: Images, samples: Tensor) -> Views:
+    def views(self, policy: Policy, images: Images, samples: Tensor) -> Views:
         """The bag's patches, ready for the backbone.
 
         Args:
@@ -69,20 +69,20 @@ class Crops:
             samples: int64 (batch,), their indices in the data set; random patches depend on them.
         """
         if self.kind == "whole":
-            return policy.normalize(images.float().div_(255))[None]
+            return policy.augmentation.normalize(images.float().div_(255))[None]
         if self.kind == "random":
             views = range(self.count)
             u = uniform(samples, seed=self.seed, epoch=_EPOCH, views=views, draws=policy.draws)
             return policy(images, u)
         side = images.shape[-1]
         top, left = grid(side, policy.patch_side(side), self.count)
-        return policy.clean(images, top, left, mirror=policy.flip > 0)
+        return policy.clean(images, top, left, mirror=policy.augmentation.flip > 0)
 
 
 @torch.inference_mode()
 def embed_bags(
     network: Network,
-    policy: Patches,
+    policy: Policy,
     images: Images,
     samples: Tensor,
     crops: Crops,

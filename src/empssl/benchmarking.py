@@ -17,8 +17,10 @@ from empssl.draws import uniform
 from empssl.engine import Fabric, Precision, environment, launch, resolve_precision, settle
 from empssl.errors import UsageError
 from empssl.flops import training_flops
-from empssl.models import build_network
-from empssl.objectives import OBJECTIVES
+from empssl.memory import WHOLE
+from empssl.models import Network, build_network
+from empssl.models.target import Target
+from empssl.objectives import build_objective
 from empssl.optim import build_optimizers, set_lr
 from empssl.recipes import resolve
 from empssl.slow import SlowPipeline
@@ -225,7 +227,7 @@ class _Parts:
         fabric: Fabric,
         settings: dict[str, Any],
         images: Tensor,
-        network: torch.nn.Module,
+        network: Network,
         precision: Precision,
         seed: int,
     ) -> None:
@@ -236,8 +238,16 @@ class _Parts:
         network.to(self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, self.module = network, fabric.setup(network)
         self.policy = build(POLICIES, settings["views"])
-        self.objective = build(OBJECTIVES, settings["objective"]).to(fabric.device)
-        self.optimizers = build_optimizers(network, settings["optimizer"])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            objective = build_objective(settings["objective"], dim=network.projector.dim)
+        self.objective = objective.to(fabric.device, self.dtype)
+        self.target = Target(network) if objective.target == "momentum" else None
+        # Labels of noise: half of the images are of the one class, half of the other.
+        of = torch.arange(len(images), device=fabric.device) % 2
+        self.labels = of if objective.needs_labels else None
+        trained = torch.nn.ModuleList([network, objective])
+        self.optimizers = build_optimizers(trained, settings["optimizer"])
         set_lr(self.optimizers, 0.0)  # every repetition finds the same network
         self.module.train()
         kind = torch.bfloat16 if exact == "bf16-mixed" else self.dtype
@@ -281,8 +291,9 @@ class _Parts:
     def _whole(self) -> None:
         self.round += 1
         training_step(
-            self.fabric, self.module, self.objective, self.optimizers, self._views(send_too=True)
-        )
+            self.fabric, self.module, self.objective, self.optimizers, self._views(send_too=True),
+            WHOLE, self.target, self.labels,
+        )  # fmt: skip
 
     def _views(self, *, send_too: bool = False) -> Tensor:
         samples = torch.arange(len(self.images))
@@ -304,10 +315,11 @@ class _Parts:
 
     def _objective(self) -> None:
         cut = self.projections.detach().requires_grad_()
-        objective_loss(self.objective, cut).total.backward()
+        targets = cut.detach()[: self.objective.target_views] if self.objective.target else None
+        objective_loss(self.objective, cut, targets, self.labels).total.backward()
 
     def _optimizer(self) -> None:
-        gradient_norm(self.network)
+        gradient_norm(self.network, self.objective)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

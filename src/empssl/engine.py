@@ -14,7 +14,7 @@ from torch import Tensor
 
 from empssl import __version__
 from empssl.errors import UsageError, nearest
-from empssl.shapes import Projections
+from empssl.shapes import BatchLabels, Projections
 
 try:
     from lightning_fabric import Fabric as Fabric
@@ -163,6 +163,12 @@ def gather(fabric: Fabric, projections: Projections) -> Tensor:
         return projections
     every: Tensor = _AllGather.apply(projections)  # process view batch dim
     return every.transpose(0, 1).flatten(1, 2)
+
+
+def gather_labels(fabric: Fabric, labels: BatchLabels) -> Tensor:
+    """The labels of all processes, in the order of the global batch."""
+    every: Tensor = labels if fabric.world_size == 1 else _AllGather.apply(labels).flatten()
+    return every
 
 
 class _AllGather(torch.autograd.Function):

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -12,8 +12,21 @@ def training_flops(network: nn.Module, side: int) -> float:
 
     Matrix products and convolutions only, as in the paper's accounting; nothing is computed.
     """
-    twin = copy.deepcopy(network).to("meta").train()
-    views = torch.empty(2, 3, side, side, device="meta")
+    twin, views = _on_paper(network, side)
     with FlopCounterMode(display=False) as counter:
         twin(views).sum().backward()
     return float(counter.get_total_flops()) / 2
+
+
+def projecting_flops(network: nn.Module, side: int) -> float:
+    """FLOP of the forward pass alone, counted as above."""
+    twin, views = _on_paper(network, side)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        twin(views)
+    return float(counter.get_total_flops()) / 2
+
+
+def _on_paper(network: nn.Module, side: int) -> tuple[nn.Module, Tensor]:
+    """The network without its weights, and two views without pixels."""
+    twin = copy.deepcopy(network).to("meta").train()
+    return twin, torch.empty(2, 3, side, side, device="meta")

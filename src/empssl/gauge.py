@@ -23,7 +23,7 @@ def gauge(projections: Projections) -> dict[str, Scalar]:
                      sqrt(d): 0 where all are alike, 1 on the whole sphere (SimSiam, Chen and He
                      2021, section 4.1)
     alignment        mean square distance of two views of an image: 0 is the closest (Wang and
-                     Isola 2020)
+                     Isola 2020); not measured of a single view
     uniformity       log of the mean of exp(-2 ||z_j - z_k||^2) over pairs of images: 0 where all
                      are alike, near -4 where they are spread (Wang and Isola 2020)
 
@@ -42,15 +42,15 @@ def gauge(projections: Projections) -> dict[str, Scalar]:
         eye = torch.eye(batch, dtype=gram.dtype, device=gram.device)
         L, _ = torch.linalg.cholesky_ex(eye + dim / (batch * DISTORTION) * gram)
         rate = L.diagonal().log().sum()
+        # The mean over pairs, from the length of the means.
+        apart = 2 * (1 - z.mean(0).square().sum(-1).mean())
         near = (2 * UNIFORMITY_SCALE * (gram - 1)).exp() * (1 - eye)
         return {
             "fill": (rate - least) / (most - least),
             "participation": gram.trace().square() / gram.square().sum(),
             "spread": Z.std(0).mean() * dim**0.5,
-            # The mean over pairs, from the length of the means.
-            "alignment": (1 - z.mean(0).square().sum(-1).mean()) * (2 * views / (views - 1)),
             "uniformity": (near.sum() / (batch * (batch - 1))).log(),
-        }
+        } | ({"alignment": apart * views / (views - 1)} if views > 1 else {})
 
 
 def _at_least_single(x: Tensor) -> torch.dtype:

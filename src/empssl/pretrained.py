@@ -22,7 +22,7 @@ from empssl.models.folding import folded
 from empssl.run import Run
 from empssl.shapes import Embeddings, Images
 from empssl.spec import build
-from empssl.views import POLICIES, Patches
+from empssl.views import POLICIES, Policy
 
 WHITENED = "whitened."  # what the names of its tensors begin with
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
@@ -39,7 +39,7 @@ class Encoder:
         identity: SHA-256 of the weights, or `random-SEED`.
     """
 
-    def __init__(self, network: Network, policy: Patches, image_side: int, identity: str) -> None:
+    def __init__(self, network: Network, policy: Policy, image_side: int, identity: str) -> None:
         self.network = network.eval().requires_grad_(False)
         self.policy = policy
         self.image_side = image_side

@@ -1,6 +1,7 @@
 """The axis names that public signatures use, and what they count.
 
 view      patches (or other crops) of one image; always the first axis
+target    views that there are targets of, the leading ones
 batch     images
 dim       coordinates of a projection z
 feature   coordinates of an embedding h
@@ -14,7 +15,9 @@ from torch import Tensor
 Images = UInt8[Tensor, "batch 3 height width"]
 Views = Float[Tensor, "view batch 3 side side"]
 Projections = Float[Tensor, "view batch dim"]
+Targets = Float[Tensor, "target batch dim"]
 Embeddings = Float[Tensor, "sample feature"]
 Labels = Int64[Tensor, " sample"]
+BatchLabels = Int64[Tensor, " batch"]
 Valid = Bool[Tensor, " batch"]
 Scalar = Float[Tensor, ""]

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from empssl.engine import Fabric, gather
+from empssl.engine import Fabric, gather, gather_labels
 from empssl.errors import DivergenceError
 from empssl.gauge import gauge
 from empssl.memory import WHOLE, Plan, backward
+from empssl.models.target import Target
 from empssl.objectives.objective import Loss, Objective
-from empssl.shapes import Views
+from empssl.shapes import BatchLabels, Projections, Targets, Views
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class StepResult:
     Attributes:
         loss: of the whole batch, and its terms.
         gauge: how alike its projections are.
-        gradient_norm: over all weights.
+        gradient_norm: over all weights, the objective's among them.
         finite: whether the step could be taken. Read later: on a GPU to read it is to wait.
     """
 
@@ -37,6 +38,8 @@ def training_step(
     optimizers: list[torch.optim.Optimizer],
     views: Views,
     plan: Plan = WHOLE,
+    target: Target | None = None,
+    labels: BatchLabels | None = None,
 ) -> StepResult:
     """Take one step on the views that this process holds of the global batch.
 
@@ -44,68 +47,94 @@ def training_step(
         fabric: of the run.
         network: as Fabric wraps it.
         objective: what the step lowers.
-        optimizers: of all parameters.
-        views: of this process.
+        optimizers: of all parameters, the objective's among them.
+        views: of this process; the objective's `weak_views` first.
         plan: how much of it is in memory at once.
+        target: the momentum target, for an objective that has one; it is not moved here.
+        labels: of the batch, for an objective that needs them.
 
     Raises:
         DivergenceError: on the CPU, the loss or a gradient is not finite; no weight has been
             touched. On a GPU gradients are zeros from then on, and `finite` tells.
     """
-    count, batch = views.shape[:2]
-    images = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-
+    batch = views.shape[1]
+    seen, aimed = views[objective.weak_views :], views[: objective.target_views]
+    images = seen.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    targets = None if target is None else gather(fabric, target.project(aimed, fabric.autocast()))
+    every = None if labels is None else gather_labels(fabric, labels)
     measured: dict[str, Tensor] = {}
 
     def to_loss(projections: Tensor) -> Loss:
-        every = gather(fabric, projections.unflatten(0, (count, batch)))
-        measured.update(gauge(every))
-        return objective_loss(objective, every)
+        nonlocal targets
+        z = gather(fabric, projections.unflatten(0, (len(seen), batch)))
+        measured.update(gauge(z))
+        if objective.target == "itself":
+            targets = z.detach()[: objective.target_views]
+        return objective_loss(objective, z, targets, every)
 
     loss = backward(fabric, network, images, to_loss, plan, batch)
-    norm = gradient_norm(network)
+    norm = gradient_norm(network, objective)
     finite = torch.isfinite(loss.total.detach()) & torch.isfinite(norm)
     if views.device.type != "cuda" and not finite:
-        raise DivergenceError(_diagnosis(network, loss))
+        raise DivergenceError(_diagnosis(network, objective, loss))
     if views.device.type == "cuda":
-        drop_unless(finite, network)
+        drop_unless(finite, network, objective)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    objective.after_update(targets)
     return StepResult(loss, measured, norm if views.device.type == "cuda" else float(norm), finite)
 
 
-def drop_unless(finite: Tensor, network: nn.Module) -> None:
+def drop_unless(finite: Tensor, *modules: nn.Module) -> None:
     """Zero all gradients of a step that is not finite, without reading whether it is."""
-    for weight in network.parameters():
-        if weight.grad is not None:
-            weight.grad = torch.where(finite, weight.grad, 0.0)
+    for module in modules:
+        for weight in module.parameters():
+            if weight.grad is not None:
+                weight.grad = torch.where(finite, weight.grad, 0.0)
 
 
-def objective_loss(objective: Objective, projections: Tensor) -> Loss:
-    """The objective in its own precision: at least float32, and never under autocast."""
-    if projections.dtype not in (torch.float32, torch.float64):
-        projections = projections.float()
+def objective_loss(
+    objective: Objective,
+    projections: Projections,
+    targets: Targets | None = None,
+    labels: BatchLabels | None = None,
+) -> Loss:
+    """The objective in its own precision: at least float32, and never under autocast.
+
+    Args:
+        objective: what is lowered.
+        projections: of the whole batch.
+        targets: for an objective that learns towards some, else none.
+        labels: for an objective that needs them, else none.
+
+    Raises:
+        DivergenceError: the projections are not finite, and the objective cannot go on.
+    """
+    asked = {"targets": None if targets is None else _at_least_single(targets), "labels": labels}
+    given = {name: values for name, values in asked.items() if values is not None}
     with torch.autocast(projections.device.type, enabled=False):
         try:
-            loss: Loss = objective(projections)
+            loss: Loss = objective(_at_least_single(projections), **given)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise DivergenceError(f"the projections are not finite ({error})") from error
     return loss
 
 
-def gradient_norm(network: nn.Module) -> Tensor:
+def _at_least_single(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def gradient_norm(*modules: nn.Module) -> Tensor:
     """Euclidean norm over all gradients, the same in every process."""
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
     norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
     return norm
 
 
-def _diagnosis(network: nn.Module, loss: Loss) -> str:
+def _diagnosis(network: nn.Module, objective: Objective, loss: Loss) -> str:
     original = getattr(network, "module", network)  # names without those of Fabric's wrappers
-    bad = [
-        name for name, p in original.named_parameters()
-        if p.grad is not None and not torch.isfinite(p.grad).all()
-    ]  # fmt: skip
+    named = [*original.named_parameters(), *objective.named_parameters(prefix="objective")]
+    bad = [name for name, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
     where = f"the first bad gradient is that of {bad[0]}" if bad else "the gradients are finite"
     return f"the loss is {loss.total.item():g} and {where}"

@@ -1,5 +1,6 @@
 """The training loop: images to a run directory."""
 
+import copy
 import inspect
 import math
 import statistics
@@ -33,14 +34,15 @@ from empssl.engine import (
     settle,
 )
 from empssl.errors import DataError, DivergenceError, EmpsslError, StoppedError, UsageError
-from empssl.flops import training_flops
+from empssl.flops import projecting_flops, training_flops
 from empssl.health import CollapseWatch
 from empssl.load import LoadWatch
 from empssl.memory import Memory, Plan, free_bytes
 from empssl.memory import plan as plan_memory
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import globalize
-from empssl.objectives import OBJECTIVES
+from empssl.models.target import Target
+from empssl.objectives import build_objective
 from empssl.objectives.objective import Objective
 from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
 from empssl.pending import Measured, Pending
@@ -51,7 +53,7 @@ from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
 from empssl.stop import StopRequest, stop_requests
 from empssl.transfer import send
-from empssl.views import POLICIES, Patches
+from empssl.views import POLICIES, Policy
 
 CHECKPOINT_SECONDS = 300.0
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
@@ -92,7 +94,7 @@ def train(
 
     Args:
         data: a folder of images, a Parquet file, or digits, cifar10 or cifar100. Labels, where
-            there are any, are never used.
+            there are any, are never used, but by an objective that needs them: supcon.
         out: the run directory to make.
         recipe: demo, fast, laptop (the default), paper or official. It decides what is not given.
         patches: patches of each image in a step; n in the paper.
@@ -106,7 +108,7 @@ def train(
         projector: paper or official, and its options.
         whitened: features of whitened patches that stand beside the network's in the joint
             embedding; 0 for none. They are measured on the images, not learned.
-        objective: emp, and its options.
+        objective: byol, emp, ressl, simsiam, supcon or swav, and its options.
         optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
         schedule: cosine or linear, and its options.
         split: train leaves out what `evaluate` tests on: the test images of a known data set,
@@ -194,7 +196,8 @@ class Training:
     module: nn.Module  # the network as Fabric wraps it
     optimizers: list[torch.optim.Optimizer]
     objective: Objective
-    policy: Patches
+    target: Target | None  # where the objective learns towards a momentum target
+    policy: Policy
     sampler: Sampler
     images: ImageSet
     settings: dict[str, Any]
@@ -225,7 +228,9 @@ class Training:
             network = build_network(
                 settings["backbone"], settings["projector"], settings["whitened"]
             )
-        flops = training_flops(network, policy.view_side(images.side))
+            objective = build_objective(settings["objective"], dim=network.projector.dim)
+        _check_objective(objective, settings, images)
+        flops = _flops_per_view(network, objective, settings, policy.view_side(images.side))
         if fabric.world_size > 1:
             globalize(network)
         sampler = Sampler(
@@ -234,17 +239,19 @@ class Training:
         )  # fmt: skip
         dtype = torch.float64 if settings["precision"] == "64-true" else torch.float32
         network.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        objective.to(fabric.device, dtype)
         module = fabric.setup(network)
+        target = Target(network) if objective.target == "momentum" else None
+        optimizers = build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])
+        memory = cls._memory(settings, fabric, network, policy, images.side)
         return cls(
-            fabric, network, module, build_optimizers(network, settings["optimizer"]),
-            build(OBJECTIVES, settings["objective"]).to(fabric.device), policy, sampler,
-            images, settings, flops, began, policy, cls._memory(settings, fabric, network, policy,
-                                                                images.side),
+            fabric, network, module, optimizers, objective, target, policy, sampler, images,
+            settings, flops, began, policy, memory,
         )  # fmt: skip
 
     @staticmethod
     def _memory(
-        settings: dict[str, Any], fabric: Fabric, network: Network, policy: Patches, side: int
+        settings: dict[str, Any], fabric: Fabric, network: Network, policy: Policy, side: int
     ) -> Plan:
         """How much of a step is held at once, by what is free before the first."""
         view = policy.view_side(side)
@@ -267,7 +274,8 @@ class Training:
         if mode == "none" or self.memory.mode != "whole":
             return
         plain, kept = self.module, {k: v.clone() for k, v in self.network.state_dict().items()}
-        count, batch = self.settings["patches"], self.settings["batch"] // self.fabric.world_size
+        count = self.settings["patches"] - self.objective.weak_views
+        batch = self.settings["batch"] // self.fabric.world_size
         side, device = self.images.side, self.fabric.device
         images = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
         u = torch.full((count, batch, self.policy.draws), 0.5, device=device)
@@ -360,7 +368,8 @@ class Training:
                 f"{self.settings['data']} has changed since {self.run.path} was started; restore "
                 "the images, or start a new run"
             )
-        checkpoint.load_strictly(self.network, saved.tensors["model"], folder)
+        for group, module in self._modules.items():
+            checkpoint.load_strictly(module, saved.tensors.get(group, {}), folder)
         for index, optimizer in enumerate(self.optimizers):
             optimizer.load_state_dict(
                 _unflatten(saved.state["optimizers"][index], saved.tensors["optimizer"], index)
@@ -384,7 +393,7 @@ class Training:
         with progress("training", steps, silent=not first) as advance:
             while self.step < steps:
                 lr = set_lr(self.optimizers, schedule(self.step))
-                result, samples = self._take_step(self.step)
+                result, samples = self._take_step(self.step, self.step / steps)
                 pending.add(self._entry(result, lr), samples)
                 self.step += 1
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
@@ -417,9 +426,9 @@ class Training:
         self.sampler.close()
         self._save()
         if first:
-            self.run.save_model(Checkpoint({"model": self._weights()}, self._identity()))
+            self.run.save_model(Checkpoint({"model": self._weights()["model"]}, self._identity()))
 
-    def _take_step(self, step: int) -> tuple[StepResult, Tensor]:
+    def _take_step(self, step: int, progress: float) -> tuple[StepResult, Tensor]:
         """A step's measurements, perhaps still to be computed, and the samples it saw."""
         if self.compiled == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
@@ -431,16 +440,27 @@ class Training:
             drawn.samples, seed=self.settings["seed"], epoch=drawn.epoch,
             views=range(self.settings["patches"]), draws=self.policy.draws,
         )  # fmt: skip
-        device = self.fabric.device
-        views = self.augment(send(drawn.pixels, device), send(u, device))
-        views = views.to(next(self.network.parameters()).dtype)
+        views = self._views(drawn.pixels, u).to(next(self.network.parameters()).dtype)
+        labels = self.images.labels if self.objective.needs_labels else None
+        if labels is not None:
+            labels = send(labels[drawn.samples], self.fabric.device)
         try:
             result = training_step(
-                self.fabric, self.module, self.objective, self.optimizers, views, self.memory
-            )
+                self.fabric, self.module, self.objective, self.optimizers, views, self.memory,
+                self.target, labels,
+            )  # fmt: skip
         except DivergenceError as error:
             raise self._diverged(step, str(error), drawn.samples) from error
+        if self.target is not None:
+            self.target.update(self.network, self.objective.momentum_at(progress))
         return result, drawn.samples
+
+    def _views(self, pixels: Tensor, u: Tensor) -> Tensor:
+        """Views of a step, on the device that computes; weak ones first."""
+        pixels, u = send(pixels, self.fabric.device), send(u, self.fabric.device)
+        weak = self.objective.weak_views
+        views = self.augment(pixels, u[weak:])
+        return torch.cat([self.policy.weak()(pixels, u[:weak]), views]) if weak else views
 
     def _diverged(self, step: int, what: str, samples: Tensor) -> DivergenceError:
         names = [self.images.sample_name(int(i)) for i in samples[:5]]
@@ -485,23 +505,33 @@ class Training:
 
     def _steps_within(self, seconds: float) -> int:
         """How many steps fit into what is left of a budget, from steps that are then undone."""
-        weights = {key: value.clone() for key, value in self.network.state_dict().items()}
+        before = copy.deepcopy({g: module.state_dict() for g, module in self._modules.items()})
         set_lr(self.optimizers, 0.0)
         self.module.train()
         times: list[float] = []
         until = time.monotonic() + min(10.0, 0.04 * seconds)
         while agree(self.fabric, len(times) < 6 or time.monotonic() < until)[0]:
             at = time.monotonic()
-            self._take_step(len(times) % self.sampler.steps_per_epoch)
+            self._take_step(len(times) % self.sampler.steps_per_epoch, 0.0)
             settle(self.fabric)
             times.append(time.monotonic() - at)
-        self.network.load_state_dict(weights)
-        self.optimizers = build_optimizers(self.network, self.settings["optimizer"])
+        for group, module in self._modules.items():
+            module.load_state_dict(before[group])
+        trained = nn.ModuleList([self.network, self.objective])
+        self.optimizers = build_optimizers(trained, self.settings["optimizer"])
         typical = statistics.median(times[3:])
         return max(1, math.floor((seconds - (time.monotonic() - self.began)) / typical))
 
-    def _weights(self) -> dict[str, Tensor]:
-        return dict(self.network.state_dict())
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        """What training changes, by its file in a checkpoint."""
+        found = {"model": self.network, "objective": self.objective, "target": self.target}
+        return {group: module for group, module in found.items() if module is not None}
+
+    def _weights(self) -> dict[str, dict[str, Tensor]]:
+        """All tensors of a checkpoint but the optimizers'; a group without any is left out."""
+        states = {group: dict(module.state_dict()) for group, module in self._modules.items()}
+        return {group: state for group, state in states.items() if state}
 
     def _identity(self) -> dict[str, Any]:
         """What it takes to make the network and its views again."""
@@ -522,7 +552,7 @@ class Training:
             tensors = {key: t for _, group in flat for key, t in group.items()}
             state = self._identity() | {"optimizers": [state for state, _ in flat]}
             self.run.save_checkpoint(
-                self.step, Checkpoint({"model": self._weights(), "optimizer": tensors}, state)
+                self.step, Checkpoint(self._weights() | {"optimizer": tensors}, state)
             )
 
         _on_first(self.fabric, save)
@@ -548,6 +578,32 @@ def _check(settings: dict[str, Any]) -> None:
         raise UsageError(f"epochs is {settings['epochs']}, expected a positive number")
     if settings["budget"] is not None:
         parse_duration(settings["budget"])
+
+
+def _check_objective(objective: Objective, settings: dict[str, Any], images: ImageSet) -> None:
+    """Refuse an objective to which patches or data have too little to give."""
+    name, weak = settings["objective"]["name"], objective.weak_views
+    if settings["patches"] <= weak:
+        raise UsageError(
+            f"patches is {settings['patches']}, of which {name} takes {weak} for its target "
+            f"alone; expected {weak + 1} or more"
+        )
+    if objective.needs_labels and images.labels is None:
+        raise UsageError(
+            f"{name} learns from labels, and {settings['data']} has none; give images in one "
+            "folder a class, or choose an objective that needs no labels"
+        )
+
+
+def _flops_per_view(
+    network: nn.Module, objective: Objective, settings: dict[str, Any], side: int
+) -> float:
+    """FLOP of a step by the number of its views: some train, some are projected to be a target."""
+    views = range(settings["patches"])
+    flops = len(views[objective.weak_views :]) * training_flops(network, side)
+    if objective.target == "momentum":
+        flops += len(views[: objective.target_views]) * projecting_flops(network, side)
+    return flops / len(views)
 
 
 def _resumed_settings(

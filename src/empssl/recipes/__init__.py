@@ -15,6 +15,11 @@ RECIPES = {
 }
 NAMES = tuple(RECIPES)
 DEFAULT = "laptop"
+# Parameters that the program supplies, by setting; not options.
+GIVEN = {
+    "projector": ("feature",), "objective": ("dim",), "optimizer": ("network",),
+    "schedule": ("steps",),
+}  # fmt: skip
 
 __all__ = ["DEFAULT", "NAMES", "load", "resolve"]
 
@@ -44,7 +49,7 @@ def resolve(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
     settings = load(name)
     for key, table in _tables().items():
         spec = merge(settings[key], given.get(key))
-        settings[key] = complete(table, spec, given=("network", "feature", "steps"))
+        settings[key] = complete(table, spec, given=GIVEN.get(key, ()))
     for key, value in given.items():
         if value is not None and key not in _tables():
             settings[key] = value

@@ -12,7 +12,7 @@ from empssl.draws import uniform
 from empssl.reporting.picture import Picture, picture, tiles
 from empssl.reporting.sample import CROPS, Sample, spread
 from empssl.spec import build
-from empssl.views import POLICIES, Patches
+from empssl.views import POLICIES, Policy
 
 IMAGES, VIEWS = 6, 8
 
@@ -34,7 +34,7 @@ def patched(sample: Sample, config: dict[str, Any]) -> list[Patched]:
     Draws depend only on the seed, the epoch and the image's index, so these are the very pixels
     that training saw, up to the floating point of its device.
     """
-    policy: Patches = build(POLICIES, config["views"])
+    policy: Policy = build(POLICIES, config["views"])
     chosen = spread(len(sample), IMAGES)
     images, rows = sample.pixels[chosen], sample.rows[chosen]
     u = uniform(
@@ -56,7 +56,7 @@ def patched(sample: Sample, config: dict[str, Any]) -> list[Patched]:
     ]
 
 
-def _pixels(views: Tensor, policy: Patches) -> Tensor:
+def _pixels(views: Tensor, policy: Policy) -> Tensor:
     """Views as pictures again: uint8."""
-    values = views.mul(policy.std).add(policy.mean)
+    values = views.mul(policy.augmentation.std).add(policy.augmentation.mean)
     return values.mul_(255).round_().clamp_(0, 255).to(torch.uint8)

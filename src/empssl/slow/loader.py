@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from empssl.draws import permutation, uniform
 from empssl.shapes import Images
 from empssl.slow.views import view
-from empssl.views.policy import DRAWS
+from empssl.views.patches import DRAWS
 
 Place = tuple[int, int]  # an epoch, and an image's index
 

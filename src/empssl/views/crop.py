@@ -24,9 +24,9 @@ def cut(images: Images, top: Tensor, left: Tensor, size: int) -> Tensor:
     return windows[rows, :, top, left]
 
 
-def corners(u: Tensor, room: int) -> Tensor:
+def corners(u: Tensor, room: int | Tensor) -> Tensor:
     """Uniform draws in [0, 1) to whole corners 0..room, each equally likely."""
-    return (u * (room + 1)).long().clamp_(max=room)
+    return (u * (room + 1)).long().clamp(max=room)
 
 
 def grid(side: int, size: int, steps: int) -> tuple[Tensor, Tensor]:
@@ -51,3 +51,43 @@ def resize(patches: Tensor, side: int) -> Tensor:
     out = F.interpolate(flat, size=(side, side), mode="bilinear", antialias=True)
     resized: Tensor = out.unflatten(0, patches.shape[:-3])
     return resized
+
+
+def resized_crops(
+    images: Images, top: Tensor, left: Tensor, height: Tensor, width: Tensor, side: int
+) -> Tensor:
+    """Crops of any size, each resized to `side` x `side` as `resize` would.
+
+    Along each axis cropping and resizing are one matrix a crop, so that sizes can differ.
+
+    Args:
+        images: (batch, 3, height, width), square.
+        top: int64 (view, batch), the first row of each crop.
+        left: the first column.
+        height: rows.
+        width: columns.
+        side: pixels of the result.
+
+    Returns:
+        (view, batch, 3, side, side) in [0, 1].
+    """
+    whole = images.shape[-1]
+    rows, columns = _weights(top, height, whole, side), _weights(left, width, whole, side)
+    values = images.float().div_(255)
+    return rows[:, :, None] @ values @ columns[:, :, None].mT
+
+
+def _weights(start: Tensor, length: Tensor, whole: int, side: int) -> Tensor:
+    """What each pixel along an axis gives to each of the result: (view, batch, side, whole).
+
+    A triangle around the place in the crop from which the pixel comes, as wide as a pixel of the
+    result where that is the larger one; nothing outside of the crop; rows that sum to 1.
+    """
+    start, length = start[..., None, None], length[..., None, None]
+    at = torch.arange(whole, device=start.device)
+    scale = length / side
+    center = start + (torch.arange(side, device=start.device)[:, None] + 0.5) * scale
+    triangle = (1 - (at + 0.5 - center).abs() / scale.clamp(min=1)).clamp(min=0)
+    within = (at >= start) & (at < start + length)
+    weights = triangle * within
+    return weights / weights.sum(-1, keepdim=True)
