@@ -6,9 +6,9 @@ import yaml
 from empssl.data import NAMES as DATA_SETS
 from empssl.errors import UsageError
 from empssl.models import build_network
-from empssl.objectives import OBJECTIVES
+from empssl.objectives import OBJECTIVES, build_objective
 from empssl.optim import SCHEDULES, build_optimizers
-from empssl.recipes import DEFAULT, NAMES, load, resolve
+from empssl.recipes import DEFAULT, GIVEN, NAMES, load, resolve
 from empssl.spec import build, complete
 from empssl.views import POLICIES
 
@@ -77,7 +77,7 @@ def test_a_recipe_can_be_carried_out(name: str) -> None:
     network = build_network(settings["backbone"], settings["projector"])
     assert policy.view_side(settings["image_side"] or 32) >= 8
     assert build_optimizers(network, settings["optimizer"])
-    assert build(OBJECTIVES, settings["objective"])
+    assert build_objective(settings["objective"], dim=network.projector.dim)
     assert build(SCHEDULES, settings["schedule"], steps=10)(0) == 1
     assert (settings["epochs"] is None) != (settings["budget"] is None)
 
@@ -86,13 +86,14 @@ def test_a_recipe_can_be_carried_out(name: str) -> None:
 def test_every_option_is_written_down(name: str) -> None:
     settings = resolve(name, {})
     assert complete(POLICIES, settings["views"]) == settings["views"]
-    assert complete(OBJECTIVES, settings["objective"]) == settings["objective"]
+    objective = settings["objective"]
+    assert complete(OBJECTIVES, objective, given=GIVEN["objective"]) == objective
     assert yaml.safe_load(yaml.safe_dump(settings))["recipe"] == name
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recorded_recipe_resolves_to_itself(name: str) -> None:
-    settings = resolve(name, {"patches": 3, "objective": {"invariance_weight": 7.0}})
+    settings = resolve(name, {"patches": 3, "optimizer": {"weight_decay": 0.5}})
     given = {key: value for key, value in settings.items() if key != "recipe"}
     assert resolve(name, given) == settings
 
@@ -100,6 +101,24 @@ def test_a_recorded_recipe_resolves_to_itself(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_have_the_same_settings(name: str) -> None:
     assert load(name).keys() == load(DEFAULT).keys()
+
+
+RIVALS = [name for name in NAMES if load(name)["epochs"] == 1000]
+
+
+def test_every_objective_with_published_cifar_settings_has_a_recipe_of_its_name() -> None:
+    assert set(RIVALS) < set(OBJECTIVES)
+    assert {"byol", "ressl", "simclr", "swav", "vicreg"} < set(RIVALS)  # those of the paper
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_rival_trains_as_solo_learn_has_it(name: str) -> None:
+    settings = resolve(name, {})
+    assert settings["objective"]["name"] == name
+    assert (settings["batch"], settings["patches"]) == (256, 2)
+    assert settings["backbone"] == {"name": "resnet18", "width": 64, "stem": "small"}
+    assert settings["views"]["name"] == "crops"
+    assert settings["schedule"]["warmup"] == 0.01  # 10 of 1,000 epochs
 
 
 def test_what_is_given_is_laid_over_a_recipe() -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from empssl.errors import UsageError, nearest
-from empssl.recipes import demo, fast, laptop, official, paper
+from empssl.recipes import demo, fast, laptop, official, paper, rivals
 from empssl.spec import Table, complete, merge
 
 RECIPES = {
@@ -12,6 +12,17 @@ RECIPES = {
     "laptop": laptop.recipe,
     "official": official.recipe,
     "paper": paper.recipe,
+    "barlow_twins": rivals.barlow_twins,
+    "byol": rivals.byol,
+    "frossl": rivals.frossl,
+    "ressl": rivals.ressl,
+    "simclr": rivals.simclr,
+    "simsiam": rivals.simsiam,
+    "ssl_ey": rivals.ssl_ey,
+    "supcon": rivals.supcon,
+    "swav": rivals.swav,
+    "vicreg": rivals.vicreg,
+    "wmse": rivals.wmse,
 }
 NAMES = tuple(RECIPES)
 DEFAULT = "laptop"

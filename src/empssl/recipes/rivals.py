@@ -82,7 +82,7 @@ def vicreg() -> Settings:
 
 def wmse() -> Settings:
     """88.67 %, with Adam there."""
-    objective = {"name": "wmse", "slice": 128}
+    objective = {"name": "wmse", "slice_size": 128}
     views = SYMMETRIC | {"scale": [0.2, 1.0], "blur": 0.0}
     optimizer = {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-6}
     return _settings(objective, views, _two_layers(1024, 64), optimizer)
