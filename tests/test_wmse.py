@@ -40,6 +40,12 @@ def test_single_precision_takes_few_images_on_one_line() -> None:
     assert on_a_line.grad.isfinite().all()
 
 
+def test_what_rounding_leaves_of_equal_rows_does_not_agree() -> None:
+    alike = views(1, 16).float()[:1].expand(3, 7, 16)
+    assert (alike - alike.mean(1, keepdim=True)).any()
+    assert float(WMSE()(alike).total) == pytest.approx(2, abs=0.01)
+
+
 def test_each_slice_is_a_batch_of_its_own() -> None:
     given = views(12, 3)
     parts = [loss(WMSE(), part) for part in given.split(4, dim=1)]
