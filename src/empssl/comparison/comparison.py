@@ -17,6 +17,10 @@ from empssl.comparison.table import Table
 from empssl.reporting.numerals import numeral
 
 
+# What seconds depend on besides the method.
+_PACE = {"device": "devices", "threads": "numbers of threads", "precision": "precisions"}
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What a comparison found so far.
@@ -63,11 +67,11 @@ class Comparison:
         if self.missing:
             names = ", ".join(outcome.cell.name for outcome in self.missing)
             found.append(f"Not finished yet: {names}.")
-        for key, what in {"device": "devices", "precision": "precisions"}.items():
+        for key, what in _PACE.items():
             values = _distinct(outcome.environment.get(key) for outcome in self.outcomes)
             if len(values) > 1:
                 found.append(
-                    f"Trained on different {what}, so that seconds say little: {'; '.join(values)}."
+                    f"Trained with different {what} ({'; '.join(values)}): compare seconds with care."
                 )
         return found
 

@@ -3,7 +3,7 @@
 import empssl
 from empssl.comparison.comparison import Comparison
 from empssl.comparison.plots import dashes, marks, panels
-from empssl.comparison.spread import percent
+from empssl.comparison.spread import percent, share
 from empssl.comparison.table import EFFORTS, seeds
 from empssl.reporting.numerals import numeral
 from empssl.reporting.page import render
@@ -26,6 +26,7 @@ def page(comparison: Comparison) -> str:
         seeds=seeds,
         numeral=numeral,
         percent=percent,
+        share=share,
         panels=panels(table) if table.columns else [],
         marks=marks(table),
         dashes=dashes(table),

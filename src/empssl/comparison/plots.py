@@ -95,7 +95,8 @@ def _plot(table: Table, column: str, axis: str, points: Sequence[Point]) -> Plot
     for label, look in marks(table).items():
         own = [(effort, row) for effort, row in points if row.label == label]
         places = [(at[id(row)], float(y.place(_score(row, column).mean))) for _, row in own]
-        lines.append(Line(path(*np.array(places).reshape(-1, 2).T), f"join {look}"))
+        if len(places) > 1:
+            lines.append(Line(path(*np.array(places).T), f"join {look}"))
         for (effort, row), (right, down) in zip(own, places, strict=True):
             score = _score(row, column)
             up = y.place(np.array([score.low, score.high]))

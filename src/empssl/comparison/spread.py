@@ -38,3 +38,8 @@ class Spread:
 def percent(value: float) -> str:
     """Percent with one digit: test sets here deserve no more."""
     return f"{value:.1f}"
+
+
+def share(value: float) -> str:
+    """Of 1, with two digits."""
+    return f"{value:.2f}"

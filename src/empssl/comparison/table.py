@@ -6,7 +6,7 @@ from typing import Any
 
 from empssl.comparison.outcome import Outcome
 from empssl.comparison.settings import decisive, differing
-from empssl.comparison.spread import Spread, percent
+from empssl.comparison.spread import Spread, percent, share
 from empssl.models import LAYERS
 
 EFFORTS = ("patches", "pflop", "seconds")
@@ -76,10 +76,10 @@ class Table:
             lines.append(
                 [row.label, "" if row.n is None else str(row.n), seeds(row)]
                 + [_written(row.efforts.get(name)) for name in efforts]
-                + [_written(row.fill) for _ in fill]
+                + [_written(row.fill, share) for _ in fill]
                 + [_written(row.scores[column], percent) for column in self.columns]
             )
-        widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
+        widths = [max(2, *(len(line[at]) for line in lines)) for at in range(len(head))]
         lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
         return "\n".join(
             "| " + " | ".join(
