@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from empssl.comparison.carry_out import carry_out, is_done, say
 from empssl.comparison.cell import Cell
 from empssl.comparison.comparison import Comparison
 from empssl.comparison.equal import Equal
+from empssl.comparison.execution import carry_out, is_done, say
 from empssl.comparison.folder import Folder
 from empssl.comparison.forecast import Forecast
 from empssl.comparison.grid import grid

@@ -16,7 +16,6 @@ from empssl.comparison.settings import decisive
 from empssl.comparison.table import Table
 from empssl.reporting.numerals import numeral
 
-
 # What seconds depend on besides the method.
 _PACE = {"device": "devices", "threads": "numbers of threads", "precision": "precisions"}
 
@@ -71,7 +70,8 @@ class Comparison:
             values = _distinct(outcome.environment.get(key) for outcome in self.outcomes)
             if len(values) > 1:
                 found.append(
-                    f"Trained with different {what} ({'; '.join(values)}): compare seconds with care."
+                    f"Trained with different {what} ({'; '.join(values)}): compare seconds with "
+                    "care."
                 )
         return found
 
@@ -87,8 +87,8 @@ class Comparison:
                 f"in their class, learned from {numeral(sizes['train_size'])} train images"
             )
         found = [
-            f"{scored}; frozen encoder, last epoch, {self.protocol.crops} crops. Means over seeds, "
-            "the range in brackets."
+            f"{scored}; frozen encoder, last epoch, {self.protocol.crops} crops. Means and ranges "
+            "over seeds."
         ]
         if self.equal is not None:
             amount = f"{numeral(self.equal.amount)} {UNITS[self.equal.what]}"

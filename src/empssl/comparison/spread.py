@@ -17,11 +17,11 @@ class Spread:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread | None":
+    def of(cls, values: Sequence[int | float]) -> "Spread | None":
         """None if there is no value."""
         if not values:
             return None
-        return cls(statistics.mean(values), min(values), max(values), len(values))
+        return cls(statistics.fmean(values), float(min(values)), float(max(values)), len(values))
 
     def text(self, write: Callable[[float], str] = numeral) -> str:
         """The mean, and the range where it has one.

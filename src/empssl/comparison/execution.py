@@ -4,6 +4,7 @@ import gc
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -85,22 +86,21 @@ def _score(cell: Cell, cells: Sequence[Cell], protocol: Protocol) -> None:
 
 def is_done(cell: Cell, cells: Sequence[Cell], protocol: Protocol) -> bool:
     """Whether nothing is left to do for a cell."""
-    try:
-        run = cell.run
-        scored = run is not None and run.identity is not None and protocol.find(run) is not None
-        return scored and has_baselines(cell, cells, protocol)
-    except EmpsslError:  # it is damaged, and will fail in its turn
-        return False
+    return _found(cell, protocol) is not None and has_baselines(cell, cells, protocol)
 
 
 def has_baselines(cell: Cell, cells: Sequence[Cell], protocol: Protocol) -> bool:
     """Whether the baselines of a cell's network have been scored, in whichever cell."""
-    for other in cells:
-        if other.network == cell.network and other.run is not None and other.run.identity:
-            found = protocol.find(other.run)
-            if found is not None and found["baselines"]:
-                return True
-    return False
+    alike = [_found(other, protocol) for other in cells if other.network == cell.network]
+    return any(found is not None and found["baselines"] for found in alike)
+
+
+def _found(cell: Cell, protocol: Protocol) -> dict[str, Any] | None:
+    """A cell's evaluation, if there is one; a damaged run has none."""
+    try:
+        return protocol.find(cell.run) if cell.run and cell.run.identity else None
+    except EmpsslError:
+        return None
 
 
 def say(text: str) -> None:
