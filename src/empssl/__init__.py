@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from empssl.benchmarking import bench
+    from empssl.comparison import compare
     from empssl.embedding import embed
     from empssl.evaluation import evaluate
     from empssl.pretrained import Encoder
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from empssl.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "bench", "embed", "evaluate", "report", "train"]
+__all__ = ["Encoder", "bench", "compare", "embed", "evaluate", "report", "train"]
 
 _HOMES = {
     "Encoder": "empssl.pretrained",
     "bench": "empssl.benchmarking",
+    "compare": "empssl.comparison",
     "embed": "empssl.embedding",
     "evaluate": "empssl.evaluation",
     "report": "empssl.reporting",

@@ -112,8 +112,15 @@ def read(folder: Path, *, files: tuple[str, ...] | None = None) -> Checkpoint:
 
 
 def identity(folder: Path) -> str:
-    """The SHA-256 of a checkpoint's weights, as its manifest has it."""
-    digest: str = _json(folder / MANIFEST)["sha256"]["model.safetensors"]
+    """The SHA-256 of a checkpoint's weights, as its manifest has it.
+
+    Raises:
+        CheckpointError: the manifest is missing or damaged.
+    """
+    try:
+        digest: str = _json(folder / MANIFEST)["sha256"]["model.safetensors"]
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{folder} is damaged or no checkpoint ({error!r})") from error
     return digest
 
 

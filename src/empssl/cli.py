@@ -27,6 +27,7 @@ VERBS = {
     "train": "learn an encoder from images without labels",
     "embed": "write an embedding of every image to a Parquet file",
     "evaluate": "score a run's encoder on labeled images",
+    "compare": "put runs, or a grid of objectives, in one table with plots",
     "report": "write one HTML file that shows a run",
     "bench": "measure what a training step costs on this machine",
 }
@@ -132,9 +133,12 @@ def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> A
     for p in parameters:
         hint, text = hints[p.name], helps.get(p.name, "")
         options: Values = {"type": hint, "help": text, "metavar": _metavar(hint)}
-        if not any(p.default is no for no in (None, False, True, p.empty)):
+        if not any(p.default is no for no in (None, False, True, p.empty, ())):
             options["help"] += f" (default: {_default(p.default)})"
-        if p.kind is not p.KEYWORD_ONLY:
+        if p.kind is not p.KEYWORD_ONLY and get_origin(hint) is Sequence:
+            options |= {"type": get_args(hint)[0], "metavar": _name(p)}
+            action = parser.add_argument(p.name, nargs="*", **options)
+        elif p.kind is not p.KEYWORD_ONLY:
             action = parser.add_argument(p.name, **options | {"metavar": _name(p)})
         elif hint is bool:
             action = parser.add_argument(_name(p), action=ActionYesNo(no_prefix="no-"), help=text)
@@ -144,7 +148,8 @@ def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> A
         else:
             action = parser.add_argument(_name(p), **options)
         action.required = False
-    if hasattr(hints.get("return"), "to_json"):
+    result = hints.get("return")
+    if any(hasattr(kind, "to_json") for kind in (result, *get_args(result))):
         parser.add_argument(
             "--json", dest="as_json", action="store_true", help="print JSON instead of a table"
         )
@@ -298,7 +303,7 @@ def _is_spec(hint: Any) -> bool:
 
 
 def _default(value: Any) -> str:
-    return " ".join(value) if isinstance(value, (tuple, list)) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def _overview() -> str:

@@ -61,6 +61,12 @@ class RankError(EmpsslError):
     exit_code = 9
 
 
+class CellsFailedError(EmpsslError):
+    """Cells of a comparison that have no result. The others are in its table."""
+
+    exit_code = 10
+
+
 class StoppedError(EmpsslError):
     """The user or the system asked the run to stop. It can be resumed.
 

@@ -11,9 +11,7 @@ evaluations/*.json    scores
 report.html
 """
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +22,8 @@ import yaml
 
 from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
-from empssl.errors import CheckpointError, RunInUseError, UsageError
+from empssl.errors import CheckpointError, UsageError
+from empssl.storage import hold, replace, writing
 
 KEPT_CHECKPOINTS = 2
 
@@ -57,12 +56,12 @@ class Run:
         """
         path = Path(path)
         cls.check_free(path, overwrite=overwrite)
-        with _writing(path):
+        with writing(path):
             if (path / "config.yaml").exists():
                 with cls(path).lock():
                     shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
-        _write(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        replace(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         return cls(path)
 
     @classmethod
@@ -95,19 +94,7 @@ class Run:
         Raises:
             RunInUseError: another process holds it.
         """
-        with _writing(self.path):
-            file = open(self.path / ".lock", "a+")  # noqa: SIM115 (closed below)
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                raise RunInUseError(
-                    f"{self.path} is in use by {file.read().strip() or 'another process'}"
-                ) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}")
-            file.flush()
+        with hold(self.path / ".lock", self.path):
             for parent in (self.path, self.path / "checkpoints"):
                 checkpoint.sweep(parent)
             yield
@@ -128,7 +115,7 @@ class Run:
 
     @plan.setter
     def plan(self, plan: dict[str, Any]) -> None:
-        _write(self.path / "plan.json", json.dumps(plan, indent=1))
+        replace(self.path / "plan.json", json.dumps(plan, indent=1))
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -136,7 +123,7 @@ class Run:
 
     @environment.setter
     def environment(self, environment: dict[str, Any]) -> None:
-        _write(self.path / "environment.json", json.dumps(environment, indent=1))
+        replace(self.path / "environment.json", json.dumps(environment, indent=1))
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
@@ -161,7 +148,7 @@ class Run:
 
     def add_metrics(self, entry: dict[str, Any]) -> None:
         """Write down one step."""
-        with _writing(self.metrics_path), open(self.metrics_path, "a") as file:
+        with writing(self.metrics_path), open(self.metrics_path, "a") as file:
             file.write(json.dumps(entry) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -174,7 +161,7 @@ class Run:
     def trim_metrics(self, steps: int) -> None:
         """Keep the lines of the first `steps` steps: those that a checkpoint stands for."""
         kept = [entry for entry in self.metrics() if entry["step"] < steps]
-        _write(self.metrics_path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        replace(self.metrics_path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def save_checkpoint(self, step: int, content: Checkpoint) -> None:
         """Write a checkpoint; once it has been read back whole, remove all but the newest."""
@@ -203,6 +190,16 @@ class Run:
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("step-*"), reverse=True)
 
+    @property
+    def identity(self) -> str | None:
+        """SHA-256 of the trained weights; None as long as the run is not finished.
+
+        Raises:
+            CheckpointError: what there is is damaged.
+        """
+        model = self.path / "model"
+        return checkpoint.identity(model) if model.exists() else None
+
     def save_model(self, content: Checkpoint) -> None:
         _write_once(self.path / "model", content)
 
@@ -219,10 +216,10 @@ class Run:
 
     def save_evaluation(self, name: str, content: dict[str, Any]) -> Path:
         folder = self.path / "evaluations"
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(exist_ok=True)
         path = folder / f"{name}.json"
-        _write(path, json.dumps(content, indent=1))
+        replace(path, json.dumps(content, indent=1))
         return path
 
     def evaluations(self) -> list[dict[str, Any]]:
@@ -238,23 +235,3 @@ def _write_once(folder: Path, content: Checkpoint) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         checkpoint.write(folder, content)
         checkpoint.read(folder, files=())
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a small text file: the old content or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    with _writing(path):
-        with open(partial, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Name the place where the storage refused."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"{path} could not be written: {error}") from error

@@ -23,6 +23,7 @@ from empssl.reporting.sample import CROPS, Sample
 from empssl.reporting.scores import scores
 from empssl.reporting.spectrum import spectrum
 from empssl.run import Run
+from empssl.storage import replace
 
 __all__ = ["report"]
 
@@ -106,7 +107,8 @@ def report(
         ],
         **_embedded(sample, encoder),
     )
-    return _write(source.report_path, html)
+    replace(source.report_path, html)
+    return source.report_path
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,3 @@ def _commands(run: Run, config: dict[str, Any]) -> dict[str, str]:
         "resume": f"empssl train {data} --out {path} --resume",
         "again": f"empssl train --config {path}/config.yaml",
     }
-
-
-def _write(path: Path, html: str) -> Path:
-    """Replace the report: the old one or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(html.encode("utf-8"))
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"the report {path} could not be written ({error})") from error
-    return path

@@ -47,10 +47,26 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A drawn line; `kind` is how it looks, a class of the style sheet."""
+    """A drawn line.
+
+    Attributes:
+        path: SVG path data.
+        kind: how it looks, classes of the style sheet.
+        title: what it is, shown where it is pointed at.
+    """
 
     path: str
     kind: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Words beside a point of the drawing."""
+
+    x: float
+    y: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,7 @@ class Chart:
     y_ticks: Sequence[Tick]
     lines: Sequence[Line]
     mark: Tick | None = field(default=None)  # a horizontal line that means something
+    notes: Sequence[Note] = ()
     width: float = WIDTH
     height: float = HEIGHT
 

@@ -8,8 +8,8 @@ from markupsafe import Markup
 from empssl.reporting.numerals import duration, numeral
 
 
-def render(**content: Any) -> str:
-    """The report as HTML. All values are escaped; `page.html.jinja` says what it needs."""
+def render(template: str = "page.html.jinja", **content: Any) -> str:
+    """A page as HTML. All values are escaped; the template says what it needs."""
     loader = PackageLoader("empssl", "reporting")
     environment = Environment(
         loader=loader,
@@ -21,7 +21,7 @@ def render(**content: Any) -> str:
     )
     environment.filters |= {"numeral": numeral, "duration": duration}
     style, _, _ = loader.get_source(environment, "page.css")
-    return environment.get_template("page.html.jinja").render(style=Markup(style), **content)
+    return environment.get_template(template).render(style=Markup(style), **content)
 
 
 def _shown(value: Any) -> Any:

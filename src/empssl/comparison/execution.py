@@ -1,0 +1,107 @@
+"""Carrying out a cell: train what is not trained, score what is not scored."""
+
+import gc
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from empssl.comparison.cell import Cell
+from empssl.comparison.folder import Folder
+from empssl.comparison.protocol import Protocol
+from empssl.errors import CheckpointError, EmpsslError, RunInUseError, StoppedError
+from empssl.evaluation import evaluate
+from empssl.training import train
+
+
+def carry_out(cell: Cell, cells: Sequence[Cell], protocol: Protocol, folder: Folder) -> bool:
+    """Do what is left of a cell. An error is written down, and is no reason to stop the others.
+
+    Args:
+        cell: which.
+        cells: all of them: one of each network has the baselines.
+        protocol: how to score.
+        folder: of the comparison.
+
+    Returns:
+        False if another process is at work on it.
+
+    Raises:
+        StoppedError: the user or the system asked to stop.
+    """
+    try:
+        with folder.claim(cell.name):
+            if not folder.failed_since(cell.name):
+                folder.forgive(cell.name)
+                _train(cell)
+                _score(cell, cells, protocol)
+    except StoppedError:
+        raise
+    except RunInUseError:
+        return False
+    except Exception as error:  # a bug in one objective should not cost the night's other cells
+        if not isinstance(error, EmpsslError):
+            traceback.print_exc()
+        folder.fail(cell.name, f"{type(error).__name__}: {error}")
+        say(f"{cell.name} failed: {error}")
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return True
+
+
+def _train(cell: Cell) -> None:
+    """Train from the last checkpoint there is; without one, from the start."""
+    if cell.made or (cell.run is not None and cell.run.identity is not None):
+        return
+    resume = False
+    if cell.run is not None:
+        try:
+            cell.run.load_checkpoint(files=())
+            resume = True
+        except CheckpointError as error:
+            say(f"{error}; it starts again")
+    say(f"{'continuing' if resume else 'training'} {cell.name}")
+    train(
+        out=cell.path, resume=resume, overwrite=cell.run is not None and not resume,
+        **cell.settings, **cell.place,
+    )  # fmt: skip
+
+
+def _score(cell: Cell, cells: Sequence[Cell], protocol: Protocol) -> None:
+    """Evaluate, unless that is done; with baselines, unless an equal network has them."""
+    run = cell.run
+    assert run is not None
+    found = protocol.find(run)
+    baselines = not has_baselines(cell, cells, protocol)
+    if found is None or baselines:
+        say(f"scoring {cell.name}{' and its baselines' if baselines else ''}")
+        evaluate(
+            run.path, protocol.data, probes=protocol.probes, crops=[protocol.crops],
+            baselines=baselines, **cell.place,
+        )  # fmt: skip
+
+
+def is_done(cell: Cell, cells: Sequence[Cell], protocol: Protocol) -> bool:
+    """Whether nothing is left to do for a cell."""
+    return _found(cell, protocol) is not None and has_baselines(cell, cells, protocol)
+
+
+def has_baselines(cell: Cell, cells: Sequence[Cell], protocol: Protocol) -> bool:
+    """Whether the baselines of a cell's network have been scored, in whichever cell."""
+    alike = [_found(other, protocol) for other in cells if other.network == cell.network]
+    return any(found is not None and found["baselines"] for found in alike)
+
+
+def _found(cell: Cell, protocol: Protocol) -> dict[str, Any] | None:
+    """A cell's evaluation, if there is one; a damaged run has none."""
+    try:
+        return protocol.find(cell.run) if cell.run and cell.run.identity else None
+    except EmpsslError:
+        return None
+
+
+def say(text: str) -> None:
+    print(f"empssl: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,160 @@
+"""Plots of a comparison: accuracy against n and against what it took, a panel for each layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from empssl.comparison.spread import Spread, percent
+from empssl.comparison.table import EFFORTS, Row, Table
+from empssl.reporting.chart import Axis, Chart, Line, Note, Tick, path
+from empssl.reporting.numerals import numeral, tick
+
+WIDTH, HEIGHT = 300.0, 200.0
+COLORS, DASHES = 10, 4  # of the style sheet; after so many labels, marks change their shape
+_ALIKE = 1.02  # efforts within 2 % are called equal
+_LOG_FROM = 3.0  # times the least, the axis becomes logarithmic
+_NEAR = 13.0  # units within which a second note would cover the first
+_AXES = {"n": "patches of an image in a step, n", "patches": "patches seen", "pflop": "PFLOP",
+         "seconds": "seconds of training"}  # fmt: skip
+
+Point = tuple[Spread, Row]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One chart: what its horizontal axis is, and all it shows in words."""
+
+    axis: str
+    about: str
+    chart: Chart
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The plots of one score.
+
+    Attributes:
+        column: of the table.
+        plots: against n, patches, PFLOP and seconds, but for those that are the same for all.
+        same: those, in words.
+    """
+
+    column: str
+    plots: Sequence[Plot]
+    same: Sequence[str]
+
+
+def marks(table: Table) -> dict[str, str]:
+    """How the marks of each label look: classes of the style sheet."""
+    labels = list(dict.fromkeys(row.label for row in table.rows))
+    shapes = ("", " square")
+    return {x: f"c{at % COLORS}{shapes[at // COLORS % 2]}" for at, x in enumerate(labels)}
+
+
+def dashes(table: Table) -> dict[str, str]:
+    """How the line of each baseline looks."""
+    return {row.label: f"base d{at % DASHES}" for at, row in enumerate(table.baselines)}
+
+
+def panels(table: Table) -> list[Panel]:
+    """A panel for each layer, under the first probe."""
+    first = [column for column in table.columns if column.split()[0] == table.columns[0].split()[0]]
+    return [_panel(table, column) for column in first]
+
+
+def _panel(table: Table, column: str) -> Panel:
+    plots, same = [], []
+    for axis, words in _AXES.items():
+        points = [
+            (x, row) for row in table.rows
+            if row.scores[column] and (x := _effort(row, axis)) is not None
+        ]  # fmt: skip
+        low, high = min(x.low for x, _ in points), max(x.high for x, _ in points)
+        if high > _ALIKE * low:
+            plots.append(_plot(table, column, axis, points))
+        else:
+            same.append(f"{numeral(points[0][0].mean)} {words}")
+    return Panel(column, plots, same)
+
+
+def _effort(row: Row, axis: str) -> Spread | None:
+    return row.efforts[axis] if axis in EFFORTS else Spread.of([row.n or 0])
+
+
+def _plot(table: Table, column: str, axis: str, points: Sequence[Point]) -> Plot:
+    x, log = _x_axis(points)
+    bases = {row.label: row.scores[column] for row in table.baselines}
+    y = _y_axis([row.scores[column] for _, row in points] + [*bases.values()])
+    at = {id(row): _place(x, effort.mean, log) for effort, row in points}
+    lines = [
+        Line(path(np.array([0.0, WIDTH]), np.full(2, float(y.place(base.mean)))), look)
+        for look, base in zip(dashes(table).values(), bases.values(), strict=True) if base
+    ]  # fmt: skip
+    notes: list[Note] = []
+    for label, look in marks(table).items():
+        own = [(effort, row) for effort, row in points if row.label == label]
+        places = [(at[id(row)], float(y.place(_score(row, column).mean))) for _, row in own]
+        if len(places) > 1:
+            lines.append(Line(path(*np.array(places).T), f"join {look}"))
+        for (effort, row), (right, down) in zip(own, places, strict=True):
+            score = _score(row, column)
+            up = y.place(np.array([score.low, score.high]))
+            across = [_place(x, end, log) for end in (effort.low, effort.high)]
+            if score.low < score.high:
+                lines.append(Line(path(np.full(2, right), up), f"spread {look}"))
+            if across[1] - across[0] > 1:
+                lines.append(Line(path(np.array(across), np.full(2, down)), f"spread {look}"))
+            dot = path(np.array([right]), np.array([down]))
+            lines.append(Line(dot, f"spot {look}", _words(effort, row, column, axis)))
+            if axis != "n" and all(abs(right - n.x) + abs(down - n.y) > _NEAR for n in notes):
+                notes.append(Note(right, down, str(row.n)))
+    about = "; ".join(_words(effort, row, column, axis) for effort, row in points)
+    ticks = _x_ticks(x, axis, points, log)
+    chart = Chart(ticks, y.ticks(5), lines, notes=notes, width=WIDTH, height=HEIGHT)
+    return Plot(_AXES[axis], f"{column} against {_AXES[axis]}: {about}", chart)
+
+
+def _score(row: Row, column: str) -> Spread:
+    score = row.scores[column]
+    assert score is not None
+    return score
+
+
+def _words(effort: Spread, row: Row, column: str, axis: str) -> str:
+    found = f"{row.label}, n = {row.n}: {_score(row, column).text(percent)} %"
+    return found if axis == "n" else f"{found} at {effort.text()} {_AXES[axis]}"
+
+
+def _x_axis(points: Sequence[Point]) -> tuple[Axis, bool]:
+    """With room at both ends; and whether it is logarithmic."""
+    low, high = min(x.low for x, _ in points), max(x.high for x, _ in points)
+    log = high > _LOG_FROM * low > 0
+    if log:
+        low, high = float(np.log10(low)), float(np.log10(high))
+    room = 0.06 * (high - low)
+    return Axis(low - room, high + room, WIDTH), log
+
+
+def _y_axis(scores: Sequence[Spread | None]) -> Axis:
+    known = [score for score in scores if score]
+    low, high = min(s.low for s in known), max(s.high for s in known)
+    room = 0.08 * (high - low) or 1.0
+    return Axis(low - room, high + room, HEIGHT, reverse=True)
+
+
+def _place(x: Axis, value: float, log: bool) -> float:
+    return float(x.place(np.log10(value) if log else value))
+
+
+def _x_ticks(x: Axis, axis: str, points: Sequence[Point], log: bool) -> list[Tick]:
+    """Round values; of n, the values that there are."""
+    if axis == "n":
+        values = sorted({float(effort.mean) for effort, _ in points})
+    elif not log:
+        return x.ticks(4)
+    else:
+        decades = range(int(np.floor(x.low)), int(np.ceil(x.high)) + 1)
+        values = [d * 10.0**power for power in decades for d in (1, 2, 5)]
+        values = [v for v in values if x.low <= np.log10(v) <= x.high]
+    return [Tick(_place(x, value, log), tick(value)) for value in values]

@@ -1,0 +1,35 @@
+"""The settings that decide a run's numbers, flat, so that two runs can be told apart."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+# What a run records besides: its seed, and where and how it was computed.
+_ASIDE = {"seed", "data_dir", "download", "device", "devices", "num_nodes", "compile"}
+
+Flat = dict[str, Any]
+
+
+def decisive(config: dict[str, Any]) -> Flat:
+    """The settings that runs of one kind share, by their full names.
+
+    >>> decisive({"batch": 40, "objective": {"name": "emp", "distortion": 0.2}, "seed": 3})
+    {'batch': 40, 'objective.name': 'emp', 'objective.distortion': 0.2}
+    """
+    flat: Flat = {}
+    for key, value in json.loads(json.dumps(config)).items():  # tuples as YAML gives them back
+        if key in _ASIDE:
+            continue
+        parts = value.items() if isinstance(value, dict) else None
+        flat |= {key: value} if parts is None else {f"{key}.{name}": v for name, v in parts}
+    return flat
+
+
+def differing(settings: Sequence[Flat]) -> list[str]:
+    """The names of the settings in which these are not all alike.
+
+    >>> differing([{"batch": 40, "patches": 2}, {"batch": 40, "patches": 8}])
+    ['patches']
+    """
+    names = dict.fromkeys(name for flat in settings for name in flat)
+    return [name for name in names if any(s.get(name) != settings[0].get(name) for s in settings)]

@@ -1,0 +1,746 @@
+"""`empssl compare`: grids that survive interruption, and tables that say what the runs say."""
+
+import json
+import re
+import signal
+import statistics
+from collections.abc import Callable, Iterator
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from tiny import differences, start, train_tiny
+
+import empssl
+from empssl import cli, data, training
+from empssl.comparison import Comparison, Forecast, execution
+from empssl.comparison import compare as compare_any
+from empssl.comparison.equal import Equal
+from empssl.comparison.folder import Folder
+from empssl.comparison.settings import decisive
+from empssl.data import MemoryImages
+from empssl.errors import (
+    CellsFailedError,
+    DataError,
+    RunInUseError,
+    StoppedError,
+    UsageError,
+)
+from empssl.run import Run
+
+# Sixty-four whitened patches: the baseline that needs no network takes no time either.
+SHARED: dict[str, Any] = {
+    "data": "digits", "recipe": "demo", "batch": 8, "backbone": {"width": 4},
+    "projector": {"hidden": 16, "dim": 8}, "whitened": 64, "precision": "32-true",
+    "equal": "patches=64", "probes": ("knn",), "crops": "grid1",
+}  # fmt: skip
+WEAK = {"weak": {"name": "emp", "invariance_weight": 5.0, "optimizer": {"lr": 0.1}}}
+BROKEN = {"broken": {"name": "emp", "invariance_weight": float("inf")}}
+
+
+TRAIN, TEST = 320, 80  # images: to score them all would take most of these tests' time
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_digits() -> Iterator[None]:
+    """The first digits only, in this process."""
+    full = data.open_digits
+
+    def few(*, split: Literal["train", "test", "all"], side: int = 16) -> MemoryImages:
+        images, count = full(split=split, side=side), TEST if split == "test" else TRAIN
+        assert images.labels is not None
+        return MemoryImages(
+            images.pixels[:count], name="digits", split=split, labels=images.labels[:count],
+            class_names=images.class_names, fingerprint=f"{images.fingerprint}, {count}",
+        )  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "open_digits", cache(few))
+        yield
+
+
+class PulledPlug(BaseException):
+    """Ends a grid as a kill does: nothing may handle it."""
+
+
+def compare(out: Path, **changes: Any) -> Comparison:
+    found = compare_any(out=out, **({"objectives": ["emp"], "patches": [2]} | SHARED | changes))
+    assert isinstance(found, Comparison)
+    return found
+
+
+def forecast(out: Path, **changes: Any) -> Forecast:
+    grid = {"objectives": ["emp"], "patches": [2], "dry_run": True}
+    found = compare_any(out=out, **(grid | SHARED | changes))
+    assert isinstance(found, Forecast)
+    return found
+
+
+def compare_runs(runs: list[Path], out: Path, **changes: Any) -> Comparison:
+    found = compare_any(
+        runs, out=out, **({"data": "digits", "probes": ("knn",), "crops": "grid1"} | changes)
+    )
+    assert isinstance(found, Comparison)
+    return found
+
+
+def record(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "compare.json").read_text())
+    return found
+
+
+def states(out: Path) -> dict[str, str]:
+    return {cell["name"]: cell["state"] for cell in record(out)["cells"]}
+
+
+def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
+    """When each file below was changed, and which file it is."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}
+
+
+@pytest.fixture
+def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Grows by one with each training step."""
+    original, taken = training.training_step, []
+
+    def counted(*arguments: Any) -> Any:
+        taken.append(None)
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "training_step", counted)
+    return taken
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Do something right before a step, counted from the start of the process."""
+
+    def plant(step: int, action: Callable[[], None]) -> None:
+        original, taken = training.training_step, iter(range(10**6))
+
+        def planted(*arguments: Any) -> Any:
+            if next(taken) == step:
+                action()
+            return original(*arguments)
+
+        monkeypatch.setattr(training, "training_step", planted)
+
+    return plant
+
+
+def pull_plug() -> None:
+    raise PulledPlug
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
+    """Two objectives, two n and two seeds, that tests read and do not change."""
+    out = tmp_path_factory.mktemp("grid") / "out"
+    result = compare(
+        out, objectives=["emp", "weak"], patches=[2, 4], seeds=[0, 1], set=WEAK,
+        probes=("ridge", "knn"),
+    )  # fmt: skip
+    return out, result
+
+
+# The cells of a grid.
+
+
+def test_every_cell_is_trained_and_scored(grid: tuple[Path, Comparison]) -> None:
+    found = states(grid[0])
+    names = {f"{o}-n{n}-seed{s}" for o in ("emp", "weak") for n in (2, 4) for s in (0, 1)}
+    assert found == dict.fromkeys(names, "finished")
+    assert {path.name for path in (grid[0] / "runs").iterdir()} == names
+
+
+def test_equal_patches_are_equal(grid: tuple[Path, Comparison]) -> None:
+    runs = [Run(path) for path in (grid[0] / "runs").iterdir()]
+    assert {run.metrics()[-1]["patches"] for run in runs} == {64}
+    assert {(run.config["patches"], run.plan["steps"]) for run in runs} == {(2, 4), (4, 2)}
+
+
+def test_equal_pflop_is_so_many_steps_of_the_network(tmp_path: Path) -> None:
+    [two, four] = forecast(tmp_path, patches=[2, 4], equal="pflop=1e-6").cells
+    [small] = forecast(tmp_path, backbone={"width": 2}, equal="pflop=1e-6").cells
+    assert two.pflop is not None
+    assert four.pflop is not None
+    assert small.patches is not None
+    assert two.patches is not None
+    assert two.pflop == pytest.approx(1e-6, rel=0.02)
+    assert four.pflop == pytest.approx(1e-6, rel=0.02)
+    assert small.patches > two.patches
+
+
+def test_equal_seconds_are_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets = []
+
+    def train(**settings: Any) -> None:
+        budgets.append(settings["budget"])
+        raise DataError("not now")
+
+    monkeypatch.setattr(execution, "train", train)
+    with pytest.raises(CellsFailedError):
+        compare(tmp_path, equal="seconds=90")
+    assert budgets == ["90s"]
+    assert forecast(tmp_path, equal="seconds=90").cells[0].seconds == 90
+
+
+def test_an_objective_may_have_settings_of_its_own(grid: tuple[Path, Comparison]) -> None:
+    emp, weak = (Run(grid[0] / "runs" / f"{name}-n2-seed0").config for name in ("emp", "weak"))
+    assert (emp["objective"]["invariance_weight"], emp["optimizer"]["lr"]) == (200.0, 0.3)
+    assert (weak["objective"]["invariance_weight"], weak["optimizer"]["lr"]) == (5.0, 0.1)
+    same = decisive(emp).keys() - {"objective.invariance_weight", "optimizer.lr"}
+    assert all(decisive(emp)[name] == decisive(weak)[name] for name in same)
+    assert weak["optimizer"]["clip"]  # the recipe's other options stay
+
+
+def test_a_cell_after_others_is_the_run_that_it_would_be_alone(
+    grid: tuple[Path, Comparison], tmp_path: Path
+) -> None:
+    cell = grid[0] / "runs" / "weak-n4-seed1"
+    alone = training.train(**Run(cell).config, out=tmp_path / "alone")
+    assert differences(cell, alone) == []
+
+
+def test_a_grid_leaves_nothing_behind_in_the_process(tmp_path: Path) -> None:
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(s) for s in signals], torch.get_num_threads(), torch.get_rng_state()
+    with pytest.raises(CellsFailedError):
+        compare(tmp_path / "out", objectives=["broken", "emp"], set=BROKEN)
+    assert [signal.getsignal(s) for s in signals] == before[0]
+    assert torch.get_num_threads() == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"equal": None}, "needs --equal"),
+        ({"equal": "epochs=3"}, "equal is 'epochs=3', expected NAME=NUMBER: "),
+        ({"equal": "patches=many"}, "expected a positive number after patches="),
+        ({"equal": "patches=7"}, "emp with n = 2: patches=7 is 7 patches, less than one step"),
+        ({"patches": [2, 2]}, "give each of them once"),
+        ({"patches": []}, "no patches are given"),
+        ({"patches": [1]}, "each must be 2 or more"),
+        ({"objectives": ["../up"]}, "is to name run directories"),
+        ({"objectives": ["empp"]}, "no 'empp' here"),
+        ({"set": {"vicreg": {}}}, "'vicreg' is set but not compared"),
+        ({"set": {"emp": {"distortoin": 1.0}}}, "no option 'distortoin'"),
+        ({"set": {"emp": {"optimizer": {"lrr": 1.0}}}}, "no option 'lrr'"),
+        ({"batch": 5000}, "a batch of 5000 images was asked for"),
+    ],
+)  # fmt: skip
+def test_a_grid_that_cannot_be_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        compare(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_amounts_are_written_as_they_were_given() -> None:
+    assert str(Equal.parse("patches=216000")) == "patches=216000"
+
+
+# What there is, and what is left to do.
+
+
+def test_a_finished_grid_is_left_as_it_is(
+    grid: tuple[Path, Comparison], steps_taken: list[Any]
+) -> None:
+    before = stamps(grid[0] / "runs")
+    again = compare(
+        grid[0], objectives=["emp", "weak"], patches=[2, 4], seeds=[0, 1], set=WEAK,
+        probes=("ridge", "knn"),
+    )  # fmt: skip
+    assert stamps(grid[0] / "runs") == before
+    assert steps_taken == []
+    assert again.rows == grid[1].rows
+
+
+def test_other_settings_need_another_place(grid: tuple[Path, Comparison]) -> None:
+    before = stamps(grid[0])
+    with pytest.raises(UsageError, match=r"other settings \(epochs .*another --out"):
+        compare(grid[0], equal="patches=128")
+    assert stamps(grid[0]) == before
+
+
+def test_a_grid_can_grow(tmp_path: Path, steps_taken: list[Any]) -> None:
+    compare(tmp_path)
+    first = stamps(tmp_path / "runs" / "emp-n2-seed0")
+    compare(tmp_path, seeds=[0, 1])
+    assert len(steps_taken) == 8
+    assert stamps(tmp_path / "runs" / "emp-n2-seed0") == first
+
+
+def test_a_dry_run_says_what_is_left_and_writes_nothing(
+    grid: tuple[Path, Comparison], steps_taken: list[Any]
+) -> None:
+    before = stamps(grid[0])
+    found = forecast(grid[0], seeds=[0, 5])
+    assert stamps(grid[0]) == before
+    assert steps_taken == []
+    done, new = found.cells
+    assert (done.name, done.state, done.steps, done.patches) == (
+        "emp-n2-seed0", "finished", 4, 64,
+    )  # fmt: skip
+    assert (new.name, new.state, new.steps, new.patches) == ("emp-n2-seed5", "new", 4, 64)
+    assert new.epochs == pytest.approx(4 / (TRAIN // 8))
+    last = Run(grid[0] / "runs" / "emp-n2-seed0").metrics()[-1]
+    assert new.pflop == pytest.approx(last["pflop"])
+    assert new.seconds == pytest.approx(last["seconds"])  # as long as its like took
+    assert "2 cells, 1 of them to train" in found.table()
+
+
+def test_without_a_trained_cell_seconds_are_not_guessed(tmp_path: Path) -> None:
+    assert forecast(tmp_path).cells[0].seconds is None
+
+
+# Interruptions.
+
+
+def test_a_grid_stopped_in_a_cell_goes_on_from_there(
+    tmp_path: Path, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context():
+        at_step(5, lambda: signal.raise_signal(signal.SIGTERM))  # step 1 of the second cell
+        with pytest.raises(StoppedError, match="emp-n2-seed1; the same command goes on") as stop:
+            compare(tmp_path / "grid", seeds=[0, 1])
+    assert stop.value.exit_code == 143
+    monkeypatch.undo()
+    assert states(tmp_path / "grid")["emp-n2-seed0"] == "finished"
+    first = stamps(tmp_path / "grid" / "runs" / "emp-n2-seed0")
+    taken: list[Any] = []
+    original = training.training_step
+    monkeypatch.setattr(training, "training_step", lambda *a: (taken.append(None), original(*a))[1])
+    compare(tmp_path / "grid", seeds=[0, 1])
+    assert len(taken) == 2  # of four: the other two had been taken
+    assert stamps(tmp_path / "grid" / "runs" / "emp-n2-seed0") == first
+    second = tmp_path / "grid" / "runs" / "emp-n2-seed1"
+    alone = training.train(**Run(second).config, out=tmp_path / "alone")
+    assert differences(second, alone) == []
+
+
+def test_ctrl_c_while_scoring_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "evaluate", interrupted)
+        with pytest.raises(StoppedError, match="the same command goes on") as stop:
+            compare(tmp_path)
+    assert stop.value.exit_code == 130
+    trained = stamps(tmp_path / "runs" / "emp-n2-seed0" / "model")
+    compare(tmp_path)
+    assert states(tmp_path) == {"emp-n2-seed0": "finished"}
+    assert stamps(tmp_path / "runs" / "emp-n2-seed0" / "model") == trained
+
+
+@pytest.mark.parametrize("step", [4, 6])  # before the second cell's first step, and within it
+def test_a_grid_that_was_killed_goes_on(
+    step: int, tmp_path: Path, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context():
+        at_step(step, pull_plug)
+        with pytest.raises(PulledPlug):
+            compare(tmp_path, seeds=[0, 1])
+    monkeypatch.undo()
+    first = stamps(tmp_path / "runs" / "emp-n2-seed0")
+    compare(tmp_path, seeds=[0, 1])
+    assert states(tmp_path) == {"emp-n2-seed0": "finished", "emp-n2-seed1": "finished"}
+    assert stamps(tmp_path / "runs" / "emp-n2-seed0") == first
+    steps = [entry["step"] for entry in Run(tmp_path / "runs" / "emp-n2-seed1").metrics()]
+    assert steps == [0, 1, 2, 3]
+
+
+# Failures.
+
+
+def test_a_failed_cell_is_named_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CellsFailedError, match="1 of 2 cells failed: broken-n2-seed0") as failed:
+        compare(tmp_path, objectives=["broken", "emp"], set=BROKEN)
+    assert failed.value.exit_code == 10
+    assert states(tmp_path) == {"broken-n2-seed0": "failed", "emp-n2-seed0": "finished"}
+    error = record(tmp_path)["cells"][0]["error"]
+    assert error.startswith("DivergenceError: step 0: the loss is ")
+    assert "\n" not in error
+    table = (tmp_path / "compare.md").read_text()
+    assert f"broken-n2-seed0 failed: {error}" in table
+    assert re.search(r"\| broken +\|  2 \| 0 of 1 \|", table)
+    assert "broken-n2-seed0 failed: DivergenceError" in (tmp_path / "compare.html").read_text()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_failed_cell_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> None:
+        raise DataError("the disk\nis on fire")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "train", full)
+        with pytest.raises(CellsFailedError):
+            compare(tmp_path)
+    assert record(tmp_path)["cells"][0]["error"] == "DataError: the disk is on fire"
+    compare(tmp_path)
+    assert states(tmp_path) == {"emp-n2-seed0": "finished"}
+    assert "failed" not in (tmp_path / "compare.md").read_text()
+
+
+def test_a_bug_in_one_cell_shows_its_place_and_costs_only_that_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = execution.train
+
+    def buggy(**settings: Any) -> Path:
+        return original(**settings) if settings["seed"] else Path(str(1 / 0))
+
+    monkeypatch.setattr(execution, "train", buggy)
+    with pytest.raises(CellsFailedError, match="emp-n2-seed0"):
+        compare(tmp_path, seeds=[0, 1])
+    assert states(tmp_path) == {"emp-n2-seed0": "failed", "emp-n2-seed1": "finished"}
+    assert "in buggy\n" in capsys.readouterr().err
+
+
+def test_a_run_that_is_damaged_fails_alone(tmp_path: Path) -> None:
+    compare(tmp_path)
+    (tmp_path / "runs" / "emp-n2-seed0" / "model" / "manifest.json").write_text("{")
+    with pytest.raises(CellsFailedError, match="1 of 2 cells failed: emp-n2-seed0"):
+        compare(tmp_path, seeds=[0, 1])
+    assert states(tmp_path)["emp-n2-seed1"] == "finished"
+
+
+# Several processes.
+
+
+def test_a_cell_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
+    with Folder(tmp_path).claim("emp-n2-seed0"):
+        with pytest.raises(RunInUseError, match="at work on emp-n2-seed0") as busy:
+            compare(tmp_path, seeds=[0, 1])
+        assert not (tmp_path / "runs" / "emp-n2-seed0").exists()
+    assert busy.value.exit_code == 8
+    assert states(tmp_path) == {"emp-n2-seed0": "new", "emp-n2-seed1": "finished"}
+    assert "Not finished yet: emp-n2-seed0." in (tmp_path / "compare.md").read_text()
+    compare(tmp_path, seeds=[0, 1])
+    assert set(states(tmp_path).values()) == {"finished"}
+
+
+def test_what_failed_elsewhere_meanwhile_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, trained = execution.train, []
+
+    def train(**settings: Any) -> Path:
+        if not trained:  # another process, while this one is at its first cell
+            Folder(tmp_path).fail("emp-n2-seed1", "DataError: no")
+        trained.append(settings["seed"])
+        return original(**settings)
+
+    monkeypatch.setattr(execution, "train", train)
+    with pytest.raises(CellsFailedError, match="emp-n2-seed1"):
+        compare(tmp_path, seeds=[0, 1, 2])
+    assert trained == [0, 2]
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_grid(tmp_path: Path) -> None:
+    words = [
+        "compare", "--data", "digits", "--recipe", "demo", "--batch", "8", "--backbone.width", "4",
+        "--projector.hidden", "16", "--projector.dim", "8", "--whitened", "64", "--objectives",
+        "emp", "--patches", "2", "--seeds", "0", "1", "2", "3", "--equal", "patches=320",
+        "--probes", "knn", "--crops", "grid1", "--out", str(tmp_path),
+    ]  # fmt: skip
+    processes = [start(*words) for _ in range(2)]
+    outputs = [process.communicate() for process in processes]
+    assert {process.returncode for process in processes} <= {0, 8}
+    said = "".join(error for _, error in outputs)
+    for seed in range(4):
+        assert said.count(f"training emp-n2-seed{seed}\n") == 1
+        assert said.count(f"scoring emp-n2-seed{seed}") == 1
+        run = Run(tmp_path / "runs" / f"emp-n2-seed{seed}")
+        assert run.identity is not None
+        assert len(run.evaluations()) == 1
+
+
+# The table.
+
+
+def scores_of(out: Path, label: str, n: int, probe: str, layer: str) -> list[float]:
+    """Read from the runs' own files."""
+    found = []
+    for seed in (0, 1):
+        [evaluation] = Run(out / "runs" / f"{label}-n{n}-seed{seed}").evaluations()
+        found += [
+            row["accuracy"] for row in evaluation["results"]
+            if (row["probe"], row["layer"]) == (probe, layer)
+        ]  # fmt: skip
+    assert len(found) == 2
+    return found
+
+
+def test_the_tables_numbers_are_the_runs_scores(grid: tuple[Path, Comparison]) -> None:
+    kept = record(grid[0])
+    assert kept["columns"] == [
+        "ridge head", "ridge backbone", "ridge joint", "knn head", "knn backbone", "knn joint",
+    ]  # fmt: skip
+    assert [(row["label"], row["n"], row["seeds"]) for row in kept["rows"]] == [
+        ("emp", 2, [0, 1]), ("emp", 4, [0, 1]), ("weak", 2, [0, 1]), ("weak", 4, [0, 1]),
+    ]  # fmt: skip
+    table = (grid[0] / "compare.md").read_text().splitlines()
+    page = (grid[0] / "compare.html").read_text()
+    for at, row in enumerate(kept["rows"]):
+        for column, spread in row["scores"].items():
+            values = scores_of(grid[0], row["label"], row["n"], *column.split())
+            expected = (statistics.fmean(values), min(values), max(values))
+            assert (spread["mean"], spread["low"], spread["high"]) == expected
+            assert f"{statistics.mean(values):.1f}" in table[2 + at]
+            assert f'data-value="{spread["mean"]}"' in page
+
+
+def test_efforts_are_those_of_the_metrics(grid: tuple[Path, Comparison]) -> None:
+    row = record(grid[0])["rows"][0]
+    last = [Run(grid[0] / "runs" / f"emp-n2-seed{seed}").metrics()[-1] for seed in (0, 1)]
+    for name in ("patches", "pflop", "seconds"):
+        values = [entry[name] for entry in last]
+        assert row["efforts"][name]["mean"] == pytest.approx(statistics.mean(values))
+        assert row["efforts"][name]["high"] == max(values)
+
+
+def test_baselines_are_scored_once_and_stand_in_the_table(grid: tuple[Path, Comparison]) -> None:
+    evaluations = [
+        evaluation for path in (grid[0] / "runs").iterdir()
+        for evaluation in Run(path).evaluations() if evaluation["baselines"]
+    ]  # fmt: skip
+    assert len(evaluations) == 1
+    by_hand = {
+        (row["model"], row["probe"], row["layer"]): row["accuracy"]
+        for row in evaluations[0]["baselines"]
+    }
+    random, white = record(grid[0])["baselines"]
+    assert (random["label"], white["label"]) == ("random weights", "whitened patches")
+    assert random["scores"]["knn head"]["mean"] == by_hand["random-0", "knn", "head"]
+    assert random["scores"]["ridge joint"]["mean"] == by_hand["random-0", "ridge", "joint"]
+    for layer in ("head", "backbone", "joint"):
+        assert white["scores"][f"knn {layer}"]["mean"] == by_hand["whitened-patches", "knn", "none"]
+
+
+def test_another_network_has_baselines_of_its_own(tmp_path: Path) -> None:
+    wide = {"wide": {"name": "emp", "projector": {"hidden": 32}}}
+    compare(tmp_path, objectives=["emp", "wide"], set=wide)
+    labels = [row["label"] for row in record(tmp_path)["baselines"]]
+    assert labels == ["random weights, emp", "random weights, wide", "whitened patches",
+                      "whitened patches, ridge"][:4]  # fmt: skip
+
+
+def test_the_record_says_what_its_numbers_depend_on(grid: tuple[Path, Comparison]) -> None:
+    kept = record(grid[0])
+    assert kept["equal"] == {"what": "patches", "amount": 64.0}
+    assert kept["protocol"]["crops"] == "grid1"
+    assert kept["empssl"] == empssl.__version__
+    assert kept["versions"]["torch"] == [torch.__version__]
+    cell = kept["cells"][0]
+    assert cell["settings"]["objective.invariance_weight"] == 200.0
+    assert cell["scored"]["test_fingerprint"]
+    assert (cell["seed"], cell["n"], cell["patches"], cell["steps"]) == (0, 2, 64, 4)
+
+
+def test_the_table_says_that_the_batch_was_held_fixed(grid: tuple[Path, Comparison]) -> None:
+    for text in (grid[1].table(), (grid[0] / "compare.html").read_text()):
+        assert "The batch is held fixed" in text
+
+
+def test_seconds_of_different_machines_are_marked(tmp_path: Path) -> None:
+    compare(tmp_path, seeds=[0, 1])
+    assert record(tmp_path)["notices"] == []
+    run = Run(tmp_path / "runs" / "emp-n2-seed1")
+    run.environment = run.environment | {"device": "a faster one"}
+    compare(tmp_path, seeds=[0, 1])
+    assert re.search(r"different devices .*; a faster one\)", record(tmp_path)["notices"][0])
+
+
+# Runs that there are.
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Runs of two objectives' options, without scores; tests add scores only."""
+    folder = tmp_path_factory.mktemp("two")
+    weak = {"name": "emp", "invariance_weight": 5.0}
+    return [
+        train_tiny(folder / "plain", whitened=64),
+        train_tiny(folder / "weak", whitened=64, objective=weak),
+    ]
+
+
+def test_runs_are_scored_where_they_are_not_and_told_apart(
+    two_runs: list[Path], tmp_path: Path
+) -> None:
+    empssl.evaluate(two_runs[1], "digits", probes=["knn"], crops=["grid1"], baselines=False)
+    before = stamps(two_runs[1])
+    compare_runs(two_runs, tmp_path)
+    assert stamps(two_runs[1]) == before
+    assert [row["label"] for row in record(tmp_path)["rows"]] == [
+        "emp, objective.invariance_weight 200.0", "emp, objective.invariance_weight 5.0",
+    ]  # fmt: skip
+    for cell, path in zip(record(tmp_path)["cells"], two_runs, strict=True):
+        assert cell["name"] == path.name
+        [evaluation] = Run(path).evaluations()
+        assert cell["scores"] == evaluation["results"]
+
+
+def test_scores_of_another_protocol_do_not_count(two_runs: list[Path], tmp_path: Path) -> None:
+    empssl.evaluate(two_runs[0], "digits", probes=["knn"], crops=["grid2"], baselines=False)
+    compare_runs(two_runs[:1], tmp_path)
+    [evaluation] = Run(two_runs[0]).evaluations()
+    assert {row["crops"] for row in evaluation["results"]} == {"grid1"}
+    assert evaluation["baselines"]
+
+
+def test_scores_of_earlier_weights_do_not_count(two_runs: list[Path], tmp_path: Path) -> None:
+    compare_runs(two_runs[:1], tmp_path)
+    run = Run(two_runs[0])
+    [evaluation] = run.evaluations()
+    for row in evaluation["results"]:
+        row |= {"model": "other weights", "accuracy": 100.0}
+    run.save_evaluation("digits", evaluation)
+    compare_runs(two_runs[:1], tmp_path)
+    assert all(row["model"] == run.identity for row in run.evaluations()[0]["results"])
+
+
+def test_runs_of_different_data_are_refused(two_runs: list[Path], tmp_path: Path) -> None:
+    other = train_tiny(tmp_path / "all", split="all", whitened=64)
+    with pytest.raises(UsageError, match="plain and all were trained differently: split is train"):
+        compare_runs([two_runs[0], other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_on_different_images_are_refused(two_runs: list[Path], tmp_path: Path) -> None:
+    compare_runs(two_runs, tmp_path)
+    run = Run(two_runs[1])
+    [kept] = run.evaluations()
+    other = kept | {"protocol": kept["protocol"] | {"test_fingerprint": "other images"}}
+    run.save_evaluation("digits", other)
+    with pytest.raises(UsageError, match="scored differently: test_fingerprint"):
+        compare_runs(two_runs, tmp_path)
+    run.save_evaluation("digits", kept)
+
+
+def test_an_unfinished_run_is_refused(
+    tmp_path: Path, at_step: Callable[..., None], two_runs: list[Path]
+) -> None:
+    at_step(2, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(StoppedError):
+        train_tiny(tmp_path / "half")
+    with pytest.raises(UsageError, match=r"half is not finished; continue it with .* --resume"):
+        compare_runs([two_runs[0], tmp_path / "half"], tmp_path / "out")
+
+
+def test_a_run_given_twice_is_refused(two_runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is given twice"):
+        compare_runs([two_runs[0], two_runs[0] / ".." / "plain"], tmp_path)
+
+
+def test_runs_and_a_grid_are_two_things(two_runs: list[Path], tmp_path: Path) -> None:
+    for runs, objectives in (([], []), (two_runs, ["emp"])):
+        with pytest.raises(UsageError, match="either runs to compare, or --objectives"):
+            compare_any(runs, data="digits", out=tmp_path, objectives=objectives)
+
+
+def test_a_run_is_no_place_for_a_comparison(two_runs: list[Path]) -> None:
+    with pytest.raises(UsageError, match="an --out of its own"):
+        compare_runs(two_runs, two_runs[0])
+
+
+# The page.
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_needs_nothing_from_elsewhere(grid: tuple[Path, Comparison]) -> None:
+    page = (grid[0] / "compare.html").read_text()
+    elements = Elements(page).found
+    links = [a[k] for _, a in elements for k in ("src", "href") if k in a]
+    assert links
+    assert all(link is not None and link.startswith("#") for link in links)
+    assert not {"link", "iframe", "object", "img"} & {tag for tag, _ in elements}
+    assert not re.search(r"url\(|@import|https?://|fetch\(", page)
+
+
+def test_every_plot_says_in_words_what_it_shows(grid: tuple[Path, Comparison]) -> None:
+    drawings = [a for tag, a in Elements((grid[0] / "compare.html").read_text()).found
+                if tag == "svg" and not a.get("aria-hidden")]  # fmt: skip
+    labels = [a["aria-label"] or "" for a in drawings]
+    axes = [label.partition(":")[0] for label in labels]
+    # Patches, and PFLOP of one network, are the same for all: that is said, and not drawn.
+    assert axes == [
+        f"ridge {layer} against {axis}" for layer in ("head", "backbone", "joint")
+        for axis in ("patches of an image in a step, n", "seconds of training")
+    ]  # fmt: skip
+    values = scores_of(grid[0], "weak", 4, "ridge", "head")
+    assert f"weak, n = 4: {statistics.mean(values):.1f}" in labels[0]
+    page = (grid[0] / "compare.html").read_text()
+    assert page.count("The same for all: 64 patches seen;") == 3
+
+
+def test_unequal_efforts_are_drawn(tmp_path: Path) -> None:
+    runs = [train_tiny(tmp_path / name, steps=s) for name, s in (("short", 2), ("long", 8))]
+    compare_runs(runs, tmp_path / "out")
+    page = (tmp_path / "out" / "compare.html").read_text()
+    for axis in ("patches seen", "PFLOP", "seconds of training"):
+        assert f'aria-label="knn head against {axis}:' in page
+
+
+def test_names_on_the_page_are_shown_and_never_obeyed(tmp_path: Path) -> None:
+    compare(tmp_path)
+    run = Run(tmp_path / "runs" / "emp-n2-seed0")
+    run.environment = run.environment | {"device": "</script><script>alert(1)</script>"}
+    compare(tmp_path)
+    page = (tmp_path / "compare.html").read_text()
+    assert "alert(1)" in page
+    assert page.count("<script") == 1
+
+
+# The command line.
+
+
+def test_the_command_prints_the_table_and_its_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "compare", "--data", "digits", "--recipe", "demo", "--batch", "8", "--backbone.width", "4",
+        "--projector.hidden", "16", "--projector.dim", "8", "--whitened", "64", "--patches", "2",
+        "--equal", "patches=64", "--probes", "knn", "--crops", "grid1", "--out", str(tmp_path),
+    ]  # fmt: skip
+    assert cli.main([*words, "--objectives", "emp", "--dry-run"]) == 0
+    assert "1 cells, 1 of them to train" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    both = ["--objectives", "emp", "broken", "--set", "broken: {name: emp, distortion: 1.0e+300}"]
+    code = cli.main([*words, *both])
+    assert code in (0, 10)
+    kept = Run(tmp_path / "runs" / "broken-n2-seed0").config
+    assert kept["objective"]["distortion"] == 1e300
+    assert cli.main([*words, "--objectives", "emp", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["data"]
+
+
+def test_runs_are_given_by_place(tmp_path: Path) -> None:
+    values, _ = cli.parse(
+        "compare", empssl.compare, ["runs/a", "runs/b", "--data", "digits", "--out", "x"]
+    )
+    assert values["runs"] == ["runs/a", "runs/b"]
