@@ -1,7 +1,7 @@
 """CIFAR-10 accuracy against seconds of training: this package, and the slow pipeline.
 
     python benchmarks/race.py empssl --data-dir data --budgets 30s 1m 2m30s 5m \
-        --joint 30s 5m [--write]
+        --joint 30s [--write]
     python benchmarks/race.py slow --data-dir data --budgets 5m 10m [--write]
     python benchmarks/race.py slow --name slow-paper --data-dir data --budgets 5m \
         --recipe paper --set '{patches: 20}' [--write]
@@ -25,6 +25,7 @@ from claim import claim
 
 import empssl
 from empssl.duration import parse_duration
+from empssl.models import Layer
 from empssl.run import Run
 
 
@@ -56,15 +57,12 @@ def main() -> None:
             if args.train_only:
                 continue
             wall = json.loads((out / "wall.json").read_text())
-            layers = None if budget in args.joint else ("backbone", "head")
-            found = empssl.evaluate(
-                out, "cifar10", data_dir=args.data_dir, probes=["linear"], layers=layers,
-                baselines=False,
-            )  # fmt: skip
-            last = Run(out).metrics()[-1]
+            scores = score(args, out, None if budget in args.joint else ("backbone", "head"))
+            last, trained_by = Run(out).metrics()[-1], Run(out).environment
             point = {"budget": budget, "seed": seed, "wall_seconds": round(wall, 1)}
             point |= {"patches": last["patches"], "patches_per_second": last["patches"] / wall}
-            point |= {row.layer: row.accuracy for row in found.results}
+            point |= {key: trained_by[key] for key in ("empssl", "device", "threads", "precision")}
+            point |= scores
             points.append(point)
             print(point, flush=True)
     if points:
@@ -72,6 +70,20 @@ def main() -> None:
             f"race-{name}", [point["head"] for point in points], "% linear, head layer, test",
             write=args.write, points=points, config=Run(out).config,
         )  # fmt: skip
+
+
+def score(
+    args: argparse.Namespace, out: Path, layers: tuple[Layer, ...] | None
+) -> dict[str, float]:
+    """Linear accuracy by layer."""
+    done = out / "evaluations" / "cifar10.json"
+    if args.reuse and done.exists():
+        rows = json.loads(done.read_text())["results"]
+        return {row["layer"]: row["accuracy"] for row in rows}
+    found = empssl.evaluate(
+        out, "cifar10", data_dir=args.data_dir, probes=["linear"], layers=layers, baselines=False
+    )
+    return {row.layer: row.accuracy for row in found.results}
 
 
 def train(args: argparse.Namespace, out: Path, budget: str, seed: int) -> None:

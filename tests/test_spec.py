@@ -6,6 +6,7 @@ from empssl.errors import UsageError
 from empssl.models import BACKBONES, PROJECTORS
 from empssl.objectives import OBJECTIVES
 from empssl.optim import OPTIMIZERS, SCHEDULES
+from empssl.recipes import GIVEN
 from empssl.spec import Table, build, complete, merge
 from empssl.views import POLICIES
 
@@ -98,7 +99,7 @@ def test_changes_are_laid_over_a_base_of_the_same_name(
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_option_of_every_entry_has_a_default_or_must_be_given(table: str) -> None:
-    given = ("network", "feature", "steps")
+    given = GIVEN.get(table.removesuffix("s"), ())
     for name in TABLES[table]:
         needed = {"model": "x"} if name == "timm" else {}
         full = complete(TABLES[table], {"name": name, **needed}, given=given)

@@ -3,7 +3,6 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -619,13 +618,10 @@ def test_a_bad_step_that_is_read_later_is_named_and_nothing_after_it_is_kept(
 ) -> None:
     calls = itertools.count()
 
-    @dataclass(frozen=True)
-    class Unread(StepResult):
-        finite: torch.Tensor
-
     def unread(*_: Any) -> StepResult:
         good = torch.tensor(next(calls) != 2)
-        return Unread(Loss(torch.where(good, 1.0, torch.nan), {}), 1.0, good)
+        loss = Loss(torch.where(good, 1.0, torch.nan), {})
+        return StepResult(loss, {"fill": torch.tensor(0.5)}, 1.0, good)
 
     monkeypatch.setattr(training, "training_step", unread)
     monkeypatch.setattr("empssl.pending.EVERY", {})
@@ -662,8 +658,8 @@ def test_the_trial_of_a_compiled_network_leaves_no_trace(
 
 
 KNOWN_LOSSES = {
-    "lars": [],
-    "muon_lars": [],
+    "lars": [-188.32565, -201.47386, -201.75555, -201.79529, -201.78769, -201.78404],
+    "muon_lars": [-188.32565, -201.46761, -201.69647, -201.76753, -201.81300, -201.73705],
 }
 
 
@@ -675,4 +671,4 @@ def test_a_seed_gives_the_losses_it_always_gave(
     """A change here changes what training does; one of the engine alone does not come here."""
     train_tiny(tmp_path / "run", steps=6, optimizer={"name": optimizer}, memory=memory)
     found = [entry["loss"] for entry in Run(tmp_path / "run").metrics()]
-    assert found == pytest.approx(KNOWN_LOSSES[optimizer], rel=1e-4)
+    assert found == pytest.approx(KNOWN_LOSSES[optimizer], rel=2e-5)

@@ -24,5 +24,6 @@ class CollapseWatch:
         return (
             f"step {step}: the projections are collapsing: they fill {fill:.0%} of the room "
             f"between all alike and fully spread, and have stayed under {WARN_BELOW:.0%} for "
-            f"{WARN_STEPS} steps. Lower the objective's invariance_weight or the learning rate."
+            f"{WARN_STEPS} steps. Lower the learning rate, or give what spreads them more weight "
+            "(in emp, lower invariance_weight)."
         )

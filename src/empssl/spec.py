@@ -34,7 +34,7 @@ def complete(table: Table, spec: Spec, *, given: tuple[str, ...] = ()) -> Spec:
         raise UsageError(f"no '{name}' here: {nearest(name, table)}")
     options = {
         p.name: p.default for p in inspect.signature(table[name]).parameters.values()
-        if p.name not in given and p.kind is not p.VAR_KEYWORD
+        if p.name not in given and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }  # fmt: skip
     for key in spec:
         if key != "name" and key not in options:

@@ -2,22 +2,42 @@
 
 import inspect
 
+from empssl.objectives.barlow_twins import BarlowTwins
 from empssl.objectives.byol import BYOL
 from empssl.objectives.emp import EMP
+from empssl.objectives.frossl import FroSSL
+from empssl.objectives.mmcr import MMCR
 from empssl.objectives.objective import Objective
 from empssl.objectives.ressl import ReSSL
+from empssl.objectives.simclr import SimCLR
 from empssl.objectives.simsiam import SimSiam
+from empssl.objectives.spectral_contrastive import SpectralContrastive
+from empssl.objectives.ssl_ey import SSLEY
 from empssl.objectives.supcon import SupCon
 from empssl.objectives.swav import SwAV
+from empssl.objectives.tcr import TCR
+from empssl.objectives.vicreg import VICReg
+from empssl.objectives.vne import VNE
+from empssl.objectives.wmse import WMSE
 from empssl.spec import Spec, Table, build
 
 OBJECTIVES: Table = {
+    "barlow_twins": BarlowTwins,
     "byol": BYOL,
     "emp": EMP,
+    "frossl": FroSSL,
+    "mmcr": MMCR,
     "ressl": ReSSL,
+    "simclr": SimCLR,
     "simsiam": SimSiam,
+    "spectral_contrastive": SpectralContrastive,
+    "ssl_ey": SSLEY,
     "supcon": SupCon,
     "swav": SwAV,
+    "tcr": TCR,
+    "vicreg": VICReg,
+    "vne": VNE,
+    "wmse": WMSE,
 }
 
 __all__ = ["OBJECTIVES", "build_objective"]

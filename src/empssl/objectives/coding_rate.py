@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from empssl.objectives.gram import cholesky
 from empssl.shapes import Projections, Scalar
 
 
@@ -55,15 +56,6 @@ def coding_rate_bounds(batch: int, dim: int, distortion: float) -> tuple[float, 
     return alike, spread
 
 
-def _cholesky(gram: Tensor) -> Tensor:
-    """The factor; on a GPU NaN instead of an error, which the host would have to wait for."""
-    if gram.device.type != "cuda":
-        factor: Tensor = torch.linalg.cholesky(gram)
-        return factor
-    L, failed = torch.linalg.cholesky_ex(gram)
-    return torch.where((failed == 0)[:, None, None], L, torch.nan)
-
-
 class _CodingRate(torch.autograd.Function):
     """Per-view coding rate that keeps Z and the Cholesky factor for the backward pass."""
 
@@ -75,7 +67,7 @@ class _CodingRate(torch.autograd.Function):
         gram = torch.baddbmm(
             torch.eye(Z.shape[1], dtype=Z.dtype, device=Z.device), Z, Z.mT, alpha=scale
         )
-        L = _cholesky(gram)
+        L = cholesky(gram)
         ctx.save_for_backward(Z, L)
         ctx.scale, ctx.transposed = scale, batch > dim
         rate: Tensor = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)

@@ -1,0 +1,47 @@
+"""Barlow Twins (Zbontar et al., 2021), eq. 1."""
+
+import torch
+
+from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.pairs import mean_of_others
+from empssl.shapes import Projections
+
+
+class BarlowTwins(Objective):
+    """Cross-correlation of two views near the identity: coordinates agree, and repeat nothing.
+
+    loss = sum_k (1 - C_kk)^2 + redundancy_weight * sum_{k != l} C_kl^2,  eq. 1,
+
+    with C the correlations between the coordinates of a view and those of the mean of all other
+    views, the loss averaged over views. A coordinate in which all images are alike correlates with
+    nothing, which costs 1: collapse is prevented.
+
+    The authors' code multiplies all by 0.024, solo-learn's CIFAR settings by 0.1: that is left
+    to the learning rate.
+
+    Any n: not exact, the mean of squared correlations is not the square with the mean view.
+
+    Args:
+        redundancy_weight: lambda in eq. 1; 0.005 in the paper, 0.0051 in its code.
+        epsilon: added to variances, as in the authors' BatchNorm.
+    """
+
+    def __init__(self, *, redundancy_weight: float = 0.0051, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.redundancy_weight = redundancy_weight
+        self.epsilon = epsilon
+
+    def forward(self, projections: Projections) -> Loss:
+        view, batch, _ = projections.shape
+        own, others = self._standardize(projections), self._standardize(mean_of_others(projections))
+        C = own.mT @ others / batch  # view dim dim
+        agreement = C.diagonal(dim1=-2, dim2=-1)
+        invariance_loss = (1 - agreement).square().sum() / view
+        redundancy_loss = (C.square().sum() - agreement.square().sum()) / view
+        total = invariance_loss + self.redundancy_weight * redundancy_loss
+        return Loss(total, {"invariance_loss": invariance_loss, "redundancy_loss": redundancy_loss})
+
+    def _standardize(self, projections: Projections) -> Projections:
+        centered = projections - projections.mean(1, keepdim=True)
+        variance = centered.square().mean(1, keepdim=True)
+        return centered * torch.rsqrt(variance + self.epsilon)

@@ -1,0 +1,26 @@
+"""MMCR (Yerxa et al., 2023), eq. 4."""
+
+import torch
+import torch.nn.functional as F
+
+from empssl.objectives.objective import Loss, Objective
+from empssl.shapes import Projections
+
+
+class MMCR(Objective):
+    """Mean views that are long and point in many directions.
+
+    loss = -||Zbar||_*,  the sum of the singular values of the images' mean unit projections.
+
+    Agreeing views make the rows of Zbar long, spread images make them independent: the same term
+    does both, and prevents collapse. Its gradient, U V^T, stays finite where singular values vanish
+    or coincide. The paper's second term, the size of each image's own cloud of views, has weight
+    zero in its CIFAR settings, and is left out.
+
+    Any n: as published for n views, which is not a mean over pairs.
+    """
+
+    def forward(self, projections: Projections) -> Loss:
+        centers = F.normalize(projections, dim=-1).mean(0)
+        nuclear_norm = torch.linalg.svdvals(centers).sum()
+        return Loss(-nuclear_norm, {"nuclear_norm": nuclear_norm})

@@ -1,0 +1,47 @@
+"""Total coding rate (Li et al., 2022): the first stage of NMCE, and EMP-SSL's predecessor."""
+
+import torch.nn.functional as F
+
+from empssl.objectives.coding_rate import coding_rate
+from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.pairs import mean_product
+from empssl.shapes import Projections
+
+
+class TCR(Objective):
+    """All projections together spread out, views of an image alike.
+
+    loss = -(coding_rate + invariance_weight * similarity),
+
+    with the coding rate of all n b unit rows at once, which prevents collapse, and the mean cosine
+    over pairs of views. EMP-SSL takes the coding rate of each view instead, and so does the code of
+    the NMCE authors; `pooled` chooses. Where views agree the two are the same.
+
+    Any n: not exact, views that disagree add to the rate of all. With pooled=False exact, the mean
+    over pairs of views.
+
+    Args:
+        invariance_weight: lambda; 30 in the authors' CIFAR-10 command.
+        distortion: eps^2, already squared; 0.2 there.
+        pooled: the coding rate of all views together, or else the mean over views.
+
+    Raises:
+        ValueError: distortion is not positive.
+    """
+
+    def __init__(
+        self, *, invariance_weight: float = 30.0, distortion: float = 0.2, pooled: bool = True
+    ) -> None:
+        super().__init__()
+        if not distortion > 0:
+            raise ValueError(f"distortion is {distortion}, expected a positive number")
+        self.invariance_weight = invariance_weight
+        self.distortion = distortion
+        self.pooled = pooled
+
+    def forward(self, projections: Projections) -> Loss:
+        z = F.normalize(projections, dim=-1)
+        rate = coding_rate(z.flatten(0, 1)[None] if self.pooled else z, self.distortion)
+        similarity = mean_product(z)
+        total = -(rate + self.invariance_weight * similarity)
+        return Loss(total, {"coding_rate": rate, "similarity": similarity})

@@ -1,0 +1,47 @@
+"""I-VNE+ (Kim et al., 2023): von Neumann entropy beside the cosine of views."""
+
+import torch
+import torch.nn.functional as F
+
+from empssl.objectives.gram import smaller_gram
+from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.pairs import mean_product
+from empssl.shapes import Projections
+
+
+class VNE(Objective):
+    """Every view's directions used evenly, views of an image alike.
+
+    loss = -(invariance_weight * similarity + entropy_weight * entropy),
+
+    with the mean cosine over pairs of views and, averaged over views, the von Neumann entropy
+    S = -sum_j l_j log l_j of the eigenvalues l of Z^T Z / b, Z a view's unit rows. It is 0 for one
+    direction and log r for r equally used: collapse is prevented.
+
+    The gradient of S is -(log l + 1) along each eigenvector: it asks nothing of the gaps between
+    eigenvalues, but without end at l = 0, hence epsilon.
+
+    Any n: exact, the mean over pairs of views.
+
+    Args:
+        invariance_weight: alpha_1; log 64, as in the authors' code for ImageNet-100 and in the
+            FroSSL authors' CIFAR settings.
+        entropy_weight: alpha_2.
+        epsilon: added to eigenvalues inside the logarithm.
+    """
+
+    def __init__(
+        self, *, invariance_weight: float = 4.16, entropy_weight: float = 1.0, epsilon: float = 1e-7
+    ) -> None:
+        super().__init__()
+        self.invariance_weight = invariance_weight
+        self.entropy_weight = entropy_weight
+        self.epsilon = epsilon
+
+    def forward(self, projections: Projections) -> Loss:
+        z = F.normalize(projections, dim=-1)
+        similarity = mean_product(z)
+        shares = torch.linalg.eigvalsh(smaller_gram(z) / z.shape[1]).clamp(min=0)
+        entropy = -(shares * (shares + self.epsilon).log()).sum(-1).mean()
+        total = -(self.invariance_weight * similarity + self.entropy_weight * entropy)
+        return Loss(total, {"similarity": similarity, "entropy": entropy})
