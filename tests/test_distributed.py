@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from tiny import command, metrics, start, train_tiny
+from tiny import STATEFUL, command, metrics, start, train_tiny
 from torch import nn
 
 from empssl import checkpoint, engine
@@ -42,12 +42,13 @@ def furthest(run: Path, other: Path) -> dict[str, float]:
     """The largest difference, relative to the largest number, of each kind of result."""
     found: dict[str, float] = {}
     for a, b in zip(metrics(run), metrics(other), strict=True):
-        for key in ("loss", "coding_rate", "similarity", "gradient_norm"):
+        for key in a.keys() & {"loss", "coding_rate", "similarity", "gradient_norm"}:
             found[key] = max(found.get(key, 0.0), abs(a[key] - b[key]) / abs(a[key]))
     newest = [
         checkpoint.read(max((path / "checkpoints").glob("step-*"))).tensors for path in (run, other)
     ]
-    for group in ("model", "optimizer"):
+    assert newest[0].keys() == newest[1].keys()
+    for group in newest[0]:
         one, two = (tensors[group] for tensors in newest)
         assert one.keys() == two.keys()
         for name in one:
@@ -95,6 +96,23 @@ def test_two_processes_with_little_memory_train_the_network_of_one_with_much(
     code, said = finish(start(*words))
     assert code == 0, said
     assert Run(tmp_path / "run").environment["memory"] == "exact"
+    assert max(furthest(alone, tmp_path / "run").values()) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "name", ["byol", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ressl", "supcon"))]
+)
+def test_two_processes_share_target_predictor_queue_and_labels(name: str, tmp_path: Path) -> None:
+    objective = STATEFUL.get(name, {"name": name})
+    alone = train_tiny(
+        tmp_path / "alone", steps=STEPS * (1437 // 8) / (1437 // BATCH), batch=BATCH,
+        precision="64-true", objective=objective,
+    )  # fmt: skip
+    options = [f"--objective.{key}={value}" for key, value in objective.items()]
+    words = command(tmp_path / "run", "--devices", "2", "--precision", "64-true", *options,
+                    steps=STEPS, batch=BATCH)  # fmt: skip
+    code, said = finish(start(*words))
+    assert code == 0, said
     assert max(furthest(alone, tmp_path / "run").values()) < 1e-10
 
 

@@ -1,4 +1,5 @@
 import itertools
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -9,10 +10,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import SETTINGS, command, differences, metrics, newest, start, train_tiny, weights
+from tiny import (
+    SETTINGS,
+    STATEFUL,
+    command,
+    differences,
+    metrics,
+    newest,
+    start,
+    train_tiny,
+    weights,
+)
 
-from empssl import training
+from empssl import checkpoint, training
 from empssl.data import MemoryImages, open_images
+from empssl.data.sampler import Sampler
 from empssl.errors import (
     CheckpointError,
     DataError,
@@ -124,6 +136,59 @@ def test_training_never_reads_a_label(
     assert metrics(blind) == metrics(tiny_run)
 
 
+def test_an_objective_that_needs_labels_is_given_those_of_its_images(
+    tmp_path: Path, at_step: AtStep
+) -> None:
+    found: list[torch.Tensor] = []
+    at_step(0, lambda *step: found.append(step[7]))
+    train_tiny(tmp_path / "run", objective="supcon", steps=1)
+    images = open_images("digits", split="train", side=16)
+    sampler = Sampler(images, batch=8, seed=0, rank=0, world=1)
+    assert images.labels is not None
+    assert torch.equal(found[0], images.labels[sampler.draw(0).samples])
+
+
+def test_an_objective_that_needs_labels_says_so_where_there_are_none(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{i}.png")
+    with pytest.raises(UsageError, match=r"supcon .* labels, and .* has none") as refused:
+        training.train(str(folder), out=tmp_path / "run", **SETTINGS | {"objective": "supcon"})
+    assert refused.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_weak_views_come_first_and_are_cropped_and_mirrored_only(
+    tmp_path: Path, at_step: AtStep
+) -> None:
+    found: list[torch.Tensor] = []
+    at_step(0, lambda *step: found.append(step[4].clone()))
+    options: dict[str, Any] = {"objective": STATEFUL["ressl"], "patches": 3, "steps": 1}
+    full = {"brightness": 0.9, "jitter": 1.0}
+    train_tiny(tmp_path / "run", views=full, **options)
+    at_step(0, lambda *step: found.append(step[4].clone()))
+    train_tiny(tmp_path / "plain", views={"jitter": 0.0, "blur": 0.0}, **options)
+    augmented, plain = found
+    assert augmented.shape == (3, 8, 3, 12, 12)
+    assert torch.equal(augmented[0], plain[0])
+    assert not torch.allclose(augmented[1:], plain[1:])
+
+
+def test_a_target_costs_a_forward_pass_of_the_views_it_sees(tiny_run: Path, tmp_path: Path) -> None:
+    costs = {
+        name: Run(train_tiny(tmp_path / name, steps=1, objective=STATEFUL[name])).plan
+        for name in STATEFUL
+    }
+    plain = Run(tiny_run).plan["gflop_per_patch"]
+    assert costs["swav"]["gflop_per_patch"] == pytest.approx(plain)
+    extra = costs["byol"]["gflop_per_patch"] - plain  # two views train, both are also projected
+    assert 0.3 * plain < extra < 0.4 * plain
+    # One view trains, the other is projected.
+    assert costs["ressl"]["gflop_per_patch"] == pytest.approx((plain + extra) / 2)
+
+
 # Seeds
 
 
@@ -166,6 +231,14 @@ def test_steps_that_measure_the_speed_leave_no_trace(
     assert differences(timed[0], plain) == []
 
 
+@pytest.mark.parametrize("name", STATEFUL)
+def test_nor_do_they_in_what_an_objective_remembers(name: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"objective": STATEFUL[name], "batch": 32}
+    timed = train_tiny(tmp_path / "timed", epochs=None, budget="1s", **options)
+    steps = Run(timed).plan["steps"] / (1437 // 32)
+    assert differences(timed, train_tiny(tmp_path / "plain", epochs=steps, **options)) == []
+
+
 # Stopping and going on
 
 
@@ -178,6 +251,39 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
     assert not (tmp_path / "parts" / "model").exists()
     parts = training.train("digits", out=tmp_path / "parts", resume=True)
     assert differences(whole, parts) == []
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "muon_lars"])
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_resumed_run_remembers_what_its_objective_did(
+    name: str, optimizer: str, tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"objective": STATEFUL[name], "optimizer": optimizer}
+    whole = train_tiny(tmp_path / "whole", steps=6, **options)
+    stop(tmp_path / "parts", at_step, monkeypatch, **options)
+    parts = training.train("digits", out=tmp_path / "parts", resume=True)
+    assert differences(whole, parts) == []
+    groups = newest(parts).tensors.keys()
+    assert {"objective"} <= groups
+    assert ("target" in groups) == (name != "swav")
+    assert "objective" not in checkpoint.read(parts / "model").tensors  # it is needed no more
+
+
+def test_an_objective_that_remembers_nothing_leaves_no_file(tiny_run: Path) -> None:
+    assert newest(tiny_run).tensors.keys() == {"model", "optimizer"}
+
+
+def test_a_checkpoint_without_what_an_objective_remembers_is_refused(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop(tmp_path / "run", at_step, monkeypatch, objective=STATEFUL["ressl"])
+    folder = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    saved = checkpoint.read(folder)
+    shutil.rmtree(folder)
+    del saved.tensors["objective"]
+    checkpoint.write(folder, saved)
+    with pytest.raises(CheckpointError, match="missing queue"):
+        training.train("digits", out=tmp_path / "run", resume=True)
 
 
 def test_a_resumed_optimizer_is_laid_out_as_its_weights(
@@ -460,6 +566,11 @@ def test_an_absurd_invariance_weight_is_noticed_within_50_steps(
     ("changes", "said"),
     [
         ({"patches": 1}, "patches is 1, expected 2 or more"),
+        (
+            {"objective": {"name": "ressl", "weak_views": 2}},
+            "which ressl takes 2 for its target",
+        ),
+        ({"objective": {"name": "byol", "dim": 8}}, "'byol' has no option 'dim'"),
         ({"batch": 1}, "batch is 1, expected 2 or more"),
         ({"batch": 2000}, "a batch of 2000 images .* only 1437"),
         ({"epochs": 0.0}, "epochs is 0"),

@@ -18,6 +18,12 @@ SETTINGS: dict[str, Any] = {
     "recipe": "demo", "patches": 2, "batch": 8, "backbone": {"width": 4},
     "projector": {"hidden": 16, "dim": 8}, "precision": "32-true",
 }  # fmt: skip
+# Objectives that have something to remember, in sizes that suit these runs.
+STATEFUL: dict[str, dict[str, Any]] = {
+    "byol": {"name": "byol", "hidden": 16},
+    "ressl": {"name": "ressl", "queue": 24},
+    "swav": {"name": "swav", "prototypes": 12},
+}
 CLOCKS = {"seconds", "patches_per_second"}
 
 

@@ -126,10 +126,10 @@ def bench(
         patches: patches of each image in a step.
         batch: images in a step.
         image_side: pixels of the images.
-        views: how patches are drawn and augmented, a name or its options.
+        views: as in `train`.
         backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
         projector: paper or official, and its options.
-        objective: emp, and its options.
+        objective: as in `train`.
         optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
         steps: repetitions of everything but the slow pipeline.
         slow: also measure EMP-SSL as people do write it: Pillow in loader processes, float32.

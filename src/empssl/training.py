@@ -104,12 +104,15 @@ def train(
         budget: train for this long instead, such as 10m: the speed is measured first, then the
             number of steps is fixed, so that the learning rate ends at zero on time.
         image_side: pixels to which images are scaled and cropped; the data's own by default.
-        views: how patches are drawn and augmented, a name or its options.
+        views: patches, of fixed size, or crops, of random size and shape; and how they are
+            augmented.
         backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
         projector: paper or official, and its options.
         whitened: features of whitened patches that stand beside the network's in the joint
             embedding; 0 for none. They are measured on the images, not learned.
-        objective: byol, emp, ressl, simsiam, supcon or swav, and its options.
+        objective: what training minimises: emp; barlow_twins, byol, frossl, mmcr, ressl, simclr,
+            simsiam, spectral_contrastive, ssl_ey, swav, tcr, vicreg, vne or wmse; or supcon, which
+            learns from labels; and its options.
         optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
         schedule: cosine or linear, and its options.
         split: train leaves out what `evaluate` tests on: the test images of a known data set,
@@ -572,8 +575,8 @@ def _check(settings: dict[str, Any]) -> None:
         )
     if settings["batch"] < 2:
         raise UsageError(
-            f"batch is {settings['batch']}, expected 2 or more: the coding rate of one image is "
-            "the same whatever the network does"
+            f"batch is {settings['batch']}, expected 2 or more: one image has no other to be "
+            "told from"
         )
     if settings["budget"] is None and not 0 < settings["epochs"] < math.inf:
         raise UsageError(f"epochs is {settings['epochs']}, expected a positive number")
