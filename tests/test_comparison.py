@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import statistics
 from collections.abc import Callable, Iterator
@@ -147,6 +148,12 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
     return out, result
 
 
+@pytest.fixture
+def copy(grid: tuple[Path, Comparison], tmp_path: Path) -> Path:
+    """The same, to be changed: for tests that need something finished."""
+    return Path(shutil.copytree(grid[0], tmp_path / "copy"))
+
+
 # The cells of a grid.
 
 
@@ -206,14 +213,12 @@ def test_a_cell_after_others_is_the_run_that_it_would_be_alone(
     assert differences(cell, alone) == []
 
 
-def test_a_grid_leaves_nothing_behind_in_the_process(tmp_path: Path) -> None:
+def test_a_grid_leaves_nothing_behind_in_the_process(copy: Path) -> None:
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(s) for s in signals], torch.get_num_threads(), torch.get_rng_state()
+    before = [signal.getsignal(s) for s in signals], torch.get_num_threads()
     with pytest.raises(CellsFailedError):
-        compare(tmp_path / "out", objectives=["broken", "emp"], set=BROKEN)
-    assert [signal.getsignal(s) for s in signals] == before[0]
-    assert torch.get_num_threads() == before[1]
-    assert torch.equal(torch.get_rng_state(), before[2])
+        compare(copy, objectives=["broken", "emp"], seeds=[7], set=BROKEN)
+    assert ([signal.getsignal(s) for s in signals], torch.get_num_threads()) == before
 
 
 @pytest.mark.parametrize(
@@ -269,12 +274,13 @@ def test_other_settings_need_another_place(grid: tuple[Path, Comparison]) -> Non
     assert stamps(grid[0]) == before
 
 
-def test_a_grid_can_grow(tmp_path: Path, steps_taken: list[Any]) -> None:
-    compare(tmp_path)
-    first = stamps(tmp_path / "runs" / "emp-n2-seed0")
-    compare(tmp_path, seeds=[0, 1])
-    assert len(steps_taken) == 8
-    assert stamps(tmp_path / "runs" / "emp-n2-seed0") == first
+def test_a_grid_can_grow(copy: Path, steps_taken: list[Any]) -> None:
+    before = stamps(copy / "runs")
+    compare(copy, seeds=[0, 1, 2])
+    assert len(steps_taken) == 4
+    after = stamps(copy / "runs")
+    assert {path: after[path] for path in before} == before
+    assert states(copy)["emp-n2-seed2"] == "finished"
 
 
 def test_a_dry_run_says_what_is_left_and_writes_nothing(
@@ -326,36 +332,37 @@ def test_a_grid_stopped_in_a_cell_goes_on_from_there(
 
 
 def test_ctrl_c_while_scoring_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
+    shutil.rmtree(copy / "runs" / "emp-n2-seed0" / "evaluations")
     with monkeypatch.context() as patch:
         patch.setattr(execution, "evaluate", interrupted)
         with pytest.raises(StoppedError, match="the same command goes on") as stop:
-            compare(tmp_path)
+            compare(copy)
     assert stop.value.exit_code == 130
-    trained = stamps(tmp_path / "runs" / "emp-n2-seed0" / "model")
-    compare(tmp_path)
-    assert states(tmp_path) == {"emp-n2-seed0": "finished"}
-    assert stamps(tmp_path / "runs" / "emp-n2-seed0" / "model") == trained
+    trained = stamps(copy / "runs" / "emp-n2-seed0" / "model")
+    compare(copy)
+    assert states(copy) == {"emp-n2-seed0": "finished"}
+    assert stamps(copy / "runs" / "emp-n2-seed0" / "model") == trained
 
 
-@pytest.mark.parametrize("step", [4, 6])  # before the second cell's first step, and within it
+@pytest.mark.parametrize("step", [0, 2])  # before the cell's first step, and within it
 def test_a_grid_that_was_killed_goes_on(
-    step: int, tmp_path: Path, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    step: int, copy: Path, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = stamps(copy / "runs" / "emp-n2-seed0")
     with monkeypatch.context():
         at_step(step, pull_plug)
         with pytest.raises(PulledPlug):
-            compare(tmp_path, seeds=[0, 1])
+            compare(copy, seeds=[0, 7])
     monkeypatch.undo()
-    first = stamps(tmp_path / "runs" / "emp-n2-seed0")
-    compare(tmp_path, seeds=[0, 1])
-    assert states(tmp_path) == {"emp-n2-seed0": "finished", "emp-n2-seed1": "finished"}
-    assert stamps(tmp_path / "runs" / "emp-n2-seed0") == first
-    steps = [entry["step"] for entry in Run(tmp_path / "runs" / "emp-n2-seed1").metrics()]
+    compare(copy, seeds=[0, 7])
+    assert states(copy) == {"emp-n2-seed0": "finished", "emp-n2-seed7": "finished"}
+    assert stamps(copy / "runs" / "emp-n2-seed0") == before
+    steps = [entry["step"] for entry in Run(copy / "runs" / "emp-n2-seed7").metrics()]
     assert steps == [0, 1, 2, 3]
 
 
@@ -363,89 +370,88 @@ def test_a_grid_that_was_killed_goes_on(
 
 
 def test_a_failed_cell_is_named_and_the_others_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(CellsFailedError, match="1 of 2 cells failed: broken-n2-seed0") as failed:
-        compare(tmp_path, objectives=["broken", "emp"], set=BROKEN)
+    with pytest.raises(CellsFailedError, match="1 of 2 cells failed: broken-n2-seed7") as failed:
+        compare(copy, objectives=["broken", "emp"], seeds=[7], set=BROKEN)
     assert failed.value.exit_code == 10
-    assert states(tmp_path) == {"broken-n2-seed0": "failed", "emp-n2-seed0": "finished"}
-    error = record(tmp_path)["cells"][0]["error"]
+    assert states(copy) == {"broken-n2-seed7": "failed", "emp-n2-seed7": "finished"}
+    error = record(copy)["cells"][0]["error"]
     assert error.startswith("DivergenceError: step 0: the loss is ")
     assert "\n" not in error
-    table = (tmp_path / "compare.md").read_text()
-    assert f"broken-n2-seed0 failed: {error}" in table
+    table = (copy / "compare.md").read_text()
+    assert f"broken-n2-seed7 failed: {error}" in table
     assert re.search(r"\| broken +\|  2 \| 0 of 1 \|", table)
-    assert "broken-n2-seed0 failed: DivergenceError" in (tmp_path / "compare.html").read_text()
+    assert "broken-n2-seed7 failed: DivergenceError" in (copy / "compare.html").read_text()
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_failed_cell_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_cell_is_tried_again(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(**_: Any) -> None:
         raise DataError("the disk\nis on fire")
 
     with monkeypatch.context() as patch:
         patch.setattr(execution, "train", full)
         with pytest.raises(CellsFailedError):
-            compare(tmp_path)
-    assert record(tmp_path)["cells"][0]["error"] == "DataError: the disk is on fire"
-    compare(tmp_path)
-    assert states(tmp_path) == {"emp-n2-seed0": "finished"}
-    assert "failed" not in (tmp_path / "compare.md").read_text()
+            compare(copy, seeds=[7])
+    assert record(copy)["cells"][0]["error"] == "DataError: the disk is on fire"
+    compare(copy, seeds=[7])
+    assert states(copy) == {"emp-n2-seed7": "finished"}
+    assert "failed" not in (copy / "compare.md").read_text()
 
 
 def test_a_bug_in_one_cell_shows_its_place_and_costs_only_that_cell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     original = execution.train
 
     def buggy(**settings: Any) -> Path:
-        return original(**settings) if settings["seed"] else Path(str(1 / 0))
+        return original(**settings) if settings["seed"] == 8 else Path(str(1 / 0))
 
     monkeypatch.setattr(execution, "train", buggy)
-    with pytest.raises(CellsFailedError, match="emp-n2-seed0"):
-        compare(tmp_path, seeds=[0, 1])
-    assert states(tmp_path) == {"emp-n2-seed0": "failed", "emp-n2-seed1": "finished"}
+    with pytest.raises(CellsFailedError, match="emp-n2-seed7"):
+        compare(copy, seeds=[7, 8])
+    assert states(copy) == {"emp-n2-seed7": "failed", "emp-n2-seed8": "finished"}
     assert "in buggy\n" in capsys.readouterr().err
 
 
-def test_a_run_that_is_damaged_fails_alone(tmp_path: Path) -> None:
-    compare(tmp_path)
-    (tmp_path / "runs" / "emp-n2-seed0" / "model" / "manifest.json").write_text("{")
+def test_a_run_that_is_damaged_fails_alone(copy: Path) -> None:
+    (copy / "runs" / "emp-n2-seed0" / "model" / "manifest.json").write_text("{")
     with pytest.raises(CellsFailedError, match="1 of 2 cells failed: emp-n2-seed0"):
-        compare(tmp_path, seeds=[0, 1])
-    assert states(tmp_path)["emp-n2-seed1"] == "finished"
+        compare(copy, seeds=[0, 7])
+    assert states(copy)["emp-n2-seed7"] == "finished"
 
 
 # Several processes.
 
 
-def test_a_cell_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
-    with Folder(tmp_path).claim("emp-n2-seed0"):
-        with pytest.raises(RunInUseError, match="at work on emp-n2-seed0") as busy:
-            compare(tmp_path, seeds=[0, 1])
-        assert not (tmp_path / "runs" / "emp-n2-seed0").exists()
+def test_a_cell_that_another_process_holds_is_left_to_it(copy: Path) -> None:
+    with Folder(copy).claim("emp-n2-seed7"):
+        with pytest.raises(RunInUseError, match="at work on emp-n2-seed7") as busy:
+            compare(copy, seeds=[0, 7])
+        assert not (copy / "runs" / "emp-n2-seed7").exists()
     assert busy.value.exit_code == 8
-    assert states(tmp_path) == {"emp-n2-seed0": "new", "emp-n2-seed1": "finished"}
-    assert "Not finished yet: emp-n2-seed0." in (tmp_path / "compare.md").read_text()
-    compare(tmp_path, seeds=[0, 1])
-    assert set(states(tmp_path).values()) == {"finished"}
+    assert states(copy) == {"emp-n2-seed7": "new", "emp-n2-seed0": "finished"}
+    assert "Not finished yet: emp-n2-seed7." in (copy / "compare.md").read_text()
+    compare(copy, seeds=[0, 7])
+    assert set(states(copy).values()) == {"finished"}
 
 
 def test_what_failed_elsewhere_meanwhile_is_not_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, trained = execution.train, []
 
     def train(**settings: Any) -> Path:
         if not trained:  # another process, while this one is at its first cell
-            Folder(tmp_path).fail("emp-n2-seed1", "DataError: no")
+            Folder(copy).fail("emp-n2-seed8", "DataError: no")
         trained.append(settings["seed"])
         return original(**settings)
 
     monkeypatch.setattr(execution, "train", train)
-    with pytest.raises(CellsFailedError, match="emp-n2-seed1"):
-        compare(tmp_path, seeds=[0, 1, 2])
-    assert trained == [0, 2]
+    with pytest.raises(CellsFailedError, match="emp-n2-seed8"):
+        compare(copy, seeds=[7, 8])
+    assert trained == [7]
 
 
 @pytest.mark.slow
@@ -555,13 +561,12 @@ def test_the_table_says_that_the_batch_was_held_fixed(grid: tuple[Path, Comparis
         assert "The batch is held fixed" in text
 
 
-def test_seconds_of_different_machines_are_marked(tmp_path: Path) -> None:
-    compare(tmp_path, seeds=[0, 1])
-    assert record(tmp_path)["notices"] == []
-    run = Run(tmp_path / "runs" / "emp-n2-seed1")
+def test_seconds_of_different_machines_are_marked(copy: Path) -> None:
+    assert record(copy)["notices"] == []
+    run = Run(copy / "runs" / "emp-n2-seed1")
     run.environment = run.environment | {"device": "a faster one"}
-    compare(tmp_path, seeds=[0, 1])
-    assert re.search(r"different devices .*; a faster one\)", record(tmp_path)["notices"][0])
+    compare(copy, seeds=[0, 1])
+    assert re.search(r"different devices .*; a faster one\)", record(copy)["notices"][0])
 
 
 # Runs that there are.
@@ -636,7 +641,7 @@ def test_an_unfinished_run_is_refused(
 ) -> None:
     at_step(2, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(StoppedError):
-        train_tiny(tmp_path / "half")
+        train_tiny(tmp_path / "half", steps=60)
     with pytest.raises(UsageError, match=r"half is not finished; continue it with .* --resume"):
         compare_runs([two_runs[0], tmp_path / "half"], tmp_path / "out")
 
@@ -706,12 +711,11 @@ def test_unequal_efforts_are_drawn(tmp_path: Path) -> None:
         assert f'aria-label="knn head against {axis}:' in page
 
 
-def test_names_on_the_page_are_shown_and_never_obeyed(tmp_path: Path) -> None:
-    compare(tmp_path)
-    run = Run(tmp_path / "runs" / "emp-n2-seed0")
+def test_names_on_the_page_are_shown_and_never_obeyed(copy: Path) -> None:
+    run = Run(copy / "runs" / "emp-n2-seed0")
     run.environment = run.environment | {"device": "</script><script>alert(1)</script>"}
-    compare(tmp_path)
-    page = (tmp_path / "compare.html").read_text()
+    compare(copy)
+    page = (copy / "compare.html").read_text()
     assert "alert(1)" in page
     assert page.count("<script") == 1
 
@@ -719,24 +723,39 @@ def test_names_on_the_page_are_shown_and_never_obeyed(tmp_path: Path) -> None:
 # The command line.
 
 
-def test_the_command_prints_the_table_and_its_code(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+WORDS = [
+    "compare", "--data", "digits", "--recipe", "demo", "--batch", "8", "--backbone.width", "4",
+    "--projector.hidden", "16", "--projector.dim", "8", "--whitened", "64", "--patches", "2",
+    "--precision", "32-true", "--equal", "patches=64", "--probes", "knn", "--crops", "grid1",
+]  # fmt: skip
+
+
+def test_the_command_prints_the_table_or_json(
+    copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "compare", "--data", "digits", "--recipe", "demo", "--batch", "8", "--backbone.width", "4",
-        "--projector.hidden", "16", "--projector.dim", "8", "--whitened", "64", "--patches", "2",
-        "--equal", "patches=64", "--probes", "knn", "--crops", "grid1", "--out", str(tmp_path),
-    ]  # fmt: skip
-    assert cli.main([*words, "--objectives", "emp", "--dry-run"]) == 0
-    assert "1 cells, 1 of them to train" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
-    both = ["--objectives", "emp", "broken", "--set", "broken: {name: emp, distortion: 1.0e+300}"]
-    code = cli.main([*words, *both])
-    assert code in (0, 10)
-    kept = Run(tmp_path / "runs" / "broken-n2-seed0").config
-    assert kept["objective"]["distortion"] == 1e300
-    assert cli.main([*words, "--objectives", "emp", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["data"]
+    words = [*WORDS, "--objectives", "emp", "--seeds", "0", "1", "--out", str(copy)]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == (copy / "compare.md").read_text()
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == record(copy)
+    assert cli.main([*words, "--dry-run"]) == 0
+    assert "2 cells, 0 of them to train" in capsys.readouterr().out
+
+
+def test_settings_of_an_objective_are_yaml_on_the_command_line(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = "weak: {name: emp, invariance_weight: 5, optimizer: {lr: 0.1}}"
+    assert cli.main([*WORDS, "--objectives", "weak", "--set", own, "--out", str(copy)]) == 0
+    assert "| weak " in capsys.readouterr().out  # the runs that are there have these settings
+
+
+def test_a_failed_cell_has_an_exit_code_of_its_own(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = "broken: {name: emp, invariance_weight: .inf}"
+    assert cli.main([*WORDS, "--objectives", "broken", "--set", own, "--out", str(copy)]) == 10
+    assert "empssl: 1 of 1 cells failed: broken-n2-seed0" in capsys.readouterr().err
 
 
 def test_runs_are_given_by_place(tmp_path: Path) -> None:
