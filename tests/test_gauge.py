@@ -28,13 +28,11 @@ def plain(z: np.ndarray) -> dict[str, float]:
     views, batch, dim = z.shape
     Z = z[0]
 
-    def rate(rows: np.ndarray) -> float:
-        moment = np.eye(dim) + dim / (len(rows) * 0.2) * rows.T @ rows
-        return float(np.linalg.slogdet(moment)[1]) / 2
-
-    alike = np.tile(Z[0], (batch, 1))
-    most = min(batch, dim) / 2 * math.log(1 + dim / (min(batch, dim) * 0.2))
-    values = np.linalg.svd(Z, compute_uv=False) ** 2
+    centered = np.array([row - sum(Z) / batch for row in Z])
+    moment = sum(np.outer(row, row) for row in centered)
+    rate = float(np.linalg.slogdet(np.eye(dim) + dim / (batch * 0.2) * moment)[1]) / 2
+    rank = min(batch - 1, dim)
+    values = np.linalg.svd(centered, compute_uv=False) ** 2
     pairs = [
         float(((z[i, k] - z[j, k]) ** 2).sum())
         for k in range(batch) for i, j in combinations(range(views), 2)
@@ -44,7 +42,7 @@ def plain(z: np.ndarray) -> dict[str, float]:
         for j, k in combinations(range(batch), 2)
     ]  # fmt: skip
     return {
-        "fill": (rate(Z) - rate(alike)) / (most - rate(alike)),
+        "fill": rate / (rank / 2 * math.log(1 + dim / (rank * 0.2))),
         "participation": float(values.sum() ** 2 / (values**2).sum()),
         "spread": float(np.mean([np.std(Z[:, d], ddof=1) for d in range(dim)])) * math.sqrt(dim),
         "alignment": float(np.mean(pairs)),
@@ -57,25 +55,32 @@ def plain(z: np.ndarray) -> dict[str, float]:
 def test_measures_are_those_of_plain_loops(common: float, views: int) -> None:
     given = projections(common, views=views)
     found = {name: float(value) for name, value in gauge(given).items()}
-    assert found == pytest.approx(plain(given.numpy()), rel=1e-9)
+    assert found == pytest.approx(plain(given.numpy()), rel=1e-8)
 
 
 def test_all_alike_is_the_low_end() -> None:
     given = torch.ones(3, 7, 5)
     assert {name: float(value) for name, value in gauge(given).items()} == pytest.approx(
-        {"fill": 0, "participation": 1, "spread": 0, "alignment": 0, "uniformity": 0}, abs=3e-3
+        {"fill": 0, "participation": 1, "spread": 0, "alignment": 0, "uniformity": 0}, abs=1e-5
     )
 
 
-def test_orthogonal_images_are_the_high_end() -> None:
-    found = gauge(torch.eye(8).repeat(3, 1, 1))
+def test_a_simplex_is_the_high_end() -> None:
+    found = gauge((torch.eye(8) - 1 / 8).repeat(3, 1, 1))
     assert float(found["fill"]) == pytest.approx(1, abs=1e-5)
-    assert float(found["participation"]) == pytest.approx(8, rel=1e-5)
-    assert float(found["spread"]) == pytest.approx(1, abs=1e-5)
-    assert float(found["uniformity"]) == pytest.approx(-4, abs=1e-5)
+    assert float(found["participation"]) == pytest.approx(7, rel=1e-5)
+    assert float(found["spread"]) == pytest.approx(math.sqrt(8 / 7), rel=1e-5)
+    assert float(found["uniformity"]) == pytest.approx(-4 * 8 / 7, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fill", "participation", "spread"])
+def test_what_all_have_in_common_does_not_count_for_the_number_of_directions() -> None:
+    given = torch.eye(8).repeat(3, 1, 1)
+    near, far = (gauge(given + common) for common in (0.0, 3.0))
+    assert float(far["participation"]) == pytest.approx(float(near["participation"]), rel=1e-4)
+    assert far["fill"] < 0.5 * near["fill"]
+
+
+@pytest.mark.parametrize("name", ["fill", "spread"])
 def test_more_in_common_is_less_spread(name: str) -> None:
     values = [float(gauge(projections(common))[name]) for common in (0.0, 0.5, 0.8, 0.95)]
     assert values == sorted(values, reverse=True)

@@ -1,23 +1,26 @@
 """How alike a step's projections are, the same measures whatever the objective."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from empssl.objectives.coding_rate import coding_rate_bounds
 from empssl.shapes import Projections, Scalar
 
 DISTORTION = 0.2  # of `fill`, the paper's
 UNIFORMITY_SCALE = 2.0  # t in Wang and Isola
+TINY = 1e-12  # where there is no variance, participation is 1
 
 
 @torch.no_grad()
 def gauge(projections: Projections) -> dict[str, Scalar]:
     """Measures of collapse on unit rows; but for alignment of the first view's batch alone.
 
-    fill             where the coding rate lies between all alike (0) and fully spread (1)
-    participation    (sum_k e_k)^2 / sum_k e_k^2 with e the eigenvalues of the second moment: how
-                     many directions are used, between 1 and min(b, d); an effective rank that
+    fill             the coding rate of the rows about their mean, as a share of the most there can
+                     be: 0 where all are alike, 1 where they are spread evenly
+    participation    (sum_k e_k)^2 / sum_k e_k^2 with e the eigenvalues of their covariance: how
+                     many directions are used, between 1 and min(b - 1, d); an effective rank that
                      needs no eigenvalues
     spread           standard deviation of a coordinate over images, mean over coordinates, times
                      sqrt(d): 0 where all are alike, 1 on the whole sphere (SimSiam, Chen and He
@@ -37,17 +40,20 @@ def gauge(projections: Projections) -> dict[str, Scalar]:
     with torch.autocast(projections.device.type, enabled=False):
         z = F.normalize(projections.detach().to(_at_least_single(projections)), dim=-1)
         Z = z[0]
-        gram = Z @ Z.T
-        least, most = coding_rate_bounds(batch, dim, DISTORTION)
+        # About the mean, because not every objective minds what all rows have in common.
+        centered = Z - Z.mean(0)
+        gram = centered @ centered.T
         eye = torch.eye(batch, dtype=gram.dtype, device=gram.device)
         L, _ = torch.linalg.cholesky_ex(eye + dim / (batch * DISTORTION) * gram)
         rate = L.diagonal().log().sum()
+        rank = min(batch - 1, dim)
+        most = rank / 2 * math.log1p(dim / (rank * DISTORTION))
         # The mean over pairs, from the length of the means.
         apart = 2 * (1 - z.mean(0).square().sum(-1).mean())
-        near = (2 * UNIFORMITY_SCALE * (gram - 1)).exp() * (1 - eye)
+        near = (2 * UNIFORMITY_SCALE * (Z @ Z.T - 1)).exp() * (1 - eye)
         return {
-            "fill": (rate - least) / (most - least),
-            "participation": gram.trace().square() / gram.square().sum(),
+            "fill": rate / most,
+            "participation": (gram.trace().square() + TINY) / (gram.square().sum() + TINY),
             "spread": Z.std(0).mean() * dim**0.5,
             "uniformity": (near.sum() / (batch * (batch - 1))).log(),
         } | ({"alignment": apart * views / (views - 1)} if views > 1 else {})
