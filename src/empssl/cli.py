@@ -125,6 +125,8 @@ def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> A
     parameters = inspect.signature(function).parameters.values()
     required = [_name(p) for p in parameters if p.default is p.empty]
     usage = [f"{n} {n[2:].upper()}" if n.startswith("--") else n for n in required]
+    optional = (p for p in parameters if p.kind is not p.KEYWORD_ONLY and p.default is not p.empty)
+    usage += [f"[{_name(p)} ...]" for p in optional]
     parser = ArgumentParser(
         prog=f"empssl {verb}", usage=" ".join(["%(prog)s", *usage, "[--option value ...]"]),
         description=docs.short_description, formatter_class=HelpFormatter, print_config=None,
