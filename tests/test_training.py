@@ -1,3 +1,4 @@
+import copy
 import itertools
 import shutil
 import signal
@@ -174,6 +175,21 @@ def test_weak_views_come_first_and_are_cropped_and_mirrored_only(
     assert augmented.shape == (3, 8, 3, 12, 12)
     assert torch.equal(augmented[0], plain[0])
     assert not torch.allclose(augmented[1:], plain[1:])
+
+
+def test_a_target_follows_the_network_by_the_momentum_of_each_step(
+    tmp_path: Path, at_step: AtStep
+) -> None:
+    """From 0 the momentum rises to a half at the second of two steps."""
+    found: list[dict[str, torch.Tensor]] = []
+    at_step(1, lambda *step: found.append(copy.deepcopy(step[1].module.state_dict())))
+    objective = STATEFUL["byol"] | {"momentum": 0.0}
+    run = train_tiny(tmp_path / "run", steps=2, objective=objective)
+    after, target = (newest(run).tensors[group] for group in ("model", "target"))
+    for name in after:
+        if name.endswith(("weight", "bias")):
+            expected = (found[0][name] + after[name]) / 2
+            assert torch.allclose(target[f"network.{name}"], expected, atol=1e-6), name
 
 
 def test_a_target_costs_a_forward_pass_of_the_views_it_sees(tiny_run: Path, tmp_path: Path) -> None:
