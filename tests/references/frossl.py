@@ -31,12 +31,13 @@ def objective(
 ) -> tuple[float, dict[str, float]]:
     views, batch, _ = projections.shape
     z = [normalize(rows, epsilon) for rows in projections]
-    entropies = sum(entropy(rows, epsilon) for rows in z)
-    center = sum(z) / views
-    invariance = 0.0
+    entropies, invariance, pairs = 0.0, 0.0, views * (views - 1)
     for i in range(views):
-        for k in range(batch):
-            apart = z[i][k] - center[k]
-            invariance += views / batch * float(apart @ apart)
+        for j in range(views):
+            if i != j:
+                entropies += (entropy(z[i], epsilon) + entropy(z[j], epsilon)) / pairs
+                for k in range(batch):
+                    apart = z[i][k] - z[j][k]
+                    invariance += float(apart @ apart) / (batch * pairs)
     total = invariance_weight * invariance - entropies
     return total, {"entropy": entropies, "invariance_loss": invariance}

@@ -20,9 +20,10 @@ def objective(projections: Array) -> tuple[float, dict[str, float]]:
     for i in range(views):
         for j in range(views):
             if i == j:
-                within += covariance(projections[i], projections[i])
+                within += 2 / views * covariance(projections[i], projections[i])
             else:
-                between += covariance(projections[i], projections[j])
+                weight = 2 / (views * (views - 1))
+                between += weight * covariance(projections[i], projections[j])
     trace = float(sum(between[k, k] for k in range(dim)))
     squares = float(sum(within[k, m] ** 2 for k in range(dim) for m in range(dim)))
     return squares - 2 * trace, {"covariance": trace, "variance_loss": squares}

@@ -7,20 +7,20 @@ from empssl.shapes import Projections
 
 
 class FroSSL(Objective):
-    """Every view's covariance far from rank one, every view near the mean view.
+    """Every view's covariance far from rank one, views near each other.
 
-    loss = invariance_weight * invariance_loss - entropy, the sums over views of
+    loss = invariance_weight * invariance_loss - entropy,  of two views
 
-        entropy          -log ||K_i||_F^2,  K_i the covariance of view i, its trace made 1,
-        invariance_loss  (n / b) ||Z_i - Zbar||_F^2,
+        entropy          -log ||K_1||_F^2 - log ||K_2||_F^2,  K the covariance of a view, its
+                         trace made 1,
+        invariance_loss  ||Z_1 - Z_2||_F^2 / b,
 
     with each view's coordinates centered and of length 1 over the batch. ||K||_F^2 is 1 where all
     images are on one line and 1/r where r directions share the variance: collapse is prevented,
-    without an eigenvalue. The authors' code centers two views but not more; a covariance is
-    centered, so it is done for any n.
+    without an eigenvalue. The paper's sums for n views weigh distances the more against entropies
+    the more views there are, until one direction is left (docs/log.md): hence the mean.
 
-    Any n: as published for n views, where pairs weigh n - 1 times as much against the entropies as
-    in a mean over pairs.
+    Any n: exact, the mean over pairs of views.
 
     Args:
         invariance_weight: gamma.
@@ -33,12 +33,11 @@ class FroSSL(Objective):
         self.epsilon = epsilon
 
     def forward(self, projections: Projections) -> Loss:
-        view = projections.shape[0]
         x = projections - projections.mean(1, keepdim=True)
         z = x / (x.square().sum(1, keepdim=True) + self.epsilon).sqrt()
         squared_norm = smaller_gram(z).square().sum((-2, -1)) + self.epsilon
         squared_trace = z.square().sum((-2, -1)).square() + self.epsilon
-        entropy = (squared_trace / squared_norm).log().sum()
-        invariance_loss = view * (view - 1) / 2 * mean_square_distance(z)
+        entropy = 2 * (squared_trace / squared_norm).log().mean()
+        invariance_loss = mean_square_distance(z)
         total = self.invariance_weight * invariance_loss - entropy
         return Loss(total, {"entropy": entropy, "invariance_loss": invariance_loss})
