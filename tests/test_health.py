@@ -7,7 +7,7 @@ from empssl.health import CollapseWatch
 
 
 def warnings(series: list[float]) -> list[tuple[int, str]]:
-    watch = CollapseWatch()
+    watch = CollapseWatch(0.3)
     told = [(step, watch.update(step, fill)) for step, fill in enumerate(series)]
     return [(step, text) for step, text in told if text is not None]
 

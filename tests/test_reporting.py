@@ -303,18 +303,18 @@ def test_embeddings_that_are_all_alike_have_no_map() -> None:
 
 def test_curve_states_what_spikes_hide() -> None:
     metrics = [entry(s, gradient_norm=1e6 if s == 500 else 2.0) for s in range(1000)]
-    curve = next(c for c in curves(metrics) if c.name == "gradient_norm")
+    curve = next(c for c in curves(metrics, 0.3) if c.name == "gradient_norm")
     assert (curve.most, curve.last) == ("1,000,000", "2")
 
 
 def test_terms_of_any_objective_become_curves() -> None:
     metrics = [{**entry(s), "variance": 0.1 * s} for s in range(3)]
-    assert "variance" in [curve.name for curve in curves(metrics)]
+    assert "variance" in [curve.name for curve in curves(metrics, 0.3)]
 
 
 def test_values_that_are_not_finite_leave_a_gap() -> None:
     metrics = [entry(s, loss=float("nan") if s == 1 else -5.0) for s in range(4)]
-    curve = curves(metrics)[0]
+    curve = curves(metrics, 0.3)[0]
     assert curve.chart.lines[-1].path.count("M") == 2
 
 

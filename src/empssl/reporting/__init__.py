@@ -10,8 +10,9 @@ import empssl
 from empssl.data import open_images
 from empssl.engine import resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
-from empssl.health import WARN_BELOW, CollapseWatch
+from empssl.health import CollapseWatch
 from empssl.models import Layer
+from empssl.objectives import OBJECTIVES
 from empssl.pretrained import Encoder
 from empssl.reporting.curves import curves
 from empssl.reporting.map import COLORS, embedding_map
@@ -75,6 +76,7 @@ def report(
         if data is not None:
             raise
         lacking.append(Lack("The images cannot be opened any more", str(error)))
+    low = OBJECTIVES[config["objective"]["name"]].low_fill  # type: ignore[attr-defined]
     metrics, evaluations = source.metrics(), source.evaluations()
     html = render(
         version=empssl.__version__,
@@ -85,8 +87,8 @@ def report(
         plan=plan,
         progress=_progress(metrics, plan),
         scores=scores(evaluations, encoder.identity if encoder else None),
-        curves=curves(metrics),
-        health=_health(metrics),
+        curves=curves(metrics, low),
+        health=_health(metrics, low),
         lacking=lacking,
         sample=sample,
         as_trained=sample is not None and sample.fingerprint == plan.get("fingerprint"),
@@ -152,13 +154,13 @@ def _progress(metrics: list[dict[str, Any]], plan: dict[str, Any]) -> dict[str, 
     }
 
 
-def _health(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+def _health(metrics: list[dict[str, Any]], low: float) -> dict[str, Any]:
     """The last fill, and the warnings that training gave."""
     fills = [(entry["step"], entry["fill"]) for entry in metrics if "fill" in entry]
-    watch = CollapseWatch()
+    watch = CollapseWatch(low)
     warnings = [text for step, fill in fills if (text := watch.update(step, fill))]
     last = fills[-1][1] if fills else None
-    return {"fill": last, "threshold": WARN_BELOW, "warnings": warnings}
+    return {"fill": last, "threshold": low, "warnings": warnings}
 
 
 def _commands(run: Run, config: dict[str, Any]) -> dict[str, str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from empssl.health import WARN_BELOW
 from empssl.reporting.chart import HEIGHT, WIDTH, Axis, Chart, Line, Tick, envelope, path
 from empssl.reporting.numerals import numeral
 
@@ -16,7 +15,7 @@ _ABOUT = {
     "loss": "What training minimizes: the terms, weighted and with their signs turned.",
     "coding_rate": "How spread out the projections are; larger is better.",
     "similarity": "Mean cosine of a view to its image’s mean view; 1 is all alike.",
-    "fill": f"Spread: 0 is collapse, 1 the most there can be. Dashed: {WARN_BELOW:g}, too low.",
+    "fill": "Spread: 0 is collapse, 1 the most there can be. Dashed: too low.",
     "participation": "Directions that the projections share evenly; 1 is collapse.",
     "spread": "Standard deviation over images, 1 on the whole sphere; 0 is collapse.",
     "alignment": "Mean square distance of two views of an image; 0 is the closest.",
@@ -51,15 +50,20 @@ class Curve:
     chart: Chart
 
 
-def curves(metrics: Sequence[dict[str, Any]]) -> list[Curve]:
-    """A curve for each quantity in the metrics, in their order."""
+def curves(metrics: Sequence[dict[str, Any]], low_fill: float) -> list[Curve]:
+    """A curve for each quantity in the metrics, in their order.
+
+    Args:
+        metrics: lines of metrics.jsonl.
+        low_fill: where `fill` is too low.
+    """
     names = list(dict.fromkeys(name for entry in metrics for name in entry))
     steps = np.array([entry["step"] for entry in metrics], float)
     found = []
     for name in names:
         values = np.array([_number(entry.get(name)) for entry in metrics])
         if name not in _PROGRESS and np.isfinite(values).any():
-            found.append(_curve(name, steps, values))
+            found.append(_curve(name, steps, values, low_fill))
     return found
 
 
@@ -67,7 +71,7 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
 
 
-def _curve(name: str, steps: np.ndarray, values: np.ndarray) -> Curve:
+def _curve(name: str, steps: np.ndarray, values: np.ndarray, low_fill: float) -> Curve:
     window = max(1, len(values) // 25) | 1
     smooth = moving_mean(values, window)
     finite = values[np.isfinite(values)]
@@ -79,7 +83,7 @@ def _curve(name: str, steps: np.ndarray, values: np.ndarray) -> Curve:
         lines.append(Line(path(x.place(at), y.place(value)), "raw"))
     at, value = envelope(steps, smooth)
     lines.append(Line(path(x.place(at), y.place(value)), "smooth"))
-    mark = Tick(float(y.place(WARN_BELOW)), "") if name == "fill" else None
+    mark = Tick(float(y.place(low_fill)), "") if name == "fill" else None
     chart = Chart(x.ticks(4, whole=True), y.ticks(4), lines, mark)
     return Curve(
         name=name,
