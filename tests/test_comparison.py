@@ -299,7 +299,7 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(
     last = Run(grid[0] / "runs" / "emp-n2-seed0").metrics()[-1]
     assert new.pflop == pytest.approx(last["pflop"])
     assert new.seconds == pytest.approx(last["seconds"])  # as long as its like took
-    assert "2 cells, 1 of them to train" in found.table()
+    assert "1 of 2 cells to train" in found.table()
 
 
 def test_without_a_trained_cell_seconds_are_not_guessed(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_grid_stopped_in_a_cell_goes_on_from_there(
 
 
 def test_ctrl_c_while_scoring_says_how_to_go_on(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -346,6 +346,7 @@ def test_ctrl_c_while_scoring_says_how_to_go_on(
     trained = stamps(copy / "runs" / "emp-n2-seed0" / "model")
     compare(copy)
     assert states(copy) == {"emp-n2-seed0": "finished"}
+    assert "continuing" not in capsys.readouterr().err  # there was nothing left to train
     assert stamps(copy / "runs" / "emp-n2-seed0" / "model") == trained
 
 
@@ -398,6 +399,7 @@ def test_a_failed_cell_is_tried_again(copy: Path, monkeypatch: pytest.MonkeyPatc
     compare(copy, seeds=[7])
     assert states(copy) == {"emp-n2-seed7": "finished"}
     assert "failed" not in (copy / "compare.md").read_text()
+    assert not list((copy / "cells").glob("*.failed"))
 
 
 def test_a_bug_in_one_cell_shows_its_place_and_costs_only_that_cell(
@@ -600,7 +602,7 @@ def test_runs_are_scored_where_they_are_not_and_told_apart(
 
 
 def test_scores_of_another_protocol_do_not_count(two_runs: list[Path], tmp_path: Path) -> None:
-    empssl.evaluate(two_runs[0], "digits", probes=["knn"], crops=["grid2"], baselines=False)
+    empssl.evaluate(two_runs[0], "digits", probes=["knn"], crops=["grid2"])
     compare_runs(two_runs[:1], tmp_path)
     [evaluation] = Run(two_runs[0]).evaluations()
     assert {row["crops"] for row in evaluation["results"]} == {"grid1"}
@@ -739,7 +741,7 @@ def test_the_command_prints_the_table_or_json(
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == record(copy)
     assert cli.main([*words, "--dry-run"]) == 0
-    assert "2 cells, 0 of them to train" in capsys.readouterr().out
+    assert "0 of 2 cells to train" in capsys.readouterr().out
 
 
 def test_settings_of_an_objective_are_yaml_on_the_command_line(

@@ -75,4 +75,4 @@ class Cell:
     def network(self) -> str:
         """What decides its baselines: those of equal networks are equal."""
         keys = ("backbone", "projector", "whitened", "views", "image_side")
-        return str([self.settings[key] for key in keys])
+        return str([self.settings.get(key) for key in keys])

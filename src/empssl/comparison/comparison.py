@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import empssl
-from empssl.comparison.equal import UNITS, Equal
+from empssl.comparison.equal import Equal
 from empssl.comparison.folder import Folder
 from empssl.comparison.outcome import Outcome
 from empssl.comparison.protocol import SEED, Protocol, check_alike
@@ -91,10 +91,10 @@ class Comparison:
             "over seeds."
         ]
         if self.equal is not None:
-            amount = f"{numeral(self.equal.amount)} {UNITS[self.equal.what]}"
+            how = "start-up included" if self.equal.what == "seconds" else "to within a step"
             found.append(
-                f"Every cell was given {amount}, to within a step. The batch is held fixed, so "
-                "that fewer patches of an image mean more images."
+                f"Every cell was given {self.equal.words}, {how}. The batch is held fixed, so that "
+                "fewer patches of an image mean more images."
             )
         found.append(
             "Seconds are those of the training steps, start-up apart. Whitened patches have no "

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from empssl.errors import UsageError, nearest
+from empssl.reporting.numerals import tick
 
 What = Literal["patches", "pflop", "seconds"]
-UNITS: dict[What, str] = {"patches": "patches", "pflop": "PFLOP", "seconds": "seconds of training"}
+UNITS: dict[What, str] = {"patches": "patches", "pflop": "PFLOP", "seconds": "seconds"}
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,22 @@ class Equal:
     def __str__(self) -> str:
         return f"{self.what}={self.amount:.15g}"
 
+    @property
+    def words(self) -> str:
+        """The amount with its unit.
+
+        >>> Equal("pflop", 0.02).words
+        '0.02 PFLOP'
+        """
+        return f"{tick(self.amount)} {UNITS[self.what]}"
+
     def steps(self, *, patches_per_step: int, gflop_per_patch: float) -> int | None:
         """How many steps that is; None where the clock decides.
 
         Raises:
             UsageError: not even one.
 
-        >>> Equal("patches", 216000).steps(patches_per_step=320, gflop_per_patch=0.1)
+        >>> Equal("patches", 216000.0).steps(patches_per_step=320, gflop_per_patch=0.1)
         675
         """
         if self.what == "seconds":

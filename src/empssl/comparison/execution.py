@@ -35,21 +35,26 @@ def carry_out(cell: Cell, cells: Sequence[Cell], protocol: Protocol, folder: Fol
         with folder.claim(cell.name):
             if not folder.failed_since(cell.name):
                 folder.forgive(cell.name)
-                _train(cell)
-                _score(cell, cells, protocol)
-    except StoppedError:
-        raise
+                _attempt(cell, cells, protocol, folder)
     except RunInUseError:
         return False
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return True
+
+
+def _attempt(cell: Cell, cells: Sequence[Cell], protocol: Protocol, folder: Folder) -> None:
+    try:
+        _train(cell)
+        _score(cell, cells, protocol)
+    except (StoppedError, RunInUseError):
+        raise
     except Exception as error:  # a bug in one objective should not cost the night's other cells
         if not isinstance(error, EmpsslError):
             traceback.print_exc()
         folder.fail(cell.name, f"{type(error).__name__}: {error}")
         say(f"{cell.name} failed: {error}")
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return True
 
 
 def _train(cell: Cell) -> None:

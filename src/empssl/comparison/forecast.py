@@ -61,7 +61,7 @@ class Forecast:
             lines.append(f"{cell.name:{width}}  {TODO[cell.state]:15} {cell.batch:5}{written}")
         left = [cell for cell in self.cells if cell.state in ("new", "begun", "failed")]
         known = [cell.seconds for cell in left if cell.seconds is not None]
-        lines.append(f"{len(self.cells)} cells, {len(left)} of them to train")
+        lines.append(f"{len(left)} of {len(self.cells)} cells to train")
         if left and len(known) == len(left):
             lines[-1] += f": at most {duration(sum(known))}, scoring apart"
         return "\n".join(lines)

@@ -70,6 +70,8 @@ def _panel(table: Table, column: str) -> Panel:
             (x, row) for row in table.rows
             if row.scores[column] and (x := _effort(row, axis)) is not None
         ]  # fmt: skip
+        if not points:
+            continue
         low, high = min(x.low for x, _ in points), max(x.high for x, _ in points)
         if high > _ALIKE * low:
             plots.append(_plot(table, column, axis, points))

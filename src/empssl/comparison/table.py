@@ -154,7 +154,7 @@ def _baselines(outcomes: Sequence[Outcome], columns: Sequence[str]) -> list[Row]
             labels.append(outcome.cell.label)
         for row in outcome.baselines:
             if row["model"] == "whitened-patches":
-                patches = white.setdefault(outcome.cell.settings["whitened"], {})
+                patches = white.setdefault(outcome.cell.settings.get("whitened", 0), {})
                 patches.setdefault(row["probe"], row["accuracy"])
             else:
                 scores.setdefault(f"{row['probe']} {row['layer']}", row["accuracy"])
