@@ -42,7 +42,7 @@ def main() -> None:
     axes.set_ylabel("CIFAR-10 test accuracy, linear probe, %")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.savefig(RESULTS / "accuracy-per-second.png", dpi=150)
 
 
