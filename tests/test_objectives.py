@@ -43,8 +43,7 @@ def projections(agreement: float = 0.5, common: float = 0.3, *, views: int = 4, 
 MEASURED = [name for name in PREVENT if objective(name)(projections()).fill is not None]
 
 
-# Some objectives want a variance of their own, which is 1 or less: SSL-EY's is (n - 1) / n, shared
-# by as many directions as the batch has.
+# SSL-EY wants variances of 1/2, and less where a batch has fewer images than directions.
 SHORT = 0.5
 
 
