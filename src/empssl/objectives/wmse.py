@@ -1,4 +1,4 @@
-"""W-MSE (Ermolov et al., 2021), eq. 4 with the distance of unit vectors."""
+"""W-MSE (Ermolov et al., 2021), with the distance of unit vectors."""
 
 import torch
 import torch.nn.functional as F
