@@ -43,7 +43,7 @@ def projections(agreement: float = 0.5, common: float = 0.3, *, views: int = 4, 
     return (1 - common) * mixed + common * direction
 
 
-# Some objectives want a variance of their own, which is 1 or less: SSL-EY's is 1/2.
+# SSL-EY wants variances of 1/2, and less where a batch has fewer images than directions.
 SHORT = 0.5
 
 

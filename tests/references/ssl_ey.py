@@ -16,14 +16,13 @@ def covariance(a: Array, b: Array) -> Array:
 
 def objective(projections: Array) -> tuple[float, dict[str, float]]:
     views, _, dim = projections.shape
-    between, within = np.zeros((dim, dim)), np.zeros((dim, dim))
+    traces, squares = [], []
     for i in range(views):
-        for j in range(views):
-            if i == j:
-                within += 2 / views * covariance(projections[i], projections[i])
-            else:
-                weight = 2 / (views * (views - 1))
-                between += weight * covariance(projections[i], projections[j])
-    trace = float(sum(between[k, k] for k in range(dim)))
-    squares = float(sum(within[k, m] ** 2 for k in range(dim) for m in range(dim)))
-    return squares - 2 * trace, {"covariance": trace, "variance_loss": squares}
+        for j in range(i):
+            a, b = projections[i], projections[j]
+            between = covariance(a, b) + covariance(b, a)
+            within = covariance(a, a) + covariance(b, b)
+            traces.append(sum(between[k, k] for k in range(dim)))
+            squares.append(sum(within[k, m] ** 2 for k in range(dim) for m in range(dim)))
+    trace, square = float(np.mean(traces)), float(np.mean(squares))
+    return square - 2 * trace, {"covariance": trace, "variance_loss": square}

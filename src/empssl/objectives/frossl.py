@@ -1,4 +1,4 @@
-"""FroSSL (Skean et al., 2024), eq. 6."""
+"""FroSSL (Skean et al., 2024)."""
 
 from empssl.objectives.gram import smaller_gram
 from empssl.objectives.objective import Loss, Objective

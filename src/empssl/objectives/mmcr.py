@@ -1,4 +1,4 @@
-"""MMCR (Yerxa et al., 2023), eq. 4."""
+"""MMCR (Yerxa et al., 2023): maximum manifold capacity representations."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""The spectral contrastive loss (HaoChen et al., 2021), eq. 6."""
+"""The spectral contrastive loss (HaoChen et al., 2021)."""
 
 from jaxtyping import Float
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""W-MSE (Ermolov et al., 2021), eq. 4 with the distance of unit vectors."""
+"""W-MSE (Ermolov et al., 2021), with the distance of unit vectors."""
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +23,11 @@ class WMSE(Objective):
     however little varied before, so that views cannot agree by collapse. Where nothing varies,
     nothing agrees: the loss is 2.
 
-    b images vary in b - 1 directions at most, and C has no inverse where dim is as large. Without
-    shrinkage, as published, slices must be larger: the authors' CIFAR settings are dim 64 and
-    slices of 128. Theirs is towards I and 0 by default, this one towards the mean variance, so
-    that the scale of projections does not matter; it takes any batch.
+    b images vary in b - 1 directions at most, and where dim is as large C has no inverse: as
+    published, slices must be larger, in the authors' CIFAR settings 128 for dim 64. Their code can
+    shrink C towards I, and does not by default. Here it is shrunk a little towards the mean
+    variance, whatever the scale of projections, so that any batch will do. The cost grows
+    with the cube of dim for every view and slice.
 
     Any n: exact, the mean over pairs of views, as published for four.
 
