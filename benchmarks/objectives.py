@@ -20,7 +20,7 @@ from claim import claim
 
 from empssl.engine import launch, resolve_precision, settle
 from empssl.models import build_network
-from empssl.objectives import OBJECTIVES
+from empssl.objectives import OBJECTIVES, build_objective
 from empssl.recipes import resolve
 from empssl.spec import build
 from empssl.step import objective_loss
@@ -56,10 +56,16 @@ def main() -> None:
             network.zero_grad(set_to_none=True)
 
         def train_on(name: str, z: torch.Tensor = z) -> Callable[[], None]:
-            objective = build(OBJECTIVES, {"name": name}).to(fabric.device)
+            objective = build_objective({"name": name}, dim=dim).to(fabric.device)
+            asked = {}
+            if objective.target is not None:
+                asked["targets"] = z[: objective.target_views]
+            if objective.needs_labels:
+                asked["labels"] = torch.arange(args.batch, device=z.device) % 10
+            seen = z[objective.weak_views :]
 
             def step() -> None:
-                objective_loss(objective, z.clone().requires_grad_()).total.backward()
+                objective_loss(objective, seen.clone().requires_grad_(), **asked).total.backward()
 
             return step
 
