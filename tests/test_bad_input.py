@@ -97,7 +97,7 @@ def test_batch_larger_than_the_data(tmp_path: Path, capsys: pytest.CaptureFixtur
     ("option", "value", "word"),
     [
         ("--patches", "1", "agree"),
-        ("--batch", "1", "coding rate"),
+        ("--batch", "1", "no other to be told from"),
         ("--epochs", "0", "positive"),
         ("--epochs", "nan", "NUMBER"),
         ("--budget", "soon", "10m"),
