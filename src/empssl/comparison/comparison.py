@@ -60,9 +60,18 @@ class Comparison:
         return [o for o in self.outcomes if o.state not in ("finished", "failed")]
 
     @property
+    def failures(self) -> list[str]:
+        """Which cells failed, and why, in a line each."""
+        return [f"{outcome.cell.name} failed: {outcome.error}" for outcome in self.failed]
+
+    @property
     def notices(self) -> list[str]:
         """What a reader of the table has to know, in sentences."""
-        found = [f"{o.cell.name} failed: {o.error}" for o in self.failed]
+        found = []
+        if self.failed:
+            found.append(
+                f"{len(self.failed)} of {len(self.outcomes)} runs failed; below the table is why."
+            )
         if self.missing:
             names = ", ".join(outcome.cell.name for outcome in self.missing)
             found.append(f"Not finished yet: {names}.")
@@ -132,7 +141,7 @@ class Comparison:
 
     def table(self) -> str:
         """As Markdown."""
-        parts = [self.rows.text(), *self.about, *self.notices]
+        parts = [self.rows.text(), *self.failures, *self.about, *self.notices]
         hardware = "; ".join(f"{key} {', '.join(v)}" for key, v in self.versions.items())
         return "\n\n".join([*parts, hardware] if hardware else parts)
 
