@@ -31,7 +31,8 @@ from empssl.draws import uniform
 from empssl.engine import Fabric, environment, launch
 from empssl.flops import training_flops
 from empssl.models import build_network
-from empssl.objectives import OBJECTIVES
+from empssl.objectives import build_objective
+from empssl.objectives.emp import EMP
 from empssl.optim import OPTIMIZERS, build_optimizers, set_lr
 from empssl.recipes import resolve
 from empssl.run import Run
@@ -197,7 +198,9 @@ def _step(bench: Bench, count: int, batch: int, side: int, mode: str) -> None:
     fabric = bench.fabric
     module = fabric.setup(compiled(network, mode)).train()
     augment = compiled(policy, mode, **({} if mode == "none" else {"fullgraph": True}))
-    objective = build(OBJECTIVES, settings["objective"]).to(bench.device)
+    objective = build_objective(settings["objective"], dim=settings["projector"]["dim"]).to(
+        bench.device
+    )
     optimizers = build_optimizers(network, settings["optimizer"])
     set_lr(optimizers, 0.1)
     images, u = noise(bench, batch), numbers(bench, policy, count, batch)
@@ -269,7 +272,7 @@ def objectives(bench: Bench) -> None:
     """Ours, b x b in closed form, against n d x d log-determinants one after the other."""
     count, batch, _ = sizes(bench)[0]
     dim = 16 if bench.smoke else 1024
-    objective = build(OBJECTIVES, {"name": "emp"}).to(bench.device)
+    objective = EMP().to(bench.device)
     z = torch.randn(count, batch, dim, device=bench.device, requires_grad=True)
 
     def ours() -> None:

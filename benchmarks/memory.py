@@ -17,7 +17,7 @@ from empssl.draws import uniform
 from empssl.engine import launch, resolve_precision
 from empssl.memory import FREE_SHARE, plan
 from empssl.models import build_network
-from empssl.objectives import OBJECTIVES
+from empssl.objectives import build_objective
 from empssl.optim import build_optimizers
 from empssl.recipes import resolve
 from empssl.spec import build
@@ -54,7 +54,7 @@ def main() -> None:
                                draws=policy.draws))
         for i in range(args.patches)
     ]).to(fabric.device)  # fmt: skip
-    objective = build(OBJECTIVES, settings["objective"]).to(fabric.device)
+    objective = build_objective(settings["objective"], dim=network.projector.dim).to(fabric.device)
     began = time.perf_counter()
     result = training_step(fabric, module, objective, optimizers, views, how)
     loss = float(result.loss.total.detach())
