@@ -162,6 +162,16 @@ def test_repeated_and_constant_features_do_no_harm() -> None:
     assert ridge_probe(repeated[0], train_labels, repeated[1], test_labels).accuracy == 100.0
 
 
+def test_ridge_passes_over_penalties_that_rounding_outweighs() -> None:
+    train, train_labels, test, test_labels = clusters(spread=0.1)
+    mixed = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    score = ridge_probe(
+        train @ mixed, train_labels, test @ mixed, test_labels, strengths=(0.1, 1e-14)
+    )
+    assert (score.accuracy, score.details["strength"]) == (100.0, 0.1)
+    assert score.details["held_out"]["1e-14"] == 0.0
+
+
 def test_ridge_equals_least_squares() -> None:
     train, train_labels, test, test_labels = clusters(spread=2.0)
     weight, bias = plain.ridge(train.double().numpy(), train_labels.numpy(), 0.1)

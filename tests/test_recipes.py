@@ -8,7 +8,7 @@ from empssl.errors import UsageError
 from empssl.models import build_network
 from empssl.objectives import OBJECTIVES, build_objective
 from empssl.optim import SCHEDULES, build_optimizers
-from empssl.recipes import DEFAULT, GIVEN, NAMES, load, resolve
+from empssl.recipes import DEFAULT, FORMS, GIVEN, NAMES, load, resolve
 from empssl.spec import build, complete
 from empssl.views import POLICIES
 
@@ -160,3 +160,26 @@ def test_an_unknown_recipe_is_refused() -> None:
 
 def test_no_recipe_has_the_name_of_a_data_set() -> None:
     assert not set(NAMES) & set(DATA_SETS)
+
+
+def test_a_form_lies_under_what_is_given_and_over_the_recipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    form = {"objective": {"momentum": 0.9, "hidden": 64}, "optimizer": {"lr": 0.1}, "batch": 7}
+    monkeypatch.setitem(FORMS, "laptop", {"byol": form})
+    settings = resolve("laptop", {"objective": {"name": "byol", "hidden": 32}})
+    assert (settings["objective"]["momentum"], settings["objective"]["hidden"]) == (0.9, 32)
+    assert (settings["optimizer"]["name"], settings["optimizer"]["lr"]) == ("muon_lars", 0.1)
+    assert settings["batch"] == 7
+    assert resolve("laptop", {"objective": "simsiam"})["optimizer"]["lr"] != 0.1
+    assert resolve("demo", {"objective": "byol"})["objective"]["momentum"] == 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"), [(name, form) for name in FORMS for form in FORMS[name]]
+)
+def test_a_form_can_be_carried_out(name: str, objective: str) -> None:
+    settings = resolve(name, {"objective": objective})
+    network = build_network(settings["backbone"], settings["projector"])
+    assert build_objective(settings["objective"], dim=network.projector.dim)
+    assert build_optimizers(network, settings["optimizer"])
