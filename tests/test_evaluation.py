@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import empssl
 from empssl.bag import Crops
 from empssl.cli import main
 from empssl.data import MemoryImages
-from empssl.errors import DataError
+from empssl.errors import DataError, UsageError
 from empssl.evaluation import Evaluation, _features
 from empssl.pretrained import Encoder
 from empssl.run import Run
@@ -53,8 +54,34 @@ def test_baselines_stand_beside_the_scores(scored: Evaluation) -> None:
 
 
 def test_scores_are_kept_with_the_run(scored: Evaluation, tiny_run: Path) -> None:
-    [kept] = [e for e in Run(tiny_run).evaluations() if e["dataset"] == "digits"]
-    assert kept == json.loads(scored.to_json())
+    assert json.loads(scored.to_json()) in Run(tiny_run).evaluations()
+
+
+def test_the_same_question_replaces_its_answer_and_another_adds_one(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=lambda *_: ["evaluations"]))
+
+    def kept(**changes: Any) -> int:
+        cheap = {"probes": ["knn"], "crops": ["grid1"], "layers": ["head"], "baselines": False}
+        empssl.evaluate(run, "digits", **(cheap | changes))
+        return len(Run(run).evaluations())
+
+    assert [kept(), kept(), kept(train_size=100), kept(crops=["whole"]), kept(seed=1)] == [
+        1, 1, 2, 3, 4,
+    ]  # fmt: skip
+    assert kept(train_size=100) == 4
+
+
+def test_probes_learn_from_a_drawn_part_of_train(tiny_run: Path) -> None:
+    found = empssl.evaluate(
+        tiny_run, "digits", probes=["knn"], crops=["grid1"], layers=["head"], train_size=100
+    )
+    assert found.protocol["train_size"] == 100
+    for row in (*found.results, *found.baselines):
+        assert (row.train_size, row.test_size) == (100, 360)
+    with pytest.raises(UsageError, match="5000 images to learn from were asked for, of 1437"):
+        empssl.evaluate(tiny_run, "digits", train_size=5000)
 
 
 def test_evaluation_leaves_the_network_as_it_was(tiny_run: Path) -> None:

@@ -85,7 +85,7 @@ def _score(cell: Cell, cells: Sequence[Cell], protocol: Protocol) -> None:
         say(f"scoring {cell.name}{' and its baselines' if baselines else ''}")
         evaluate(
             run.path, protocol.data, probes=protocol.probes, crops=[protocol.crops],
-            baselines=baselines, **cell.place,
+            train_size=protocol.train_size, baselines=baselines, **cell.place,
         )  # fmt: skip
 
 
