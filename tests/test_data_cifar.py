@@ -272,4 +272,5 @@ def test_cifar100s_first_training_images_are_read_from_parquet(
     assert len(images) == 10_000
     assert images.labels is not None
     assert images.labels.tolist() == fine
-    assert np.array_equal(images.read(range(10_000)).pixels, pixels.transpose(0, 3, 1, 2))
+    some = range(0, 10_000, 40)
+    assert np.array_equal(images.read(some).pixels, pixels[some].transpose(0, 3, 1, 2))
