@@ -101,6 +101,7 @@ def evaluate(
     layers: Sequence[Layer] | None = None,
     crops: Sequence[str] = ("grid3",),
     baselines: bool = True,
+    epoch: float | None = None,
     seed: int = 0,
     data_dir: str | Path | None = None,
     download: bool = False,
@@ -119,6 +120,7 @@ def evaluate(
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
             them), random128 the authors' 128 augmented ones, whole takes the whole image.
         baselines: also score random weights, and whitened patches with ridge regression.
+        epoch: score the network that `train --keep-epochs` kept then; the last by default.
         seed: of random crops, the baselines and the probes.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
@@ -129,13 +131,14 @@ def evaluate(
 
     Raises:
         DataError: no labels, or nothing to compare.
-        UsageError: an unknown probe, layer or crops.
+        UsageError: an unknown probe, layer or crops, or an epoch that was not kept.
     """
     for probe in probes:
         if probe not in PROBES:
             raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}")
     chosen = [Crops.parse(text, seed=seed) for text in crops]
-    encoder = Encoder.from_pretrained(run, device=device)
+    source = Path(run) if epoch is None else Run(run).epoch(epoch)
+    encoder = Encoder.from_pretrained(source, device=device)
     layers = encoder.network.layers if layers is None else layers
     for layer in layers:
         encoder.dim(layer)  # or an error, before anything is read
@@ -162,14 +165,15 @@ def evaluate(
         dataset=data,
         run=str(run),
         protocol={
-            "frozen": True, "mode": "eval", "epoch": "last",
+            "frozen": True, "mode": "eval", "epoch": "last" if epoch is None else epoch,
             "train_fingerprint": splits[0].fingerprint, "test_fingerprint": splits[1].fingerprint,
             "image_side": encoder.image_side, "precision": "as trained", "seed": seed,
         },
         results=results,
         baselines=others,
     )  # fmt: skip
-    Run(run).save_evaluation(Path(data).name, asdict(evaluation))
+    name = Path(data).name if epoch is None else f"{Path(data).name}-epoch-{epoch:g}"
+    Run(run).save_evaluation(name, asdict(evaluation))
     return evaluation
 
 
