@@ -115,7 +115,7 @@ def test_a_network_that_was_kept_is_scored_apart_from_the_last(tmp_path: Path) -
     assert early.results[0].model == checkpoint.identity(next((run / "epochs").iterdir()))
     assert last.results[0].model == Run(run).identity != early.results[0].model
     assert len(Run(run).evaluations()) == 2
-    with pytest.raises(UsageError, match="did not keep the network of epoch 3; it kept 0.0"):
+    with pytest.raises(UsageError, match="did not keep the network of epoch 3; it kept 0"):
         evaluate(run, "digits", epoch=3.0, **options)
 
 

@@ -145,7 +145,7 @@ def train(
         DivergenceError: a loss or gradient was not finite; the last checkpoint is good.
         StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
     """
-    given = {
+    given: dict[str, Any] = {
         "patches": patches, "batch": batch, "epochs": epochs, "budget": budget,
         "image_side": image_side, "views": views, "backbone": backbone, "projector": projector,
         "whitened": whitened, "objective": objective, "optimizer": optimizer, "schedule": schedule,

@@ -38,8 +38,9 @@ def sgd_probe(
 
     The learning rate follows a cosine, one value per epoch. The score is that of the last epoch;
     the authors' code prints the best epoch on test beside it, which `details` has as
-    `best_on_test` to show what that is worth: it is chosen on test, and no score. Two differences from their code
-    leave the optimum alone: weights start at zero, and an incomplete last batch is used.
+    `best_on_test` to show what that is worth: it is chosen on test, and no score. Two differences
+    from their code leave the optimum alone: weights start at zero, and an incomplete last batch is
+    used.
 
     Raises:
         DataError: see `Labeled.checked`.

@@ -12,7 +12,7 @@ from empssl.reproduction.experiment import Experiment
 from empssl.reproduction.fidelity import BASE, DISCREPANCIES
 from empssl.reproduction.finding import Finding
 from empssl.reproduction.map import PARAMETERS
-from empssl.reproduction.paper import PROTOCOL
+from empssl.reproduction.paper import GOALS, PROTOCOL
 from empssl.reproduction.plan import Plan
 from empssl.reproduction.verdict import judge
 
@@ -32,7 +32,7 @@ def markdown(name: str, plan: Plan, found: Sequence[Finding], *, pictures: Seque
     parts += [f"![{exhibit.title}]({file})" for file in pictures if file.endswith(".png")]
     if exhibit.claims:
         parts += ["## Did it hold here?", *_claims(exhibit, found)]
-    parts += ["## Theirs and ours", fidelity(found) if name == "fidelity" else table(found)]
+    parts += ["## Theirs and ours", fidelity(found) if name == "fidelity" else table(plan, found)]
     if any(finding.number.what == "curve" and finding.curves for finding in found):
         parts += ["Accuracy of each epoch that was looked at, mean over seeds:", curves(found)]
     for state, title in (("not run", "Not run"), ("failed", "Failed"), ("begun", "Not finished")):
@@ -47,23 +47,27 @@ def markdown(name: str, plan: Plan, found: Sequence[Finding], *, pictures: Seque
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
-def table(found: Sequence[Finding]) -> str:
+def table(plan: Plan, found: Sequence[Finding]) -> str:
     """A line for each number."""
     head = ["method", "trained on", "scored on", "their epochs", "theirs", "ours", "seeds",
-            "difference", "backbone", "our epochs", "PFLOP", "time", "note"]  # fmt: skip
+            "difference", "backbone", "our probe", "our epochs", "our n x batch", "PFLOP", "time",
+            "note"]  # fmt: skip
     lines = [head]
     for finding in found:
         number, last = finding.number, finding.last
+        settings = plan.scale.settings(number.experiment)
         backbone = [run[-1].backbone for run in finding.curves if run[-1].backbone is not None]
         lines.append([
             number.name, number.experiment.data, number.on,
             str(number.epoch or number.experiment.epochs)
             + ("" if number.epoch is None else f" of {number.experiment.epochs}"),
             _written(number.theirs, number.what), ours(finding), str(len(finding.values) or EMPTY),
-            _signed(finding.difference),
+            EMPTY if _other_goal(finding, plan) else _signed(finding.difference),
             percent(sum(backbone) / len(backbone)) if backbone else EMPTY,
-            numeral(last.epoch) if last else EMPTY, numeral(last.pflop) if last else EMPTY,
-            duration(last.seconds) if last else EMPTY, _note(finding),
+            f"{number.probe}, {number.probed}, {plan.looks(number)[-1].crops}" if last else EMPTY,
+            _epochs(finding, plan), f"{settings['patches']} x {settings['batch']}",
+            numeral(last.pflop) if last else EMPTY, duration(last.seconds) if last else EMPTY,
+            _note(finding, plan),
         ])  # fmt: skip
     return _grid(lines)
 
@@ -164,8 +168,7 @@ def _plain(experiment: Experiment) -> dict[str, Any]:
 
 def _claims(exhibit: Exhibit, found: Sequence[Finding]) -> Iterator[str]:
     for claim in exhibit.claims:
-        first, *rest = judge(claim, found).sentences()
-        yield "\n".join([first, "", *rest])
+        yield from judge(claim, found).paragraphs()
 
 
 def _listed(found: Sequence[Finding], state: str) -> list[str]:
@@ -181,13 +184,30 @@ def _listed(found: Sequence[Finding], state: str) -> list[str]:
     return [f"- {'; '.join(names)}: {why}" for why, names in reasons.items()]
 
 
-def _note(finding: Finding) -> str:
+def _other_goal(finding: Finding, plan: Plan) -> bool:
+    """Whether an effort is to another accuracy than theirs, so that a difference says nothing."""
+    number = finding.number
+    return number.what in ("minutes", "epochs") and plan.scale.goals[number.on] != GOALS[number.on]
+
+
+def _note(finding: Finding, plan: Plan) -> str:
     notes = [finding.number.source] if finding.number.source else []
-    notes += [finding.number.what] if finding.number.what in ("minutes", "epochs") else []
+    if finding.number.what in ("minutes", "epochs"):
+        notes.append(
+            f"{finding.number.what}; theirs to {GOALS[finding.number.on]:g} %, ours to "
+            f"{plan.scale.goals[finding.number.on]:g} %"
+        )
     notes += ["separation of classes"] if finding.number.what == "map" else []
     if finding.unreached:
         notes.append(f"{finding.unreached} below the goal at the end")
     return "; ".join(notes)
+
+
+def _epochs(finding: Finding, plan: Plan) -> str:
+    """Ours: where it was looked at, and how long the schedule is."""
+    whole = plan.scale.length(finding.number.experiment)
+    at = finding.last.epoch if finding.last else plan.epoch(finding.number) or whole
+    return f"{at:g}" if at == whole else f"{at:g} of {whole:g}"
 
 
 def _written(value: float | None, what: str) -> str:

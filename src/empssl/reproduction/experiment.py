@@ -1,4 +1,4 @@
-"""An experiment in the paper's terms: a method, a data set and a length. A scale makes a run of it."""
+"""An experiment in the paper's terms: method, data set and length. A scale makes a run of it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -13,7 +13,7 @@ from empssl.reproduction.plan import Plan
 
 FORMATS = ("png", "svg")
 COLUMNS = 3  # of maps
-REACH = 3.2  # standard deviations from the middle of a map to its edge
+REACH = 2.4  # standard deviations from the middle of a map to its edge
 
 
 def draw(name: str, plan: Plan, found: Sequence[Finding], folder: Path) -> list[str]:
@@ -58,7 +58,9 @@ def _convergence(figure: Any, exhibit: Exhibit, plan: Plan, found: Sequence[Find
     for axis, key in zip(axes, ("epoch", "pflop"), strict=True):
         for color, finding in enumerate(found):
             if finding.curves:
-                _line(axis, finding, key, f"C{color}")
+                settings = plan.scale.settings(finding.number.experiment)
+                here = f"{settings['patches']} patches, batch {settings['batch']} here"
+                _line(axis, finding, key, f"C{color}", f"{finding.number.name}: {here}")
         axis.set_title(f"here, scale {plan.scale.name}, {_seeds(found)}")
         axis.set_xlabel({"epoch": "epochs", "pflop": "PFLOP of training"}[key])
     for axis in figure.axes:
@@ -69,12 +71,12 @@ def _convergence(figure: Any, exhibit: Exhibit, plan: Plan, found: Sequence[Find
     figure.suptitle(exhibit.title)
 
 
-def _line(axis: Any, finding: Finding, key: str, color: str) -> None:
+def _line(axis: Any, finding: Finding, key: str, color: str, label: str) -> None:
     """The mean over seeds, shaded by a standard deviation where there are several."""
     runs: Sequence[Sequence[Point]] = finding.curves
     values = np.array([[point.value for point in run] for run in runs])
     x = np.mean([[getattr(point, key) for point in run] for run in runs], axis=0)
-    axis.plot(x, values.mean(0), "o-", color=color, markersize=3, label=finding.number.name)
+    axis.plot(x, values.mean(0), "o-", color=color, markersize=3, label=label)
     if len(values) > 1:
         spread = values.std(0, ddof=1)
         axis.fill_between(
@@ -90,7 +92,7 @@ def _seeds(found: Sequence[Finding]) -> str:
 
 def _maps(figure: Any, found: Sequence[Finding], rows: int) -> None:
     """One plane a method, all with the same axes; one that was not run says why."""
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for axis, finding in zip(grid, found, strict=False):
         axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
         axis.set_title(finding.number.name)
@@ -101,5 +103,5 @@ def _maps(figure: Any, found: Sequence[Finding], rows: int) -> None:
         plane, labels = np.array(seen["plane"]), np.array(seen["labels"])
         axis.scatter(*plane.T, c=labels % 10, cmap="tab10", s=3, linewidths=0)
         axis.set_xlabel(f"separation {seen['separation']:.3f}")
-    for axis in list(grid)[len(found) :]:
+    for axis in grid[len(found) :]:
         axis.set_axis_off()

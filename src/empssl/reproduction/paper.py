@@ -78,6 +78,6 @@ OUR_TRANSFER: Mapping[str, Mapping[int, float]] = {
 # How the paper measured all of this, section 3 and appendix A.
 PROTOCOL = (
     "ResNet-18; a linear classifier trained for 100 epochs by SGD at 0.03. EMP-SSL is probed on "
-    "the mean of 128 patches, the rivals on the whole image, which the paper says may favor EMP-SSL "
-    "by up to 1.5 points. Rivals: solo-learn with its settings and batches of 256"
+    "the mean of 128 patches, the rivals on the whole image: by the paper's own account an "
+    "advantage of up to 1.5 points. Rivals: solo-learn with its settings and batches of 256"
 )

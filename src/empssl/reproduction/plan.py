@@ -109,9 +109,12 @@ class Plan:
         return cls(exhibits, scale, data, seeds, cells, left_out, grounds.sizes)
 
     def runs(self) -> list[Cell]:
-        """Every run once: seed by seed, so that a plan cut short has few seeds of all."""
+        """Every run once: seed by seed and EMP-SSL first, for what is cut short."""
         found = {cell.name: cell for cells in self.cells.values() for cell in cells}
-        return sorted(found.values(), key=lambda cell: cell.seed)
+        return sorted(
+            found.values(),
+            key=lambda cell: (cell.seed, cell.settings["objective"]["name"] != "emp"),
+        )
 
     def wanted(self, exhibit: Exhibit, number: Number) -> tuple[Cell, ...]:
         """The runs that a number is the mean of; none where it is left out."""
@@ -187,7 +190,7 @@ class _Grounds:
             data = self.data.get(name, name)
             try:
                 train, test = (
-                    open_images(data, split=split, side=side, **where)  # type: ignore[arg-type]
+                    open_images(data, split=split, side=side, **where)
                     for split in ("train", "test")
                 )
                 self._opened[name, side] = train

@@ -155,8 +155,8 @@ PAPER = Scale(
         "EMP-SSL is the authors' code (recipe `official`) where the reading is not named.",
         "The classifier is solved, its strength chosen on a part of train, and EMP-SSL's bag is a "
         "clean 3 x 3 grid and its mirror images; the exhibit `readings` has the authors' probe.",
-        "Rivals run with solo-learn's settings as `empssl train --recipe` has them, whose docstrings "
-        "say where they differ; Tiny ImageNet and ImageNet-100 with those of CIFAR-10.",
+        "Rivals run with solo-learn's settings as the recipes of their names have them, which say "
+        "where they differ; Tiny ImageNet and ImageNet-100 with those of CIFAR-10.",
     ),
     epochs={},
     patches={},

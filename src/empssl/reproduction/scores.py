@@ -1,4 +1,4 @@
-"""What was seen of a run's networks, on disk: scores/RUN/LOOK.json, one file for each set of features."""
+"""What was seen of a run's networks, on disk: scores/RUN/LOOK.json, a file a set of features."""
 
 import json
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """A verdict: whether what the paper claims held here, at equal epochs and at equal compute."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -14,7 +15,35 @@ from empssl.reproduction.finding import Finding, Point
 EQUAL = 1.05
 
 Curves = Sequence[Sequence[Point]]
-Ground = Callable[[Point], float]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What two methods are given the same of, and which of their layers is looked at.
+
+    Attributes:
+        unit: epoch or PFLOP.
+        backbone: of both, where it was scored; else the layer that each one's authors probe,
+            EMP-SSL's head and a rival's backbone.
+    """
+
+    unit: Literal["epoch", "PFLOP"]
+    backbone: bool = False
+
+    def place(self, point: Point) -> float:
+        return point.epoch if self.unit == "epoch" else point.pflop
+
+    def value(self, point: Point) -> float:
+        if self.backbone and point.backbone is not None:
+            return point.backbone
+        return point.value
+
+
+GROUNDS = {
+    "equal epochs": Ground("epoch"),
+    "equal compute": Ground("PFLOP"),
+    "equal compute, by the backbone of both": Ground("PFLOP", backbone=True),
+}
 
 
 @dataclass(frozen=True)
@@ -44,36 +73,33 @@ class Verdict:
     """What became of a claim.
 
     Attributes:
-        epochs: at equal epochs.
-        compute: at equal compute.
-        lacking: the pairs of which one was not run, or never at equal compute.
+        duels: of every pair that could be compared, by the ground they stand on.
+        lacking: the other pairs.
     """
 
     claim: Claim
-    epochs: tuple[Duel, ...]
-    compute: tuple[Duel, ...]
+    duels: dict[str, tuple[Duel, ...]]
     lacking: tuple[str, ...]
 
-    def sentences(self) -> list[str]:
-        """One for each ground, and one for each duel."""
+    def paragraphs(self) -> list[str]:
+        """In Markdown: the claim, what became of it on each ground, and every duel."""
         found = [f"**{self.claim.words}.**"]
-        for ground, duels in {"equal epochs": self.epochs, "equal compute": self.compute}.items():
+        for ground, duels in self.duels.items():
             won = sum(duel.held for duel in duels)
             result = "not tested" if not duels else (
                 "held" if won == len(duels) else "did not hold" if not won else "held in part"
             )  # fmt: skip
             found.append(f"At {ground}: {result} ({won} of {len(duels)}).")
-            found += [f"- {_words(duel)}" for duel in duels]
+            found.append("\n".join(f"- {_words(duel)}" for duel in duels))
         if self.lacking:
             found.append(f"Not tested: {'; '.join(self.lacking)}.")
         return found
 
 
 def judge(claim: Claim, findings: Sequence[Finding]) -> Verdict:
-    """Every pair of the claim, on both grounds, by the points that there are."""
+    """Every pair of the claim, on every ground, by the points that there are."""
     curves = _curves(claim, findings)
-    epochs: list[Duel] = []
-    compute: list[Duel] = []
+    duels: dict[str, list[Duel]] = {name: [] for name in GROUNDS}
     lacking: list[str] = []
     for ahead in claim.ahead:
         for behind in claim.behind:
@@ -81,16 +107,13 @@ def judge(claim: Claim, findings: Sequence[Finding]) -> Verdict:
             if ahead not in curves or behind not in curves:
                 lacking.append(pair)
                 continue
-            grounds: dict[str, tuple[Ground, list[Duel]]] = {
-                "epochs": (lambda p: p.epoch, epochs), "compute": (lambda p: p.pflop, compute),
-            }  # fmt: skip
-            for name, (ground, duels) in grounds.items():
-                found = _duel(claim, ahead, behind, curves, ground, name)
+            for name, ground in GROUNDS.items():
+                found = _duel(claim, ahead, behind, curves, ground)
                 if found is None:
-                    lacking.append(f"{pair} at equal {name}")
+                    lacking.append(f"{pair} at {name}")
                 else:
-                    duels.append(found)
-    return Verdict(claim, tuple(epochs), tuple(compute), tuple(lacking))
+                    duels[name].append(found)
+    return Verdict(claim, {name: tuple(found) for name, found in duels.items()}, tuple(lacking))
 
 
 def _curves(claim: Claim, findings: Sequence[Finding]) -> dict[Experiment, Curves]:
@@ -111,38 +134,41 @@ def _curves(claim: Claim, findings: Sequence[Finding]) -> dict[Experiment, Curve
 
 
 def _duel(
-    claim: Claim, ahead: Experiment, behind: Experiment, curves: dict[Experiment, Curves],
-    ground: Ground, name: str,
-) -> Duel | None:  # fmt: skip
-    """Where the cheaper of the two ends, and the other as it was there.
+    claim: Claim,
+    ahead: Experiment,
+    behind: Experiment,
+    curves: dict[Experiment, Curves],
+    ground: Ground,
+) -> Duel | None:
+    """Both at the last epoch that both were looked at, or where the cheaper of the two ends.
 
-    None if the other was not looked at there: neither at that epoch, nor on both sides of that
-    compute, between which its accuracy is taken along a straight line.
+    None if there is no such place: no common epoch, or no points of the dearer one on both sides
+    of that compute, between which its accuracy is taken along a straight line.
     """
-    ends = [min(ground(run[-1]) for run in curves[experiment]) for experiment in (ahead, behind)]
-    at = min(ends)
-    if name == "epochs":  # the longest that both were looked at
-        common = {p.epoch for p in curves[ahead][0]} & {p.epoch for p in curves[behind][0]}
+    pair = curves[ahead], curves[behind]
+    if ground.unit == "epoch":
+        common = {p.epoch for p in pair[0][0]} & {p.epoch for p in pair[1][0]}
         if not common:
             return None
         at = max(common)
-    values = [_at(curves[experiment], at, ground) for experiment in (ahead, behind)]
-    one, other = (Spread.of(found) for found in values)
+    else:
+        at = min(ground.place(run[-1]) for runs in pair for run in runs)
+    one, other = (Spread.of(_at(runs, at, ground)) for runs in pair)
     if one is None or other is None:
         return None
     margin = one.mean - other.mean
     several = one.count > 1 and other.count > 1
     apart = (one.low > other.high or other.low > one.high) if several else None
     held = margin > 0 if claim.alike is None else abs(margin) <= claim.alike
-    place = f"epoch {at:g}" if name == "epochs" else f"{at:.3g} PFLOP"
-    return Duel(ahead.name, behind.name, place, (one, other), margin, apart, held)
+    where = f"{at:.3g} PFLOP" if ground.unit == "PFLOP" else f"epoch {at:g}"
+    return Duel(ahead.name, behind.name, where, (one, other), margin, apart, held)
 
 
 def _at(curves: Curves, at: float, ground: Ground) -> list[float]:
     """The accuracy of each seed there; empty where it is not known."""
     found = []
     for run in curves:
-        places, values = [ground(p) for p in run], [p.value for p in run]
+        places, values = [ground.place(p) for p in run], [ground.value(p) for p in run]
         if places[-1] <= at * EQUAL and at <= places[-1] * EQUAL:
             found.append(values[-1])
         elif places[0] <= at <= places[-1]:
