@@ -201,7 +201,8 @@ def test_a_finished_run_costs_nothing_more(made: Path, monkeypatch: pytest.Monke
 
 def test_all_is_every_exhibit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "_teraflops", lambda *_: 1.0)
-    found = plan(tmp_path / "out", "all", seeds=1)
+    names = ("cifar10", "cifar100", "tiny-imagenet")
+    found = plan(tmp_path / "out", "all", seeds=1, data=dict.fromkeys(names, "digits"))
     assert {name for cost in found.costs for name in cost.used_by} == set(EXHIBITS)
 
 
@@ -229,7 +230,7 @@ def test_theirs_and_ours_stand_side_by_side(made: Path, tmp_path: Path) -> None:
 
 def test_a_figure_is_drawn(made: Path) -> None:
     assert (made / "figure6.png").read_bytes().startswith(b"\x89PNG")
-    assert "EMP-SSL" not in (made / "figure6.md").read_text().split("](figure6.png)")[0][:10]
+    assert "](figure6.png)" in (made / "figure6.md").read_text()
     assert (made / "figure7.svg").read_text().count("<svg") == 1
 
 

@@ -1,7 +1,7 @@
 """Every table and figure of the paper by command, theirs beside ours."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,7 +76,8 @@ def reproduce(
 
     A run that several exhibits need is made once: the one of 30 epochs feeds tables 2, 3 and 5 and
     figure 3. Work goes on where it was stopped: what is finished is left alone, and a run that
-    failed is tried again and does not stop the others. The documents are written after every run.
+    failed is tried again and does not stop the others. The documents are written after every run,
+    the pictures at the end.
 
     Args:
         exhibits: table1 to table6, figure3 to figure8, readings, fidelity, or all.
@@ -135,18 +136,21 @@ def _carried_out(plan: Plan, scores: Scores, folder: Folder) -> Reproduction:
     left = [cell for cell in runs if scores.missing(cell, plan.looks_at(cell))]
     for why, names in plan.reasons().items():
         say(f"not run: {', '.join(names)}: {why}")
-    result, busy = _written(plan, scores, folder), []
+    busy = []
     try:
         for number, cell in enumerate(left):
             say(f"run {number + 1} of {len(left)}, {cell.name}")
             looks = plan.looks_at(cell)
             if alone(cell.name, folder, lambda: scores.complete(cell, looks)):  # noqa: B023
-                result = _written(plan, scores, folder, set(plan.used_by(cell)))
+                _write(plan, scores, folder, plan.used_by(cell))
             else:
                 busy.append(cell.name)
     except (StoppedError, KeyboardInterrupt) as error:
+        _write(plan, scores, folder, plan.exhibits)
         code = error.exit_code if isinstance(error, StoppedError) else 130
         raise StoppedError(f"stopped at {cell.name}; the same command goes on", code) from error
+    pictures = {name: _drawn(name, plan, scores, folder) for name in plan.exhibits}
+    result = _write(plan, scores, folder, plan.exhibits, pictures)
     failed = [cell.name for cell in runs if folder.failure(cell.name)]
     if failed:
         raise CellsFailedError(
@@ -160,19 +164,29 @@ def _carried_out(plan: Plan, scores: Scores, folder: Folder) -> Reproduction:
     return result
 
 
-def _written(
-    plan: Plan, scores: Scores, folder: Folder, changed: set[str] | None = None
+def _drawn(name: str, plan: Plan, scores: Scores, folder: Folder) -> list[str]:
+    with writing(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        found = findings(plan, plan.exhibits[name], scores, folder)
+        return draw(name, plan, found, folder.path)
+
+
+def _write(
+    plan: Plan,
+    scores: Scores,
+    folder: Folder,
+    names: Iterable[str],
+    pictures: Mapping[str, Sequence[str]] | None = None,
 ) -> Reproduction:
-    """The documents as they are now; only those that have changed are written, or all."""
+    """Write these documents as they are now; pictures take seconds, and are drawn at the end."""
     documents, counts = {}, {}
     with writing(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-    for name, exhibit in plan.exhibits.items():
-        found = findings(plan, exhibit, scores, folder)
+    for name in names:
+        found = findings(plan, plan.exhibits[name], scores, folder)
         documents[name] = folder.path / f"{name}.md"
         counts[name] = sum(bool(finding.values) for finding in found), len(found)
-        if changed is None or name in changed:
-            pictures = draw(name, plan, found, folder.path)
-            replace(documents[name], markdown(name, plan, found, pictures=pictures))
-            replace(folder.path / f"{name}.json", record(name, plan, found))
+        shown = (pictures or {}).get(name, ())
+        replace(documents[name], markdown(name, plan, found, pictures=shown))
+        replace(folder.path / f"{name}.json", record(name, plan, found))
     return Reproduction(documents, counts)
