@@ -112,6 +112,7 @@ def evaluate(
     crops: Sequence[str] = ("grid3",),
     train_size: int | None = None,
     baselines: bool = True,
+    epoch: float | None = None,
     seed: int = 0,
     data_dir: str | Path | None = None,
     download: bool = False,
@@ -132,6 +133,7 @@ def evaluate(
         train_size: learn the probes from so many of the train images, drawn with as many of every
             class as there are: cheaper, and lower scores. All by default.
         baselines: also score random weights, and whitened patches with ridge regression.
+        epoch: score the network that `train --keep-epochs` kept then; the last by default.
         seed: of random crops, the baselines, the probes and what is drawn.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
@@ -143,13 +145,14 @@ def evaluate(
 
     Raises:
         DataError: no labels, or nothing to compare.
-        UsageError: an unknown probe, layer or crops.
+        UsageError: an unknown probe, layer or crops, or an epoch that was not kept.
     """
     for probe in probes:
         if probe not in PROBES:
             raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}")
     chosen = [Crops.parse(text, seed=seed) for text in crops]
-    encoder = Encoder.from_pretrained(run, device=device)
+    source = Path(run) if epoch is None else Run(run).epoch(epoch)
+    encoder = Encoder.from_pretrained(source, device=device)
     layers = encoder.network.layers if layers is None else layers
     for layer in layers:
         encoder.dim(layer)  # or an error, before anything is read
@@ -178,7 +181,7 @@ def evaluate(
         dataset=data,
         run=str(run),
         protocol={
-            "frozen": True, "mode": "eval", "epoch": "last",
+            "frozen": True, "mode": "eval", "epoch": "last" if epoch is None else epoch,
             "train_fingerprint": splits[0].fingerprint, "test_fingerprint": splits[1].fingerprint,
             "image_side": encoder.image_side, "precision": "as trained", "seed": seed,
             "train_size": train_size,
