@@ -57,8 +57,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(run: Path) -> Evaluation:
     return empssl.evaluate(
-        run, "digits", layers=["stem", "head", "joint"], crops=["grid2"], few_shot=[1, 3], curve=[1, 2, 100 // 25],
-        breakdown=True,
+        run, "digits", layers=["stem", "head", "joint"], crops=["grid2"], few_shot=[1, 3],
+        curve=[1, 2, 4], breakdown=True,
     )  # fmt: skip
 
 
@@ -274,6 +274,56 @@ def test_the_table_has_balanced_accuracy_where_classes_are_uneven(run: Path, oth
     assert "balanced" in replace(uneven, results=[worse]).table()
     even = replace(uneven, results=[replace(row, balanced_accuracy=row.accuracy)], baselines=[])
     assert "balanced" not in even.table()
+
+
+# Embeddings in files.
+
+
+@pytest.fixture(scope="module")
+def files(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    for part in ("train", "test", "all"):
+        empssl.embed(run, "digits", out=folder / f"{part}.parquet", crops="grid2", split=part)
+    return folder
+
+
+def test_embeddings_in_files_score_as_their_run_does(found: Evaluation, files: Path) -> None:
+    read = empssl.evaluate(files / "train.parquet", str(files / "test.parquet"), few_shot=[1, 3])
+    own = [replace(row, breakdown=None) for row in found.results if row.layer == "head"]
+    assert read.results == own
+    head = [r for r in found.few_shot if (r.layer, r.model) == ("head", own[0].model)]
+    assert read.few_shot == head
+    assert read.protocol["train_fingerprint"] == found.protocol["train_fingerprint"]
+
+
+def test_files_of_different_networks_or_ways_are_never_mixed(
+    run: Path, files: Path, tmp_path: Path
+) -> None:
+    train = files / "train.parquet"
+    other = train_tiny(tmp_path / "other", whitened=64, seed=1)
+    for name, key, source, options in (
+        ("network", "model_sha256", other, {"crops": "grid2"}),
+        ("crops", "crops", run, {"crops": "grid1"}),
+        ("layer", "layer", run, {"crops": "grid2", "layer": "backbone"}),
+    ):
+        made = empssl.embed(source, "digits", out=tmp_path / name, split="test", **options)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=f"were made differently: {key} is"):
+            empssl.evaluate(train, str(made))
+
+
+def test_files_that_share_images_are_refused(files: Path) -> None:
+    train = files / "train.parquet"
+    for test in ("train", "all"):
+        with pytest.raises(UsageError, match=f"share images: .* train and {test}"):
+            empssl.evaluate(train, str(files / f"{test}.parquet"))
+
+
+def test_a_file_of_something_else_is_refused(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no embeddings")
+    with pytest.raises(DataError, match="text is no file of embeddings"):
+        empssl.evaluate(tmp_path / "text", str(files / "test.parquet"))
+    with pytest.raises(UsageError, match="--curve and --train-size need the run directory"):
+        empssl.evaluate(files / "train.parquet", str(files / "test.parquet"), curve=[1])
 
 
 def test_the_command_asks_all_at_once(

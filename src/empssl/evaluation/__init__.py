@@ -11,6 +11,7 @@ from torch import Tensor
 from empssl.bag import Crops
 from empssl.data import MemoryImages, open_images
 from empssl.errors import UsageError, nearest
+from empssl.evaluation.embedded import Embedded, check_one_source
 from empssl.evaluation.features import (
     features,
     growing_features,
@@ -54,6 +55,20 @@ class _Asked:
 
 
 @dataclass(frozen=True)
+class _Labels:
+    """Labels of the train and the test images, and the names of the classes of train."""
+
+    train: Tensor
+    test: Tensor
+    names: list[str]
+
+    @classmethod
+    def of(cls, train: Tensor, test: Tensor, names: Sequence[str] = ()) -> "_Labels":
+        present = train.unique().tolist()
+        return cls(train, test, [names[at] if at < len(names) else str(at) for at in present])
+
+
+@dataclass(frozen=True)
 class _Found:
     """What was found for one or several models."""
 
@@ -89,7 +104,8 @@ def evaluate(
     """Score a run's frozen encoder on labeled images, beside what needs no training.
 
     Args:
-        run: a run directory.
+        run: a run directory; or the file of its train images' embeddings, and as `data` that of
+            the test images', which must come from one network. Files have no baselines.
         data: as in `train`; it must have labels. Other data than those of training make it a
             transfer: the encoder stays as it is and the probes learn from these images.
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
@@ -115,7 +131,7 @@ def evaluate(
         device: auto, cpu, cuda or mps.
 
     Returns:
-        All scores; they are also written to the run's `evaluations` folder, where they replace
+        All scores; those of a run are also written to its `evaluations` folder, where they replace
         those of the same data, protocol and questions, and no others.
 
     Raises:
@@ -125,6 +141,13 @@ def evaluate(
     for probe in probes:
         if probe not in PROBES:
             raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}")
+    if Path(run).is_file():
+        if layers or curve or train_size is not None:
+            raise UsageError(
+                f"{run} holds embeddings of one layer and of whole bags: --layers, --curve and "
+                "--train-size need the run directory"
+            )
+        return _of_files(run, data, probes, few_shot, breakdown=breakdown, seed=seed)
     chosen = tuple(Crops.parse(text, seed=seed) for text in crops)
     encoder = Encoder.from_pretrained(run, device=device)
     asked = _Asked(
@@ -173,6 +196,46 @@ def evaluate(
     )  # fmt: skip
     Run(run).save_evaluation(evaluation.name, asdict(evaluation))
     return evaluation
+
+
+def _of_files(
+    train_path: str | Path,
+    test_path: str | Path,
+    probes: Sequence[Probe],
+    few_shot: Sequence[int],
+    *,
+    breakdown: bool,
+    seed: int,
+) -> Evaluation:
+    """Score embeddings that are there already.
+
+    Raises:
+        UsageError: they do not come from one network, or share images.
+    """
+    train, test = Embedded.read(train_path), Embedded.read(test_path)
+    check_one_source(train, test)
+    made = train.made
+    crops = Crops.parse(made["crops"], seed=made["seed"])
+    counts = tuple(sorted(set(few_shot)))
+    asked = _Asked(tuple(probes), (made["layer"],), (crops,), counts, (), breakdown, seed)
+    found = _probe(
+        train.embeddings, [test.embeddings], _Labels.of(train.labels, test.labels), asked, (),
+        probes=asked.probes, layer=made["layer"], crops=str(crops), model=made["model_sha256"],
+    )  # fmt: skip
+    return Evaluation(
+        dataset=made["data"],
+        run=made["run"],
+        protocol={
+            "frozen": True, "mode": "eval", "epoch": "last",
+            "train_fingerprint": made["fingerprint"], "test_fingerprint": test.made["fingerprint"],
+            "image_side": made["image_side"], "precision": "as trained", "seed": seed,
+            "train_size": None, "embeddings": [str(train.path), str(test.path)],
+        },
+        asked=asdict(asked) | {"crops": [str(crops)], "baselines": False},
+        results=found.results,
+        baselines=[],
+        few_shot=found.few_shot,
+    )  # fmt: skip
 
 
 def _layers(layers: Sequence[Layer | Literal["all"]], encoder: Encoder) -> tuple[Layer, ...]:
@@ -226,8 +289,8 @@ def _score(
         for layer in asked.layers:
             parts = (train[layer], [test[layer] for test in tests])
             found += _probe(
-                *parts, splits, asked, counts, probes=asked.probes, layer=layer, crops=str(crops),
-                model=encoder.identity,
+                *parts, _labels(splits), asked, counts, probes=asked.probes, layer=layer,
+                crops=str(crops), model=encoder.identity,
             )  # fmt: skip
     return found
 
@@ -235,7 +298,7 @@ def _score(
 def _probe(
     train: Tensor,  # not Embeddings: train and test differ in their samples
     tests: Sequence[Tensor],
-    splits: tuple[MemoryImages, MemoryImages],
+    grounds: "_Labels",
     asked: _Asked,
     counts: Sequence[int],
     *,
@@ -249,7 +312,7 @@ def _probe(
     Args:
         train: of the train images.
         tests: of the test images, from growing bags; the last is whole.
-        splits: the images.
+        grounds: the labels of both.
         asked: what to score.
         counts: patches of the bags, if a curve was asked for.
         probes: which.
@@ -257,8 +320,7 @@ def _probe(
         crops: which patches were averaged.
         model: whose.
     """
-    labels, test_labels = (_known(images) for images in splits)
-    names = _class_names(splits[0], labels)
+    labels, test_labels = grounds.train, grounds.test
     found, about = _Found(), (layer, crops)
     for probe in probes:
         learn = PROBES[probe]
@@ -274,7 +336,7 @@ def _probe(
             Result(
                 probe, *about, last.accuracy, last.balanced_accuracy, len(train), len(last),
                 score.seed, model, score.details,
-                Breakdown.of(last, names) if asked.breakdown else None,
+                Breakdown.of(last, grounds.names) if asked.breakdown else None,
             )
         )  # fmt: skip
         if counts:
@@ -310,17 +372,11 @@ def _learned(
     return learn(train, labels, torch.cat(list(tests)), test_labels.repeat(len(tests)), **options)
 
 
-def _known(images: MemoryImages) -> Tensor:
-    assert images.labels is not None
-    return images.labels
-
-
-def _class_names(images: MemoryImages, labels: Tensor) -> list[str]:
-    """Of the classes that there are, by ascending label."""
-    names = images.class_names
-    return [
-        names[label] if label < len(names) else str(label) for label in labels.unique().tolist()
-    ]
+def _labels(splits: tuple[MemoryImages, MemoryImages]) -> _Labels:
+    train, test = (images.labels for images in splits)
+    assert train is not None
+    assert test is not None
+    return _Labels.of(train, test, splits[0].class_names)
 
 
 def _whitened(
@@ -334,6 +390,6 @@ def _whitened(
         "ridge", *(p for p in asked.probes if p not in ("ridge", "linear_sgd"))
     )  # fmt: skip
     return _probe(
-        whole[0], [whole[1]], splits, asked, (), probes=every, layer="none", crops="whole",
+        whole[0], [whole[1]], _labels(splits), asked, (), probes=every, layer="none", crops="whole",
         model="whitened-patches",
     )  # fmt: skip

@@ -151,7 +151,7 @@ class Evaluation:
         lines += [*self._few_shot(), *self._curves(), *self._breakdowns()]
         sizes = f"{self.results[0].train_size} train, {self.results[0].test_size} test"
         lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
-        if self.protocol["transfer"]:
+        if self.protocol.get("transfer"):
             lines.append(f"a transfer: the encoder was trained on {self.protocol['trained_on']}")
         return "\n".join(lines)
 
