@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from empssl.bag import Crops
-from empssl.data import MemoryImages, open_images
+from empssl.data import ImageSet, MemoryImages, Split, open_images
 from empssl.errors import UsageError, nearest
 from empssl.evaluation.embedded import Embedded, check_one_source
 from empssl.evaluation.features import (
@@ -118,7 +118,7 @@ def evaluate(
         train_size: learn the probes from so many of the train images, drawn with as many of every
             class as there are: cheaper, and lower scores. All by default.
         few_shot: also learn from so many images of each class, 10 draws for each number; linear
-            and ridge with strength 0.1, since there are no labels to choose one by.
+            and ridge with strength 1, since there are no labels to choose one by.
         curve: also give test images bags of so many patches, in a random order, and last of all.
             The probe is learned from whole bags.
         breakdown: also the accuracy of each class, what it is taken for (the confusion matrix), and
@@ -155,15 +155,18 @@ def evaluate(
         tuple(sorted(set(curve))), breakdown, seed,
     )  # fmt: skip
     _check_counts(asked, encoder)
-    opened = [
-        open_images(
+
+    def opened(split: Split) -> ImageSet:
+        return open_images(
             data, split=split, data_dir=data_dir, side=encoder.image_side, download=download
         )
-        for split in ("train", "test")
-    ]
-    splits = (labeled_images(opened[0], train_size, seed=seed), labeled_images(opened[1]))
+
+    splits = (
+        labeled_images(opened("train"), train_size, seed=seed),
+        labeled_images(opened("test")),
+    )
     config = Run(run).config
-    transfer = _is_transfer(Run(run), data, opened[0].fingerprint)
+    transfer = _is_transfer(Run(run), data, splits[0].fingerprint)
 
     own = encoder.network.whitened
     whole: tuple[Tensor, ...] = ()
