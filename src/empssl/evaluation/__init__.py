@@ -33,6 +33,7 @@ from empssl.run import Run
 __all__ = ["PROBES", "Evaluation", "Probe", "evaluate"]
 
 Probe = Literal["linear", "linear_sgd", "ridge", "knn"]
+Where = Literal[Layer, "all"]
 PROBES: dict[Probe, Callable[..., Score]] = {
     "linear": lbfgs_probe,
     "linear_sgd": sgd_probe,
@@ -89,7 +90,7 @@ def evaluate(
     data: str,
     *,
     probes: Sequence[Probe] = ("linear", "knn"),
-    layers: Sequence[Layer | Literal["all"]] = (),
+    layers: Sequence[Where] = (),
     crops: Sequence[str] = ("grid3",),
     train_size: int | None = None,
     few_shot: Sequence[int] = (),
@@ -241,7 +242,7 @@ def _of_files(
     )  # fmt: skip
 
 
-def _layers(layers: Sequence[Layer | Literal["all"]], encoder: Encoder) -> tuple[Layer, ...]:
+def _layers(layers: Sequence[Where], encoder: Encoder) -> tuple[Layer, ...]:
     """Those that are meant, or an error, before anything is read."""
     if "all" in layers:
         return encoder.network.every_layer
