@@ -16,7 +16,8 @@ from empssl.bag import Crops
 from empssl.cli import main
 from empssl.data import MemoryImages
 from empssl.errors import DataError, UsageError
-from empssl.evaluation import Evaluation, _features
+from empssl.evaluation import Evaluation
+from empssl.evaluation.features import features
 from empssl.pretrained import Encoder
 from empssl.run import Run
 
@@ -91,7 +92,7 @@ def test_evaluation_leaves_the_network_as_it_was(tiny_run: Path) -> None:
     before = {key: value.clone() for key, value in encoder.network.state_dict().items()}
     pixels = torch.randint(0, 256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     images = MemoryImages(pixels.byte(), name="noise", split="all", fingerprint="")
-    _features(encoder, images, Crops.parse("random4"), ["head"])
+    features(encoder, images, Crops.parse("random4"), ["head"])
     assert all(torch.equal(before[k], v) for k, v in encoder.network.state_dict().items())
 
 

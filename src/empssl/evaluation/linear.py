@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from empssl.evaluation.answers import percent
 from empssl.evaluation.classifier import Classifier, Standardization
 from empssl.evaluation.labeled import (
     Labeled,
@@ -17,7 +18,7 @@ from empssl.evaluation.labeled import (
     TrainEmbeddings,
     TrainLabels,
 )
-from empssl.evaluation.score import Score, percent
+from empssl.evaluation.score import Score
 from empssl.evaluation.strength import Strength
 
 
@@ -63,8 +64,11 @@ def sgd_probe(
     details = options | {
         "train_accuracy": percent(fitted.predict(x), y), "best_on_test": max(on_test)
     }  # fmt: skip
-    predicted = fitted.predict(labeled.test)
-    return Score.of(predicted, labeled, protocol="sgd", seed=seed, details=details)
+    logits = fitted.logits(labeled.test)
+    return Score.of(
+        logits.argmax(1), labeled, protocol="sgd", seed=seed, details=details,
+        probabilities=logits.softmax(1),
+    )  # fmt: skip
 
 
 def sgd_regression(
@@ -133,6 +137,12 @@ def lbfgs_probe(
     scaling = Standardization.of(labeled.train)
     x = labeled.train[rows].sub_(scaling.mean).div_(scaling.deviation)  # in place: it is large
     y = labeled.train_classes[rows]
+    basis = None
+    if len(x) < x.shape[1]:
+        # The best W lies in the span of the images: with fewer of them than features the same
+        # problem is smaller in an orthonormal basis of that span.
+        basis = torch.linalg.qr(x.T).Q  # (feature, image)
+        x = x @ basis
     gram = x.T @ x / len(x)
     zero = Classifier(
         x.new_zeros(labeled.num_classes, x.shape[1]), x.new_zeros(labeled.num_classes)
@@ -149,8 +159,13 @@ def lbfgs_probe(
     chosen = Strength.best(strengths, accuracy, patience=2)
     fitted = softmax_regression(x, y, chosen.value, fits.get(chosen.value, zero), gram)
     details = chosen.details() | {"train_accuracy": percent(fitted.predict(x), y)}
-    predicted = fitted.after(scaling).predict(labeled.test)
-    return Score.of(predicted, labeled, protocol="lbfgs", seed=seed, details=details)
+    if basis is not None:
+        fitted = Classifier(fitted.weight @ basis.T, fitted.bias)
+    logits = fitted.after(scaling).logits(labeled.test)
+    return Score.of(
+        logits.argmax(1), labeled, protocol="lbfgs", seed=seed, details=details,
+        probabilities=logits.softmax(1),
+    )  # fmt: skip
 
 
 def softmax_regression(
