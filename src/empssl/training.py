@@ -49,6 +49,7 @@ from empssl.pending import Measured, Pending
 from empssl.progress import progress
 from empssl.recipes import resolve
 from empssl.run import Run
+from empssl.sharding import Shard, Share
 from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
 from empssl.stop import StopRequest, stop_requests
@@ -87,6 +88,7 @@ def train(
     precision: Precision = "auto",
     compile: Compile = "auto",  # noqa: A002 (torch's word)
     memory: Memory = "auto",
+    shard: Shard = "images",
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -130,6 +132,10 @@ def train(
             computes the rest again, with the same gradients; auto is exact where the whole is not
             expected to fit. two-pass takes less work than exact, but normalizes each chunk by
             statistics of its own, which is another method.
+        shard: what processes share of a step. images: each takes some images, and the projections
+            of all travel. patches: each takes some patches of all images, and only what the
+            objective adds up over patches travels; for objectives to which that is enough, and
+            with the same numbers. Each process then reads all images.
         resume: continue the run at `out`.
         overwrite: replace the run at `out`.
 
@@ -148,7 +154,8 @@ def train(
         "whitened": whitened, "objective": objective, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
     began = time.monotonic()
-    chosen = {"split": split, "seed": seed, "precision": precision, "memory": memory}
+    chosen = {"split": split, "seed": seed, "precision": precision, "memory": memory,
+              "shard": shard}  # fmt: skip
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten; leave out one of the two")
     if resume:
@@ -202,6 +209,7 @@ class Training:
     objective: Objective
     target: Target | None  # where the objective learns towards a momentum target
     policy: Policy
+    share: Share
     sampler: Sampler
     images: ImageSet
     settings: dict[str, Any]
@@ -237,9 +245,13 @@ class Training:
         flops = _flops_per_view(network, objective, settings, policy.view_side(images.side))
         if fabric.world_size > 1:
             globalize(network)
+        share = Share.of(
+            settings.get("shard", "images"), fabric, objective, name=settings["objective"]["name"],
+            patches=settings["patches"],
+        )  # fmt: skip
         sampler = Sampler(
             resident(images, fabric.device), batch=settings["batch"], seed=settings["seed"],
-            rank=fabric.global_rank, world=fabric.world_size,
+            rank=share.rank, world=share.world,
         )  # fmt: skip
         dtype = torch.float64 if settings["precision"] == "64-true" else torch.float32
         network.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -249,7 +261,7 @@ class Training:
         optimizers = build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])
         memory = cls._memory(settings, fabric, network, policy, images.side)
         return cls(
-            fabric, network, module, optimizers, objective, target, policy, sampler, images,
+            fabric, network, module, optimizers, objective, target, policy, share, sampler, images,
             settings, flops, began, policy, memory,
         )  # fmt: skip
 
@@ -278,8 +290,8 @@ class Training:
         if mode == "none" or self.memory.mode != "whole":
             return
         plain, kept = self.module, {k: v.clone() for k, v in self.network.state_dict().items()}
-        count = self.settings["patches"] - self.objective.weak_views
-        batch = self.settings["batch"] // self.fabric.world_size
+        count = len(self.share.views) - self.objective.weak_views
+        batch = self.settings["batch"] // self.share.world
         side, device = self.images.side, self.fabric.device
         images = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
         u = torch.full((count, batch, self.policy.draws), 0.5, device=device)
@@ -442,7 +454,7 @@ class Training:
         # On the CPU, where the samples' numbers are: on a GPU the seed would have to be copied.
         u = uniform(
             drawn.samples, seed=self.settings["seed"], epoch=drawn.epoch,
-            views=range(self.settings["patches"]), draws=self.policy.draws,
+            views=self.share.views, draws=self.policy.draws,
         )  # fmt: skip
         views = self._views(drawn.pixels, u).to(next(self.network.parameters()).dtype)
         labels = self.images.labels if self.objective.needs_labels else None
@@ -451,7 +463,7 @@ class Training:
         try:
             result = training_step(
                 self.fabric, self.module, self.objective, self.optimizers, views, self.memory,
-                self.target, labels,
+                self.target, labels, self.share.axis,
             )  # fmt: skip
         except DivergenceError as error:
             raise self._diverged(step, str(error), drawn.samples) from error
@@ -621,7 +633,7 @@ def _resumed_settings(
     config = run.config
     asked = resolve(recipe or config["recipe"], {**_as_given(config), **_without_none(given)})
     asked |= {"data": data}
-    changed = [key for key, value in asked.items() if _plain(config[key]) != _plain(value)]
+    changed = [key for key, value in asked.items() if _plain(config.get(key)) != _plain(value)]
     if changed:
         raise UsageError(
             f"a resumed run keeps its settings, but {', '.join(changed)} would change; leave "

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 # What a run records besides: its seed, and where and how it was computed.
-_ASIDE = {"seed", "data_dir", "download", "device", "devices", "num_nodes", "compile"}
+_ASIDE = {"seed", "data_dir", "download", "device", "devices", "num_nodes", "compile",
+          "shard"}  # fmt: skip
 
 Flat = dict[str, Any]
 
