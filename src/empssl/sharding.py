@@ -43,16 +43,17 @@ class Share:
 
     @classmethod
     def of(
-        cls, shard: str, fabric: Fabric, objective: Objective, *, name: str, patches: int
+        cls, shard: str, objective: Objective, *, name: str, patches: int, rank: int, world: int
     ) -> "Share":
         """The share of this process.
 
         Args:
             shard: one of `Shard`.
-            fabric: of the run.
             objective: what the step lowers.
             name: of the objective.
             patches: views of an image in a step, over all processes.
+            rank: of this process.
+            world: number of processes.
 
         Raises:
             UsageError: views are to be shared, but the objective needs them together, or the
@@ -60,7 +61,6 @@ class Share:
         """
         if shard not in get_args(Shard):
             raise UsageError(f"no shard '{shard}': {nearest(shard, get_args(Shard))}")
-        rank, world = fabric.global_rank, fabric.world_size
         if shard == "images":
             return cls(rank, world, range(patches))
         if not objective.sums_views:

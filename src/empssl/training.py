@@ -246,8 +246,8 @@ class Training:
         if fabric.world_size > 1:
             globalize(network)
         share = Share.of(
-            settings.get("shard", "images"), fabric, objective, name=settings["objective"]["name"],
-            patches=settings["patches"],
+            settings.get("shard", "images"), objective, name=settings["objective"]["name"],
+            patches=settings["patches"], rank=fabric.global_rank, world=fabric.world_size,
         )  # fmt: skip
         sampler = Sampler(
             resident(images, fabric.device), batch=settings["batch"], seed=settings["seed"],
