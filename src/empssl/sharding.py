@@ -64,7 +64,8 @@ class Share:
         if shard == "images":
             return cls(rank, world, range(patches))
         if not objective.sums_views:
-            able = ", ".join(key for key, it in OBJECTIVES.items() if it.sums_views and key != name)
+            every = ((key, getattr(it, "sums_views", False)) for key, it in OBJECTIVES.items())
+            able = ", ".join(key for key, sums in every if sums and key != name)
             raise UsageError(
                 f"shard is 'patches', but {name} compares views with one another, so that each "
                 f"process needs all of them; choose 'images', or an objective to which their sum "
