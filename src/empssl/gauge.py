@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from empssl.shapes import Projections, Scalar
+from empssl.view_axis import HERE, ViewAxis
 
 DISTORTION = 0.2  # of `fill`, the paper's
 UNIFORMITY_SCALE = 2.0  # t in Wang and Isola
@@ -14,7 +15,7 @@ TINY = 1e-12  # where there is no variance, participation is 1
 
 
 @torch.no_grad()
-def gauge(projections: Projections) -> dict[str, Scalar]:
+def gauge(projections: Projections, views: ViewAxis = HERE) -> dict[str, Scalar]:
     """Measures of collapse on unit rows; but for alignment of the first view's batch alone.
 
     fill             the coding rate of the rows about their mean, as a share of the most there can
@@ -34,9 +35,11 @@ def gauge(projections: Projections) -> dict[str, Scalar]:
     measures are not either.
 
     Args:
-        projections: of the whole batch, of any length.
+        projections: of the whole batch, of any length. Of several processes that hold some views
+            each, the first one's are those that count: it has the first view.
+        views: where the others are.
     """
-    views, batch, dim = projections.shape
+    _, batch, dim = projections.shape
     with torch.autocast(projections.device.type, enabled=False):
         z = F.normalize(projections.detach().to(_at_least_single(projections)), dim=-1)
         Z = z[0]
@@ -49,14 +52,15 @@ def gauge(projections: Projections) -> dict[str, Scalar]:
         rank = min(batch - 1, dim)
         most = rank / 2 * math.log1p(dim / (rank * DISTORTION))
         # The mean over pairs, from the length of the means.
-        apart = 2 * (1 - z.mean(0).square().sum(-1).mean())
+        apart = 2 * (1 - views.mean(z).square().sum(-1).mean())
+        count = views.count(z)
         near = (2 * UNIFORMITY_SCALE * (Z @ Z.T - 1)).exp() * (1 - eye)
         return {
             "fill": rate / most,
             "participation": (gram.trace().square() + TINY) / (gram.square().sum() + TINY),
             "spread": Z.std(0).mean() * dim**0.5,
             "uniformity": (near.sum() / (batch * (batch - 1))).log(),
-        } | ({"alignment": apart * views / (views - 1)} if views > 1 else {})
+        } | ({"alignment": apart * count / (count - 1)} if count > 1 else {})
 
 
 def _at_least_single(x: Tensor) -> torch.dtype:

@@ -12,6 +12,8 @@ from empssl.memory import WHOLE, Plan, backward
 from empssl.models.target import Target
 from empssl.objectives.objective import Loss, Objective
 from empssl.shapes import BatchLabels, Projections, Targets, Views
+from empssl.sharding import joined
+from empssl.view_axis import HERE, ViewAxis
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ def training_step(
     plan: Plan = WHOLE,
     target: Target | None = None,
     labels: BatchLabels | None = None,
+    axis: ViewAxis = HERE,
 ) -> StepResult:
     """Take one step on the views that this process holds of the global batch.
 
@@ -52,6 +55,7 @@ def training_step(
         plan: how much of it is in memory at once.
         target: the momentum target, for an objective that has one; it is not moved here.
         labels: of the batch, for an objective that needs them.
+        axis: where the views are that this process does not hold.
 
     Raises:
         DivergenceError: on the CPU, the loss or a gradient is not finite; no weight has been
@@ -66,11 +70,11 @@ def training_step(
 
     def to_loss(projections: Tensor) -> Loss:
         nonlocal targets
-        z = gather(fabric, projections.unflatten(0, (len(seen), batch)))
-        measured.update(gauge(z))
+        z = joined(fabric, projections.unflatten(0, (len(seen), batch)), axis)
+        measured.update(gauge(z, axis))
         if objective.target == "itself":
             targets = z.detach()[: objective.target_views]
-        return objective_loss(objective, z, targets, every)
+        return objective_loss(objective, z, targets, every, axis)
 
     loss = backward(fabric, network, images, to_loss, plan, batch)
     norm = gradient_norm(network, objective)
@@ -99,20 +103,26 @@ def objective_loss(
     projections: Projections,
     targets: Targets | None = None,
     labels: BatchLabels | None = None,
+    axis: ViewAxis = HERE,
 ) -> Loss:
     """The objective in its own precision: at least float32, and never under autocast.
 
     Args:
         objective: what is lowered.
-        projections: of the whole batch.
+        projections: of the whole batch, or of some of its views.
         targets: for an objective that learns towards some, else none.
         labels: for an objective that needs them, else none.
+        axis: where the other views are, for an objective that sums over them.
 
     Raises:
         DivergenceError: the projections are not finite, and the objective cannot go on.
     """
-    asked = {"targets": None if targets is None else _at_least_single(targets), "labels": labels}
-    given = {name: values for name, values in asked.items() if values is not None}
+    asked = {
+        "targets": None if targets is None else _at_least_single(targets),
+        "labels": labels,
+        "views": axis if objective.sums_views else None,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
     with torch.autocast(projections.device.type, enabled=False):
         try:
             loss: Loss = objective(_at_least_single(projections), **given)

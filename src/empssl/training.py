@@ -49,6 +49,7 @@ from empssl.pending import Measured, Pending
 from empssl.progress import progress
 from empssl.recipes import resolve
 from empssl.run import Run
+from empssl.sharding import Shard, Share
 from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
 from empssl.stop import StopRequest, stop_requests
@@ -88,6 +89,7 @@ def train(
     precision: Precision = "auto",
     compile: Compile = "auto",  # noqa: A002 (torch's word)
     memory: Memory = "auto",
+    shard: Shard = "images",
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -135,6 +137,10 @@ def train(
             computes the rest again, with the same gradients; auto is exact where the whole is not
             expected to fit. two-pass takes less work than exact, but normalizes each chunk by
             statistics of its own, which is another method.
+        shard: what processes share of a step. images: each takes some images, and the projections
+            of all travel. patches: each takes some patches of all images, and only what the
+            objective adds up over patches travels; for objectives to which that is enough, and
+            with the same numbers. Each process then reads all images.
         resume: continue the run at `out`.
         overwrite: replace the run at `out`.
 
@@ -155,7 +161,7 @@ def train(
     began = time.monotonic()
     chosen = {
         "split": split, "seed": seed, "keep_epochs": tuple(keep_epochs), "precision": precision,
-        "memory": memory,
+        "memory": memory, "shard": shard,
     }  # fmt: skip
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten; leave out one of the two")
@@ -210,6 +216,7 @@ class Training:
     objective: Objective
     target: Target | None  # where the objective learns towards a momentum target
     policy: Policy
+    share: Share
     sampler: Sampler
     images: ImageSet
     settings: dict[str, Any]
@@ -245,9 +252,13 @@ class Training:
         flops = _flops_per_view(network, objective, settings, policy.view_side(images.side))
         if fabric.world_size > 1:
             globalize(network)
+        share = Share.of(
+            settings.get("shard", "images"), objective, name=settings["objective"]["name"],
+            patches=settings["patches"], rank=fabric.global_rank, world=fabric.world_size,
+        )  # fmt: skip
         sampler = Sampler(
             resident(images, fabric.device), batch=settings["batch"], seed=settings["seed"],
-            rank=fabric.global_rank, world=fabric.world_size,
+            rank=share.rank, world=share.world,
         )  # fmt: skip
         dtype = torch.float64 if settings["precision"] == "64-true" else torch.float32
         network.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -257,7 +268,7 @@ class Training:
         optimizers = build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])
         memory = cls._memory(settings, fabric, network, policy, images.side)
         return cls(
-            fabric, network, module, optimizers, objective, target, policy, sampler, images,
+            fabric, network, module, optimizers, objective, target, policy, share, sampler, images,
             settings, flops, began, policy, memory,
         )  # fmt: skip
 
@@ -286,8 +297,8 @@ class Training:
         if mode == "none" or self.memory.mode != "whole":
             return
         plain, kept = self.module, {k: v.clone() for k, v in self.network.state_dict().items()}
-        count = self.settings["patches"] - self.objective.weak_views
-        batch = self.settings["batch"] // self.fabric.world_size
+        count = len(self.share.views) - self.objective.weak_views
+        batch = self.settings["batch"] // self.share.world
         side, device = self.images.side, self.fabric.device
         images = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
         u = torch.full((count, batch, self.policy.draws), 0.5, device=device)
@@ -453,7 +464,7 @@ class Training:
         # On the CPU, where the samples' numbers are: on a GPU the seed would have to be copied.
         u = uniform(
             drawn.samples, seed=self.settings["seed"], epoch=drawn.epoch,
-            views=range(self.settings["patches"]), draws=self.policy.draws,
+            views=self.share.views, draws=self.policy.draws,
         )  # fmt: skip
         views = self._views(drawn.pixels, u).to(next(self.network.parameters()).dtype)
         labels = self.images.labels if self.objective.needs_labels else None
@@ -462,7 +473,7 @@ class Training:
         try:
             result = training_step(
                 self.fabric, self.module, self.objective, self.optimizers, views, self.memory,
-                self.target, labels,
+                self.target, labels, self.share.axis,
             )  # fmt: skip
         except DivergenceError as error:
             raise self._diverged(step, str(error), drawn.samples) from error

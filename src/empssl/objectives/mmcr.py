@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from empssl.objectives.objective import Loss, Objective
 from empssl.shapes import Projections
+from empssl.view_axis import HERE, ViewAxis
 
 
 class MMCR(Objective):
@@ -20,7 +21,9 @@ class MMCR(Objective):
     Any n: as published for n views, which is not a mean over pairs.
     """
 
-    def forward(self, projections: Projections) -> Loss:
-        centers = F.normalize(projections, dim=-1).mean(0)
+    sums_views = True
+
+    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+        centers = views.mean(F.normalize(projections, dim=-1))
         nuclear_norm = torch.linalg.svdvals(centers).sum()
         return Loss(-nuclear_norm, {"nuclear_norm": nuclear_norm})
