@@ -1,7 +1,5 @@
 """EMP-SSL (Tong et al., 2023), eq. 2."""
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 
 from empssl.objectives.coding_rate import coding_rate
@@ -26,8 +24,6 @@ class EMP(Objective):
     Raises:
         ValueError: distortion is not positive.
     """
-
-    low_fill: ClassVar[float] = 0.3
 
     def __init__(self, *, invariance_weight: float = 200.0, distortion: float = 0.2) -> None:
         super().__init__()
