@@ -237,7 +237,9 @@ def test_baselines_stand_among_the_scores_in_order(make: Callable[..., Run]) -> 
 def test_a_collapsed_run_is_warned_of(make: Callable[..., Run]) -> None:
     run = make()
     assert "nearly all alike" not in page_of(run)
-    lines = [entry(step, spread=0.9 if step < 30 else 0.05, participation=9.0) for step in range(60)]
+    lines = [
+        entry(step, spread=0.9 if step < 30 else 0.05, participation=9.0) for step in range(60)
+    ]
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = page_of(run)
     assert "During training, step 49: the projections are collapsing: they are nearly all" in page

@@ -17,7 +17,7 @@ _ABOUT = {
     "coding_rate": "How spread out the projections are; larger is better.",
     "similarity": "Mean cosine of a view to its image’s mean view; 1 is all alike.",
     "fill": "Coding rate about the mean: 0 is collapse, 1 the most there can be.",
-    "participation": "Directions that the projections share evenly; 1 is collapse. Dashed: too low.",
+    "participation": "Directions that projections share evenly; 1 is collapse. Dashed: too low.",
     "spread": "Standard deviation over images, 1 at most; 0 is collapse. Dashed: too low.",
     "alignment": "Mean square distance of two views of an image; 0 is the closest.",
     "uniformity": "How evenly images lie on the sphere: 0 is collapse, near -4 the best.",
