@@ -234,11 +234,26 @@ def test_baselines_stand_among_the_scores_in_order(make: Callable[..., Run]) -> 
     ]
 
 
-def test_low_fill_is_warned_of(make: Callable[..., Run]) -> None:
+def test_a_collapsed_run_is_warned_of(make: Callable[..., Run]) -> None:
     run = make()
-    assert "fill only" not in page_of(run)
-    run.metrics_path.write_text(json.dumps(entry(0)) + "\n" + json.dumps(entry(1, fill=0.1)) + "\n")
-    assert "The projections fill only 10 % of the room" in page_of(run)
+    assert "nearly all alike" not in page_of(run)
+    lines = [
+        entry(step, spread=0.9 if step < 30 else 0.05, participation=9.0) for step in range(60)
+    ]
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of(run)
+    assert "During training, step 49: the projections are collapsing: they are nearly all" in page
+    assert "At the last step the projections are nearly all alike: their spread is 0.05" in page
+    assert '<span class="low" style="width:5.0%">' in page
+
+
+def test_a_run_that_has_recovered_is_not_called_collapsed(make: Callable[..., Run]) -> None:
+    run = make()
+    lines = [entry(step, participation=1.1 if step < 45 else 6.0) for step in range(60)]
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of(run)
+    assert "step 39: the projections are collapsing: they lie nearly on one line" in page
+    assert "At the last step the projections" not in page
 
 
 def test_bad_samples_are_counted_by_reason(make: Callable[..., Run]) -> None:
@@ -303,18 +318,18 @@ def test_embeddings_that_are_all_alike_have_no_map() -> None:
 
 def test_curve_states_what_spikes_hide() -> None:
     metrics = [entry(s, gradient_norm=1e6 if s == 500 else 2.0) for s in range(1000)]
-    curve = next(c for c in curves(metrics, 0.3) if c.name == "gradient_norm")
+    curve = next(c for c in curves(metrics) if c.name == "gradient_norm")
     assert (curve.most, curve.last) == ("1,000,000", "2")
 
 
 def test_terms_of_any_objective_become_curves() -> None:
     metrics = [{**entry(s), "variance": 0.1 * s} for s in range(3)]
-    assert "variance" in [curve.name for curve in curves(metrics, 0.3)]
+    assert "variance" in [curve.name for curve in curves(metrics)]
 
 
 def test_values_that_are_not_finite_leave_a_gap() -> None:
     metrics = [entry(s, loss=float("nan") if s == 1 else -5.0) for s in range(4)]
-    curve = curves(metrics, 0.3)[0]
+    curve = curves(metrics)[0]
     assert curve.chart.lines[-1].path.count("M") == 2
 
 

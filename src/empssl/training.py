@@ -406,7 +406,7 @@ class Training:
         """Train to the end of the plan, with a line of metrics for each step."""
         steps = self.plan["steps"]
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
-        watch, load, before = CollapseWatch(self.objective.low_fill), LoadWatch(), self.seconds
+        watch, load, before = CollapseWatch(), LoadWatch(), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
         shared = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
         pending, keep = Pending(self.fabric.device), self._kept_at()
@@ -433,7 +433,7 @@ class Training:
                     entry["seconds"] = self.seconds
                     if first:
                         self.run.add_metrics(entry)
-                    if warning := watch.update(entry["step"], entry["fill"]):
+                    if warning := watch.update(entry["step"], entry):
                         self._say(warning)
                 if shared and (warning := load.update()):
                     self._say(warning)

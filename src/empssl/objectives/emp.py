@@ -1,7 +1,5 @@
 """EMP-SSL (Tong et al., 2023), eq. 2."""
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 
 from empssl.objectives.coding_rate import coding_rate
@@ -28,7 +26,6 @@ class EMP(Objective):
         ValueError: distortion is not positive.
     """
 
-    low_fill: ClassVar[float] = 0.3
     sums_views = True
 
     def __init__(self, *, invariance_weight: float = 200.0, distortion: float = 0.2) -> None:

@@ -38,7 +38,6 @@ class Objective(nn.Module, ABC):
             flows: `momentum`, a slow copy of the network; `itself`, the network.
         target_views: leading views that targets are made of; None for all.
         weak_views: leading views that are only cropped and mirrored, and that only the target sees.
-        low_fill: what the gauge's `fill` of healthy runs stays above.
         needs_labels: whether forward is given the images' `labels`, -1 where unknown.
         sums_views: whether all it has to know of views that lie in other processes are sums over
             them of a view's size or less. Forward then takes `views`, which adds them up.
@@ -46,7 +45,6 @@ class Objective(nn.Module, ABC):
 
     prevents_collapse: ClassVar[bool] = True
     target: ClassVar[Literal["momentum", "itself"] | None] = None
-    low_fill: ClassVar[float] = 0.1
     needs_labels: ClassVar[bool] = False
     target_views: int | None = None
     weak_views: int = 0
