@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -138,10 +138,11 @@ class _Gallery:
             return Plane(np.array(kept["points"]), kept["how"], kept["reading"])
         encoder = Encoder.from_pretrained(run.path, device=cell.place.get("device", "auto"))
         made = plane(self.sample.embed(encoder)[LAYER])
-        if made is not None:
-            points = made.points.round(3).tolist()
-            content = {"of": of, "how": made.how, "reading": made.reading, "points": points}
-            folder.keep_map(cell.name, json.dumps(content))
+        if made is None:
+            return None
+        made = replace(made, points=made.points.round(3))  # as it will be read again
+        content = {"of": of, "how": made.how, "reading": made.reading}
+        folder.keep_map(cell.name, json.dumps(content | {"points": made.points.tolist()}))
         return made
 
 
