@@ -18,7 +18,7 @@ from empssl.reporting.map import Group, groups
 from empssl.reporting.plane import Plane, aligned, plane
 from empssl.reporting.sample import CROPS, Sample
 
-SIDE = 1000.0  # of the drawing of each map
+WIDTH = 1000.0  # of the drawing of each map
 TEXT = 46.0  # size of the names of classes in it
 LAYER: Layer = "head"
 IMAGES = 600
@@ -49,6 +49,7 @@ class Maps:
         images: how many are on each.
         classes: whether dots have the color of their class.
         method: how they were made, in words.
+        width, height: of every drawing.
         lacking: what has no map, and why, in sentences.
     """
 
@@ -56,6 +57,8 @@ class Maps:
     images: int = 0
     classes: bool = False
     method: str = ""
+    width: float = WIDTH
+    height: float = WIDTH
     lacking: Sequence[str] = ()
 
 
@@ -87,18 +90,20 @@ def maps(comparison: Comparison) -> Maps:
     if not found:
         return Maps(lacking=lacking)
     sample = gallery.sample
-    points = _matched([made.points for _, _, made in found])
+    points, height = _matched([made.points for _, _, made in found])
     panels = [
-        RunMap(row, cell.seed, groups(sample, own, SIDE, TEXT))
+        RunMap(row, cell.seed, groups(sample, own, WIDTH, TEXT))
         for (row, cell, _), own in zip(found, points, strict=True)
     ]
     first = found[0][2]
     method = (
-        f"{first.reading} Each was made on its own by {first.how}; then it was turned and mirrored, "
-        f"without scaling, to match the first (Procrustes). Axes have one unit in all. {LAYER} "
-        f"layer, {CROPS} crops."
+        f"{first.reading} Each was made on its own by {first.how}; then it was turned and "
+        "mirrored, without scaling, to match the first (Procrustes). Axes have one unit in all. "
+        f"Embeddings are those of the {LAYER} layer and {CROPS} crops."
     )
-    return Maps(panels, len(sample), sample.labels is not None, method, lacking)
+    return Maps(
+        panels, len(sample), sample.labels is not None, method, height=height, lacking=lacking
+    )
 
 
 class _Gallery:
@@ -146,10 +151,11 @@ class _Gallery:
         return made
 
 
-def _matched(points: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """All aligned to the first, in the drawing's unit, with one scale for all."""
+def _matched(points: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
+    """All aligned to the first, in the drawing's unit, with one scale for all; and its height."""
     turned = [aligned(own, points[0]) for own in points]
     low = np.min([own.min(0) for own in turned], axis=0)
     high = np.max([own.max(0) for own in turned], axis=0)
-    scale = (SIDE - 2 * _MARGIN) / (high - low).max()
-    return [(own - (low + high) / 2) * scale + SIDE / 2 for own in turned]
+    scale = (WIDTH - 2 * _MARGIN) / (high - low)[0]
+    height = float(np.ceil((high - low)[1] * scale + 2 * _MARGIN))
+    return [(own - low) * scale + _MARGIN for own in turned], height

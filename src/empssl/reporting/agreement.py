@@ -132,9 +132,7 @@ def agreement(
     return torch.stack(found).unflatten(1, (steps, steps))
 
 
-def _heat(
-    image: Tensor, cosines: Float[Tensor, "row column"], low: float, high: float
-) -> Picture:
+def _heat(image: Tensor, cosines: Float[Tensor, "row column"], low: float, high: float) -> Picture:
     """Colored cells over the whole picture, shaded by the image in gray."""
     share = ((cosines - low) / max(high - low, 1e-9)).numpy()
     at = np.minimum(np.arange(_SIDE) * len(share) // _SIDE, len(share) - 1)
