@@ -129,7 +129,8 @@ def agreement(
             embedded = encoder.network.embed(views.contiguous())[layer].float()
             found.append(F.cosine_similarity(embedded, embedded.mean(0, keepdim=True)).cpu())
             advance(done + 1)
-    return torch.stack(found).unflatten(1, (steps, steps))
+    cosines: Tensor = torch.stack(found).unflatten(1, (steps, steps))
+    return cosines
 
 
 def _heat(image: Tensor, cosines: Float[Tensor, "row column"], low: float, high: float) -> Picture:
