@@ -95,7 +95,7 @@ def _plot(table: Table, column: str, axis: str, points: Sequence[Point]) -> Plot
         Line(path(np.array([0.0, WIDTH]), np.full(2, float(y.place(base.mean)))), look)
         for look, base in zip(dashes(table).values(), bases.values(), strict=True) if base
     ]  # fmt: skip
-    notes: list[Note] = []
+    spots: list[Note] = []
     ends: list[End] = []
     for label, look in marks(table).items():
         own = [(effort, row) for effort, row in points if row.label == label]
@@ -114,15 +114,24 @@ def _plot(table: Table, column: str, axis: str, points: Sequence[Point]) -> Plot
                 lines.append(Line(path(np.array(across), np.full(2, down)), f"spread {look}"))
             dot = path(np.array([right]), np.array([down]))
             lines.append(Line(dot, f"spot {look}", _words(effort, row, column, axis)))
-            if axis != "n" and all(abs(right - n.x) + abs(down - n.y) > _NEAR for n in notes):
-                notes.append(Note(right, down, str(row.n)))
+            spots.append(Note(right, down, str(row.n)))
     names, leaders = named(ends, HEIGHT)
     lines = leaders + lines
-    notes += names
+    notes = names + (_readable(spots) if axis != "n" else [])
     about = "; ".join(_words(effort, row, column, axis) for effort, row in points)
     ticks = _x_ticks(x, axis, points, log)
     chart = Chart(ticks, y.ticks(5), lines, notes=notes, width=WIDTH, height=HEIGHT)
     return Plot(_AXES[axis], f"{column} against {_AXES[axis]}: {about}", chart)
+
+
+def _readable(spots: Sequence[Note]) -> list[Note]:
+    """Those notes that cover neither a mark nor another note."""
+    notes: list[Note] = []
+    for spot in spots:
+        free = all(abs(spot.x - n.x) + abs(spot.y - n.y) > _NEAR for n in notes)
+        if free and not any(0 < s.x - spot.x < 20 and 0 < spot.y - s.y < 18 for s in spots):
+            notes.append(spot)
+    return notes
 
 
 def _score(row: Row, column: str) -> Spread:
