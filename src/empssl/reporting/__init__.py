@@ -13,6 +13,7 @@ from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.health import LOW, CollapseWatch, collapse
 from empssl.models import Layer
 from empssl.pretrained import Encoder
+from empssl.reporting.agreement import agreements
 from empssl.reporting.curves import curves
 from empssl.reporting.map import COLORS, embedding_map
 from empssl.reporting.neighbors import queries
@@ -130,10 +131,11 @@ def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[Lack]]:
 def _embedded(sample: Sample | None, encoder: Encoder | None) -> dict[str, Any]:
     """What it takes both images and weights to show."""
     if sample is None or encoder is None:
-        return {"spectrum": None, "queries": [], "map": None}
+        return {"spectrum": None, "agreements": None, "queries": [], "map": None}
     embeddings = sample.embed(encoder)
     return {
         "spectrum": spectrum(embeddings),
+        "agreements": agreements(sample, encoder, LAYER),
         "queries": queries(sample, embeddings[LAYER]),
         "map": embedding_map(sample, embeddings[LAYER]),
     }

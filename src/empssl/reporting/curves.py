@@ -12,7 +12,8 @@ from empssl.reporting.numerals import numeral
 
 # How far the run is, rather than what it measured.
 _PROGRESS = {"step", "epoch", "patches", "pflop", "seconds"}
-_ABOUT = {
+# What a quantity is, in a sentence.
+ABOUT = {
     "loss": "What training minimizes: the terms, weighted and with their signs turned.",
     "coding_rate": "How spread out the projections are; larger is better.",
     "similarity": "Mean cosine of a view to its image’s mean view; 1 is all alike.",
@@ -20,7 +21,7 @@ _ABOUT = {
     "participation": "Directions that projections share evenly; 1 is collapse. Dashed: too low.",
     "spread": "Standard deviation over images, 1 at most; 0 is collapse. Dashed: too low.",
     "alignment": "Mean square distance of two views of an image; 0 is the closest.",
-    "uniformity": "How evenly images lie on the sphere: 0 is collapse, near -4 the best.",
+    "uniformity": "How evenly images lie on the sphere: 0 is collapse, near −4 the best.",
     "gradient_norm": "Length of the gradient over all weights.",
     "lr": "Learning rate, as scheduled.",
     "clip_fraction": "Share of weight tensors whose LARS trust ratio was capped.",
@@ -87,7 +88,7 @@ def _curve(name: str, steps: np.ndarray, values: np.ndarray) -> Curve:
     chart = Chart(x.ticks(4, whole=True), y.ticks(4), lines, mark)
     return Curve(
         name=name,
-        about=_ABOUT.get(name, ""),
+        about=ABOUT.get(name, ""),
         first=numeral(finite[0]),
         last=numeral(finite[-1]),
         least=numeral(finite.min()),
