@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from empssl.embedding import embed
     from empssl.evaluation import evaluate
     from empssl.pretrained import Encoder
+    from empssl.quality import examine
     from empssl.reporting import report
     from empssl.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "bench", "compare", "embed", "evaluate", "report", "train"]
+__all__ = ["Encoder", "bench", "compare", "embed", "evaluate", "examine", "report", "train"]
 
 _HOMES = {
     "Encoder": "empssl.pretrained",
@@ -25,6 +26,7 @@ _HOMES = {
     "compare": "empssl.comparison",
     "embed": "empssl.embedding",
     "evaluate": "empssl.evaluation",
+    "examine": "empssl.quality",
     "report": "empssl.reporting",
     "train": "empssl.training",
 }

@@ -27,6 +27,7 @@ VERBS = {
     "train": "learn an encoder from images without labels",
     "embed": "write an embedding of every image to a Parquet file",
     "evaluate": "score a run's encoder on labeled images",
+    "examine": "measure how healthy a run's embeddings are, without labels",
     "compare": "put runs, or a grid of objectives, in one table with plots",
     "report": "write one HTML file that shows a run",
     "bench": "measure what a training step costs on this machine",
