@@ -77,9 +77,7 @@ def examine(
         )
 
     def of(encoder: Encoder) -> dict[tuple[str, Layer], float]:
-        embedded = embed_sample(
-            encoder, pixels, rows, layers, crops=chosen, views=views, seed=seed
-        )
+        embedded = embed_sample(encoder, pixels, rows, layers, crops=chosen, views=views, seed=seed)
         return measured(embedded, seed=seed)
 
     own = of(encoder)
