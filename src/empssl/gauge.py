@@ -82,7 +82,7 @@ def spectrum(projections: Projections) -> Float[Tensor, " rank"]:
         gram = centered @ centered.T if batch <= dim else centered.T @ centered
     # On the CPU, since not every device has a solver, and this one is quick. It fails on NaN, of
     # which the step has yet to say in its own words.
-    gram = gram.double().cpu().nan_to_num(0.0, 0.0, 0.0)
+    gram = gram.cpu().double().nan_to_num(0.0, 0.0, 0.0)
     values: Tensor = torch.linalg.eigvalsh(gram / batch)
     return values.flip(0)[: min(batch - 1, dim)].clamp(min=0)
 

@@ -45,7 +45,8 @@ def spectrum_over_time(metrics: Sequence[dict[str, Any]]) -> SpectrumOverTime | 
     falls = np.log10(np.maximum(variances, 10.0 ** (top - _DECADES - 1)))
     x = Axis(0.0, max(float(seen[-1]), 0.1), _WIDTH - _MARGIN)
     y = Axis(max(float(falls.min()), top - _DECADES), top + 0.15, _HEIGHT, reverse=True)
-    lines, notes = [], []
+    lines: list[Line] = []
+    notes: list[Note] = []
     for k in _powers(variances.shape[1]):
         fall = falls[:, k - 1]
         lines.append(Line(path(x.place(seen), y.place(fall)), "smooth", f"direction {k}"))
