@@ -20,9 +20,9 @@ from empssl.errors import DataError, UsageError
 from empssl.gauge import gauge
 from empssl.pretrained import Encoder
 from empssl.quality import MEASURES, examine
+from empssl.quality.discriminants import lidar, separation
 from empssl.quality.embedded import embed_sample, read_sample, sample_rows
 from empssl.quality.fill import fill
-from empssl.quality.lidar import lidar
 from empssl.quality.power_law import alpha_req
 from empssl.quality.rank import covariance_rank, rankme
 from empssl.quality.rotation import rotation, turned
@@ -144,8 +144,27 @@ def test_lidar_of_views_that_agree_is_the_rank_of_their_images() -> None:
     assert lidar(x.expand(3, -1, -1)) == pytest.approx(covariance_rank(x), rel=1e-6)
 
 
+def test_separation_is_the_ratio_of_planted_variances() -> None:
+    """Means over 5 views hold 4 times the views' variance of each, and a fifth of it besides."""
+    views = 2 * noise(4000, 3) + noise(5, 4000, 3, seed=1)
+    unbiased = 4 / 5  # of the views' variance, about the means of 5
+    assert separation(views) == pytest.approx((4 + 1 / 5) / unbiased, rel=0.05)
+
+
+def test_separation_of_views_with_nothing_in_common_is_its_floor() -> None:
+    assert separation(noise(5, 4000, 3)) == pytest.approx(1 / 4, rel=0.05)
+
+
+def test_lidar_is_blind_to_how_far_images_stand_apart_and_separation_is_not() -> None:
+    images, within = noise(4000, 8), noise(6, 4000, 8, seed=1)
+    near, far = 0.5 * images + within, 5 * images + within
+    assert lidar(far) == pytest.approx(lidar(near), rel=0.01)
+    assert separation(far) > 20 * separation(near)
+
+
 COLLAPSED = {
-    "rankme": 1, "covariance_rank": 1, "fill": 0, "uniformity": 0, "alignment": 0, "lidar": 1
+    "rankme": 1, "covariance_rank": 1, "fill": 0, "uniformity": 0, "alignment": 0, "lidar": 1,
+    "separation": 0,
 }  # fmt: skip
 
 

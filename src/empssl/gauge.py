@@ -95,7 +95,7 @@ def spectrum_steps(steps: int) -> frozenset[int]:
     from the number of steps alone, so that a resumed run keeps the same.
 
     >>> len(spectrum_steps(1000)), min(spectrum_steps(1000)), max(spectrum_steps(1000))
-    (46, 0, 999)
+    (45, 0, 999)
     """
     shares = [k / (SPECTRA // 2 - 1) for k in range(SPECTRA // 2)]
     even = {round((steps - 1) * share) for share in shares}

@@ -59,7 +59,7 @@ def alignment(views: Array) -> float:
     return float(sum(apart) / len(apart))
 
 
-def lidar(views: Array) -> float:
+def discriminants(views: Array) -> Array:
     count, images, dim = views.shape
     means = sum(views) / count
     between = covariance(means)
@@ -70,4 +70,12 @@ def lidar(views: Array) -> float:
     within = within + 1e-4 * np.trace(within) / dim * np.eye(dim)
     values, vectors = np.linalg.eigh(within)
     root = vectors @ np.diag(values**-0.5) @ vectors.T
-    return entropy_rank(np.linalg.eigvalsh(root @ between @ root).clip(0))
+    return np.linalg.eigvalsh(root @ between @ root).clip(0)
+
+
+def lidar(views: Array) -> float:
+    return entropy_rank(discriminants(views))
+
+
+def separation(views: Array) -> float:
+    return float(np.mean(discriminants(views)))

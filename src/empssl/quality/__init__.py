@@ -42,7 +42,8 @@ def examine(
         images: how many, at even distances, are embedded.
         layers: where embeddings are taken.
         crops: whose mean is an image's embedding, as in `evaluate`.
-        views: random patches of each image, 2 or more, for alignment and lidar.
+        views: random patches of each image, 2 or more, for alignment, lidar and
+            separation.
         random: also measure the same network with random weights.
         split: train, test or all.
         seed: of the sample, the patches, the random weights and the rotation probe.

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from empssl.quality.discriminants import lidar, separation
 from empssl.quality.fill import fill
-from empssl.quality.lidar import lidar
 from empssl.quality.power_law import alpha_req
 from empssl.quality.rank import covariance_rank, rankme
 from empssl.quality.rotation import rotation
@@ -70,6 +70,10 @@ MEASURES = {
     "lidar": Measure(
         lidar, "views", "higher", "directions by which images differ and their patches do not",
         "Thilak et al. 2023",
+    ),
+    "separation": Measure(
+        separation, "views", "higher", "how much further apart images are than patches of one; 0 "
+        "is collapse", "Fukunaga 1990",
     ),
     "rotation": Measure(
         rotation, "turns", "higher", "% of turned images whose turn a linear probe tells; 25 is "
