@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from empssl.embedding import embed
     from empssl.evaluation import evaluate
     from empssl.pretrained import Encoder
+    from empssl.quality import examine
     from empssl.reporting import report
     from empssl.reproduction import reproduce
     from empssl.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "bench", "compare", "embed", "evaluate", "report", "reproduce", "train"]
+__all__ = [
+    "Encoder", "bench", "compare", "embed", "evaluate", "examine", "report", "reproduce", "train",
+]  # fmt: skip
 
 _HOMES = {
     "Encoder": "empssl.pretrained",
@@ -26,6 +29,7 @@ _HOMES = {
     "compare": "empssl.comparison",
     "embed": "empssl.embedding",
     "evaluate": "empssl.evaluation",
+    "examine": "empssl.quality",
     "report": "empssl.reporting",
     "reproduce": "empssl.reproduction",
     "train": "empssl.training",

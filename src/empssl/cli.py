@@ -27,6 +27,7 @@ VERBS = {
     "train": "learn an encoder from images without labels",
     "embed": "write an embedding of every image to a Parquet file",
     "evaluate": "score a run's encoder on labeled images",
+    "examine": "measure how healthy a run's embeddings are, without labels",
     "compare": "put runs, or a grid of objectives, in one table with plots",
     "reproduce": "make a table or figure of the paper, theirs beside ours",
     "report": "write one HTML file that shows a run",

@@ -1,9 +1,11 @@
 """How alike a step's projections are, the same measures whatever the objective."""
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from empssl.shapes import Projections, Scalar
@@ -11,6 +13,7 @@ from empssl.view_axis import HERE, ViewAxis
 
 DISTORTION = 0.2  # of `fill`, the paper's
 UNIFORMITY_SCALE = 2.0  # t in Wang and Isola
+SPECTRA = 50  # kept of a run, or a few less
 TINY = 1e-12  # where there is no variance, participation is 1
 
 
@@ -61,6 +64,46 @@ def gauge(projections: Projections, views: ViewAxis = HERE) -> dict[str, Scalar]
             "spread": Z.std(0).mean() * dim**0.5,
             "uniformity": (near.sum() / (batch * (batch - 1))).log(),
         } | ({"alignment": apart * count / (count - 1)} if count > 1 else {})
+
+
+@torch.no_grad()
+def spectrum(projections: Projections) -> Float[Tensor, " rank"]:
+    """Variances of the first view's unit rows along their principal directions, largest first.
+
+    The eigenvalues of their covariance, as many as can differ from zero: min(b - 1, d). They are
+    what `fill` and `participation` sum up. Of projections that are not finite they mean nothing.
+
+    In float64, on the CPU.
+
+    Args:
+        projections: of the whole batch, of any length.
+    """
+    _, batch, dim = projections.shape
+    with torch.autocast(projections.device.type, enabled=False):
+        Z = F.normalize(projections[0].detach().to(_at_least_single(projections)), dim=-1)
+        centered = Z - Z.mean(0)
+        # Of the two products with the same eigenvalues, the smaller.
+        gram = centered @ centered.T if batch <= dim else centered.T @ centered
+    # On the CPU, since not every device has a solver, and this one is quick. It fails on NaN, of
+    # which the step has yet to say in its own words.
+    gram = gram.cpu().double().nan_to_num(0.0, 0.0, 0.0)
+    values: Tensor = torch.linalg.eigvalsh(gram / batch)
+    return values.flip(0)[: min(batch - 1, dim)].clamp(min=0)
+
+
+@cache
+def spectrum_steps(steps: int) -> frozenset[int]:
+    """The steps of a run whose spectrum is kept: the first, the last and some fifty between.
+
+    Half at even distances, half at even ratios: most directions are learned early. They follow
+    from the number of steps alone, so that a resumed run keeps the same.
+
+    >>> len(spectrum_steps(1000)), min(spectrum_steps(1000)), max(spectrum_steps(1000))
+    (45, 0, 999)
+    """
+    shares = [k / (SPECTRA // 2 - 1) for k in range(SPECTRA // 2)]
+    even = {round((steps - 1) * share) for share in shares}
+    return frozenset(even | {round(steps**share) - 1 for share in shares})
 
 
 def _at_least_single(x: Tensor) -> torch.dtype:

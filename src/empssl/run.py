@@ -9,6 +9,7 @@ checkpoints/step-*/   to resume from
 model/                the trained network
 epochs/*/             the network as it was after so many epochs, where that was asked for
 evaluations/*.json    scores
+quality/*.json        measures of its embeddings that need no labels
 report.html
 """
 
@@ -233,7 +234,13 @@ class Run:
         return found, folder
 
     def save_evaluation(self, name: str, content: dict[str, Any]) -> Path:
-        folder = self.path / "evaluations"
+        return self._save_json("evaluations", name, content)
+
+    def save_quality(self, name: str, content: dict[str, Any]) -> Path:
+        return self._save_json("quality", name, content)
+
+    def _save_json(self, folder_name: str, name: str, content: dict[str, Any]) -> Path:
+        folder = self.path / folder_name
         with writing(folder):
             folder.mkdir(exist_ok=True)
         path = folder / f"{name}.json"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from empssl.engine import Fabric, gather, gather_labels
 from empssl.errors import DivergenceError
-from empssl.gauge import gauge
+from empssl.gauge import gauge, spectrum
 from empssl.memory import WHOLE, Plan, backward
 from empssl.models.target import Target
 from empssl.objectives.objective import Loss, Objective
@@ -24,6 +24,7 @@ class StepResult:
         loss: of the whole batch, and its terms.
         gauge: how alike its projections are.
         gradient_norm: over all weights, the objective's among them.
+        spectrum: variances of its projections, where they were asked for.
         finite: whether the step could be taken. Read later: on a GPU to read it is to wait.
     """
 
@@ -31,6 +32,7 @@ class StepResult:
     gauge: dict[str, Tensor]
     gradient_norm: float | Tensor
     finite: Tensor
+    spectrum: Tensor | None = None
 
 
 def training_step(
@@ -43,6 +45,8 @@ def training_step(
     target: Target | None = None,
     labels: BatchLabels | None = None,
     axis: ViewAxis = HERE,
+    *,
+    with_spectrum: bool = False,
 ) -> StepResult:
     """Take one step on the views that this process holds of the global batch.
 
@@ -56,6 +60,7 @@ def training_step(
         target: the momentum target, for an objective that has one; it is not moved here.
         labels: of the batch, for an objective that needs them.
         axis: where the views are that this process does not hold.
+        with_spectrum: measure it too, for which the host waits.
 
     Raises:
         DivergenceError: on the CPU, the loss or a gradient is not finite; no weight has been
@@ -67,11 +72,13 @@ def training_step(
     targets = None if target is None else gather(fabric, target.project(aimed, fabric.autocast()))
     every = None if labels is None else gather_labels(fabric, labels)
     measured: dict[str, Tensor] = {}
+    variances: Tensor | None = None
 
     def to_loss(projections: Tensor) -> Loss:
-        nonlocal targets
+        nonlocal targets, variances
         z = joined(fabric, projections.unflatten(0, (len(seen), batch)), axis)
         measured.update(gauge(z, axis))
+        variances = spectrum(z) if with_spectrum else None
         if objective.target == "itself":
             targets = z.detach()[: objective.target_views]
         return objective_loss(objective, z, targets, every, axis)
@@ -87,7 +94,8 @@ def training_step(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     objective.after_update(targets)
-    return StepResult(loss, measured, norm if views.device.type == "cuda" else float(norm), finite)
+    length = norm if views.device.type == "cuda" else float(norm)
+    return StepResult(loss, measured, length, finite, variances)
 
 
 def drop_unless(finite: Tensor, *modules: nn.Module) -> None:

@@ -35,6 +35,7 @@ from empssl.engine import (
 )
 from empssl.errors import DataError, DivergenceError, EmpsslError, StoppedError, UsageError
 from empssl.flops import projecting_flops, training_flops
+from empssl.gauge import spectrum_steps
 from empssl.health import CollapseWatch
 from empssl.load import LoadWatch
 from empssl.memory import Memory, Plan, free_bytes
@@ -410,13 +411,16 @@ class Training:
         # Other processes of this run are no strangers, and a GPU does not share these cores.
         shared = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
         pending, keep = Pending(self.fabric.device), self._kept_at()
+        spectra = spectrum_steps(steps)
         first = self.fabric.is_global_zero
         at_first = at = saved = time.monotonic()
         self.module.train()
         with progress("training", steps, silent=not first) as advance:
             while self.step < steps:
                 lr = set_lr(self.optimizers, schedule(self.step))
-                result, samples = self._take_step(self.step, self.step / steps)
+                result, samples = self._take_step(
+                    self.step, self.step / steps, with_spectrum=self.step in spectra
+                )
                 pending.add(self._entry(result, lr), samples)
                 self.step += 1
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
@@ -454,7 +458,9 @@ class Training:
         if first:
             self.run.save_model(self._model())
 
-    def _take_step(self, step: int, progress: float) -> tuple[StepResult, Tensor]:
+    def _take_step(
+        self, step: int, progress: float, *, with_spectrum: bool = False
+    ) -> tuple[StepResult, Tensor]:
         """A step's measurements, perhaps still to be computed, and the samples it saw."""
         if self.compiled == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
@@ -473,7 +479,7 @@ class Training:
         try:
             result = training_step(
                 self.fabric, self.module, self.objective, self.optimizers, views, self.memory,
-                self.target, labels, self.share.axis,
+                self.target, labels, self.share.axis, with_spectrum=with_spectrum,
             )  # fmt: skip
         except DivergenceError as error:
             raise self._diverged(step, str(error), drawn.samples) from error
@@ -523,6 +529,8 @@ class Training:
         }
         entry |= result.loss.terms | result.gauge
         entry |= {"gradient_norm": result.gradient_norm, "lr": lr}
+        if result.spectrum is not None:
+            entry["spectrum"] = [float(f"{value:.4g}") for value in result.spectrum.tolist()]
         clipped = getattr(self.optimizers[0], "clip_fraction", None)
         if clipped is not None:
             entry["clip_fraction"] = clipped

@@ -23,6 +23,7 @@ from empssl.reporting.record import bad_samples, entries
 from empssl.reporting.sample import CROPS, Sample
 from empssl.reporting.scores import scores
 from empssl.reporting.spectrum import spectrum
+from empssl.reporting.spectrum_over_time import spectrum_over_time
 from empssl.run import Run
 from empssl.storage import replace
 
@@ -88,6 +89,7 @@ def report(
         scores=scores(evaluations, encoder.identity if encoder else None),
         curves=curves(metrics),
         health=_health(metrics),
+        spectrum_over_time=spectrum_over_time(metrics),
         lacking=lacking,
         sample=sample,
         as_trained=sample is not None and sample.fingerprint == plan.get("fingerprint"),
