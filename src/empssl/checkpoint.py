@@ -21,7 +21,7 @@ from torch import Tensor
 
 from empssl import storage
 from empssl.errors import CheckpointError
-from empssl.storage import PARTIAL, make_folder, sync
+from empssl.storage import PARTIAL, discard, make_folder, sync
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -67,7 +67,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
         sync(folder.parent)
     except (OSError, SafetensorError) as error:
         needed = sum(t.nbytes for group in checkpoint.tensors.values() for t in group.values())
-        shutil.rmtree(partial, ignore_errors=True)
+        discard(partial)
         raise CheckpointError(
             f"the checkpoint {folder} could not be written ({error}); it needs "
             f"{needed / 2**20:.0f} MiB{_room(folder.parent)}. Earlier checkpoints are untouched."

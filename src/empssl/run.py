@@ -23,7 +23,7 @@ import yaml
 from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
 from empssl.errors import CheckpointError, UsageError
-from empssl.storage import PARTIAL, hold, make_folder, replace, sweep, sync, writing
+from empssl.storage import PARTIAL, discard, hold, make_folder, replace, sweep, sync, writing
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
@@ -148,8 +148,10 @@ class Run:
             content: dict[str, Any] = json.loads((self.path / name).read_bytes())
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.path / name} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{self.path / name} is damaged: it holds no settings")
         return content
 
     @property
@@ -199,7 +201,7 @@ class Run:
                     sync(path)
         _write_once(self.path / "checkpoints" / f"step-{step:09d}", content)
         for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old, ignore_errors=True)  # one too many does no harm
+            discard(old)  # one too many does no harm
 
     @property
     def has_checkpoints(self) -> bool:
@@ -260,8 +262,13 @@ class Run:
         return path
 
     def evaluations(self) -> list[dict[str, Any]]:
-        folder = self.path / "evaluations"
-        return [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
+        """Every evaluation that was saved, by name.
+
+        Raises:
+            CheckpointError: one is damaged.
+        """
+        files = sorted((self.path / "evaluations").glob("*.json"))
+        return [self._read_json(f"evaluations/{file.name}") for file in files]
 
 
 @contextmanager
@@ -281,6 +288,6 @@ def _write_once(folder: Path, content: Checkpoint) -> None:
     try:
         checkpoint.read(folder, files=())
     except CheckpointError:
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
         checkpoint.write(folder, content)
         checkpoint.read(folder, files=())

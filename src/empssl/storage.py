@@ -57,10 +57,16 @@ def replace(path: Path, text: str) -> None:
 def sweep(folder: Path) -> None:
     """Remove what writes of this folder's files left behind when they were interrupted."""
     for partial in folder.glob(f".*{PARTIAL}*"):
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
+        discard(partial)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or folder as far as the storage allows; for what does no harm if it stays."""
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # which raises nevertheless, now and then
         else:
-            partial.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,16 +1,20 @@
 """What victims do: train and embed a handful of images, two of which are broken."""
 
+import resource
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from bad_images import photo
+from disk import KILL, Disk
 from tiny import SETTINGS
 
 from empssl import training
+from empssl.checkpoint import Checkpoint
 from empssl.cli import main
 from empssl.embedding import embed
-from empssl.errors import EmpsslError
 from empssl.run import Run
 from empssl.training import train
 
@@ -35,6 +39,34 @@ def training_run(images: Path, out: Path, *, every: float = 0.0, **options: Any)
     training._flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
     resume = (out / "config.yaml").exists()
     train(str(images), out=out, resume=resume, **({} if resume else OPTIONS | options))
+
+
+def train_command(images: Path, out: Path) -> list[str]:
+    return [
+        "train", str(images), "--out", str(out), "--recipe", "demo", "--patches", "2", "--batch",
+        "8", "--epochs", "2", "--image-side", "16", "--backbone.width", "4", "--projector.hidden",
+        "16", "--projector.dim", "8", "--precision", "32-true",
+    ]  # fmt: skip
+
+
+def with_small_files(size: int, words: list[str]) -> int:
+    """A command, where the system lets no file grow beyond a size."""
+    training.CHECKPOINT_SECONDS = 0.0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return main(words)
+
+
+def numbered(step: int) -> Checkpoint:
+    """A small checkpoint, another for each step."""
+    draw = torch.Generator().manual_seed(step)
+    tensors = {"w": torch.randn(9, generator=draw), "n": torch.tensor(step)}
+    return Checkpoint({"model": tensors, "optimizer": {"0.w.m": -tensors["w"]}}, {"step": step})
+
+
+def save_and_die(run: Path, call: int) -> None:
+    """Be killed at one of the calls that saving a checkpoint makes."""
+    Disk(run, pytest.MonkeyPatch(), failing=call, fault=KILL)
+    Run(run).save_checkpoint(3, numbered(3))
 
 
 def _warm() -> None:

@@ -54,7 +54,7 @@ class Death:
                     original(*others, content[: len(content) // 2])
             if self.when == "after":
                 original(*arguments, **options)
-            os.kill(os.getpid(), signal.SIGKILL)
+            return os.kill(os.getpid(), signal.SIGKILL)
 
         setattr(owner, name, planted)
 
