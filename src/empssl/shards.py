@@ -55,7 +55,7 @@ class Shards:
             notes = json.loads(metadata.pop(_NOTES))
         except (OSError, ValueError, LookupError, TypeError):  # damaged; it is made again
             return None
-        same = table.schema.with_metadata(metadata).equals(self.schema, check_metadata=True)
+        same = metadata == self.schema.metadata and table.schema.equals(self.schema)
         if not same or len(table) != len(rows):
             return None
         self._joined.append(self._file(rows))

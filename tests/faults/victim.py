@@ -23,17 +23,21 @@ PATIENCE = 120.0  # seconds; no life takes more than a few
 
 @dataclass(frozen=True)
 class Death:
-    """Where a life ends: at the n-th call of a function, as by kill -9.
+    """Where a signal comes: at the n-th call of a function.
 
     Args:
         where: `module:function` or `module:Class.method`.
         call: which call of it, from 0.
         when: before it, after it, or in the middle of writing its last argument.
+        number: of the signal; that of kill -9, unless another is given.
+        times: how often it comes.
     """
 
     where: str
     call: int = 0
     when: Literal["before", "after", "half"] = "before"
+    number: int = signal.SIGKILL
+    times: int = 1
 
     def plant(self) -> None:
         module, _, name = self.where.partition(":")
@@ -52,9 +56,10 @@ class Death:
                 *others, content = arguments
                 with suppress(Exception):
                     original(*others, content[: len(content) // 2])
-            if self.when == "after":
-                original(*arguments, **options)
-            return os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*arguments, **options) if self.when == "after" else None
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+            return result if self.when == "after" else original(*arguments, **options)
 
         setattr(owner, name, planted)
 
@@ -141,6 +146,9 @@ def _live(
     if seconds is not None:
         # Nothing handles SIGPROF, so the system ends the process as SIGKILL does.
         signal.setitimer(signal.ITIMER_PROF, seconds)
-    code = function(*arguments, **options)
+    try:
+        code = function(*arguments, **options)
+    except SystemExit as end:
+        code = end.code
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 0)
