@@ -92,6 +92,7 @@ def test_no_power_loss_costs_a_checkpoint_that_was_written(quick: Path) -> None:
         disk = Disk(path.parent, patch)
         with Run.creating(path, CONFIG) as run:
             run.plan = {"steps": 3}
+            planned = len(disk.log)
             for step in (1, 2, 3):
                 run.add_metrics({"step": step - 1})
                 run.save_checkpoint(step, numbered(step))
@@ -105,6 +106,7 @@ def test_no_power_loss_costs_a_checkpoint_that_was_written(quick: Path) -> None:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         materialise(state, path.parent, place)
+        assert at < planned or Run(place / "run").plan == {"steps": 3}
         promised = sum(behind <= at for behind in written)
         where = f"after {at} of {len(disk.log)}, {disk.log[at - 1][:2]}"
         survives(place / "run", min(promised, 3), where)
