@@ -8,7 +8,6 @@ a 45,000/5,000 split of train. The baselines are scored with the first seed.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from dataclasses import asdict
@@ -38,9 +37,9 @@ def main() -> None:
     rows, baselines, trained = [], [], []
     for seed in args.seeds:
         out = Path(args.out) / f"cifar10-{args.recipe}-{args.budget}-{seed}"
-        done = out / "evaluations" / "cifar10.json"
-        if args.reuse and done.exists():
-            found = json.loads(done.read_text())
+        done = Run(out).evaluations() if args.reuse and (out / "model").exists() else []
+        if done:
+            found = done[0]
         else:
             if not (args.reuse and (out / "model").exists()):
                 empssl.train(

@@ -76,9 +76,9 @@ def score(
     args: argparse.Namespace, out: Path, layers: tuple[Layer, ...] | None
 ) -> dict[str, float]:
     """Linear accuracy by layer."""
-    done = out / "evaluations" / "cifar10.json"
-    if args.reuse and done.exists():
-        rows = json.loads(done.read_text())["results"]
+    done = Run(out).evaluations() if args.reuse else []
+    if done:
+        rows = done[0]["results"]
         return {row["layer"]: row["accuracy"] for row in rows}
     found = empssl.evaluate(
         out, "cifar10", data_dir=args.data_dir, probes=["linear"], layers=layers, baselines=False

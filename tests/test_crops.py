@@ -107,6 +107,16 @@ def test_areas_and_ratios_are_spread_over_their_ranges() -> None:
     assert stats.kstest(ratio.log().numpy(), stats.uniform(-widest, 2 * widest).cdf).pvalue > 0.001
 
 
+@pytest.mark.parametrize(("whole", "rounding"), [(32, 0.04), (64, 0.02), (224, 0.005)])
+def test_the_authors_crops_of_imagenet_have_a_quarter_of_the_area(
+    whole: int, rounding: float
+) -> None:
+    height, width = RandomCrops(scale=(0.25, 0.25))._sides(*numbers(500)[..., :2].unbind(-1), whole)
+    assert (height * width / whole**2 - 0.25).abs().max() < rounding / 2
+    assert (width / height).log().abs().max() < np.log(4 / 3) + 2 / whole
+    assert RandomCrops(scale=(0.25, 0.25)).patch_side(whole) == whole // 2
+
+
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (1.0, 1.0), (1e-6, 1e-6)])
 def test_crops_lie_within_their_image(scale: tuple[float, float]) -> None:
     policy, u = RandomCrops(scale=scale, ratio=(0.1, 10.0)), numbers(500)

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bad_images import encoded
+from PIL import Image
+from test_data_parquet import write
 
 from empssl.data import cifar, open_images
 from empssl.errors import DataError
@@ -253,3 +256,21 @@ def test_the_authors_own_files_are_read(name: str, tmp_path: Path, unpack: Modul
     assert np.array_equal(images.read(range(1000)).pixels, first_sheet)
     assert len(images.class_names) == {"cifar10": 10, "cifar100": 100}[name]
     assert len(images) == 10_000
+
+
+def test_cifar100s_first_training_images_are_read_from_parquet(
+    tmp_path: Path, unpack: ModuleType
+) -> None:
+    """Ten sheets are not the authors' file, which `cifar100` wants; a Parquet file may hold any."""
+    sheets = [unpack.sheet(REAL / "cifar100" / f"train_{k:02d}.webp") for k in range(10)]
+    pixels = np.concatenate(sheets)
+    rows = list(unpack.index("cifar100", "train"))[: len(pixels)]
+    cells = [{"bytes": encoded(Image.fromarray(p), "BMP"), "path": None} for p in pixels]
+    fine = [int(row["fine"]) for row in rows]
+    images = open_images(str(write(tmp_path / "train.parquet", cells, labels=fine)), split="all",
+                         side=32)  # fmt: skip
+    assert len(images) == 10_000
+    assert images.labels is not None
+    assert images.labels.tolist() == fine
+    some = range(0, 10_000, 40)
+    assert np.array_equal(images.read(some).pixels, pixels[some].transpose(0, 3, 1, 2))

@@ -4,15 +4,18 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tiny import STEPS_PER_EPOCH, train_tiny
 
 import empssl
+from empssl import checkpoint, evaluate
 from empssl.bag import Crops
 from empssl.cli import main
 from empssl.data import MemoryImages
-from empssl.errors import DataError
+from empssl.errors import DataError, UsageError
 from empssl.evaluation import Evaluation, _features
 from empssl.pretrained import Encoder
 from empssl.run import Run
@@ -53,8 +56,34 @@ def test_baselines_stand_beside_the_scores(scored: Evaluation) -> None:
 
 
 def test_scores_are_kept_with_the_run(scored: Evaluation, tiny_run: Path) -> None:
-    [kept] = [e for e in Run(tiny_run).evaluations() if e["dataset"] == "digits"]
-    assert kept == json.loads(scored.to_json())
+    assert json.loads(scored.to_json()) in Run(tiny_run).evaluations()
+
+
+def test_the_same_question_replaces_its_answer_and_another_adds_one(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=lambda *_: ["evaluations"]))
+
+    def kept(**changes: Any) -> int:
+        cheap = {"probes": ["knn"], "crops": ["grid1"], "layers": ["head"], "baselines": False}
+        empssl.evaluate(run, "digits", **(cheap | changes))
+        return len(Run(run).evaluations())
+
+    assert [kept(), kept(), kept(train_size=100), kept(crops=["whole"]), kept(seed=1)] == [
+        1, 1, 2, 3, 4,
+    ]  # fmt: skip
+    assert kept(train_size=100) == 4
+
+
+def test_probes_learn_from_a_drawn_part_of_train(tiny_run: Path) -> None:
+    found = empssl.evaluate(
+        tiny_run, "digits", probes=["knn"], crops=["grid1"], layers=["head"], train_size=100
+    )
+    assert found.protocol["train_size"] == 100
+    for row in (*found.results, *found.baselines):
+        assert (row.train_size, row.test_size) == (100, 360)
+    with pytest.raises(UsageError, match="5000 images to learn from were asked for, of 1437"):
+        empssl.evaluate(tiny_run, "digits", train_size=5000)
 
 
 def test_evaluation_leaves_the_network_as_it_was(tiny_run: Path) -> None:
@@ -101,6 +130,19 @@ def test_no_labels_is_an_error(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(photo(0))
     with pytest.raises(DataError, match="no labels"):
         empssl.evaluate(tiny_run, str(tmp_path))
+
+
+def test_a_network_that_was_kept_is_scored_apart_from_the_last(tmp_path: Path) -> None:
+    run = train_tiny(tmp_path / "run", steps=4, keep_epochs=[2 / STEPS_PER_EPOCH])
+    options: dict[str, Any] = {"probes": ["knn"], "crops": ["grid1"], "baselines": False}
+    early = evaluate(run, "digits", epoch=2 / STEPS_PER_EPOCH, **options)
+    last = evaluate(run, "digits", **options)
+    assert early.protocol["epoch"] == 2 / STEPS_PER_EPOCH
+    assert early.results[0].model == checkpoint.identity(next((run / "epochs").iterdir()))
+    assert last.results[0].model == Run(run).identity != early.results[0].model
+    assert len(Run(run).evaluations()) == 2
+    with pytest.raises(UsageError, match="did not keep the network of epoch 3; it kept 0"):
+        evaluate(run, "digits", epoch=3.0, **options)
 
 
 def test_an_unknown_probe_is_named(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

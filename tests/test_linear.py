@@ -90,6 +90,8 @@ def test_test_images_change_nothing_that_is_learned(probe: Probe) -> None:
     score = probe(train, train_labels, test, test_labels)
     other = probe(train, train_labels, test.flip(0)[:30] * 2, shuffled(test_labels)[:30])
     assert other.accuracy != score.accuracy
+    for found in (other, score):
+        found.details.pop("best_on_test", None)  # of the published probe, and said to be so
     assert other.details == score.details  # the strength, each held-out score, train accuracy
 
 
@@ -111,7 +113,9 @@ def test_sgd_reports_the_last_epoch_and_not_the_best() -> None:
         for weight, bias in epochs
     ]
     assert max(curve) > curve[-1]
-    assert sgd_probe(train, train_labels, test, test_labels, **options).accuracy == curve[-1]
+    score = sgd_probe(train, train_labels, test, test_labels, **options)
+    assert score.accuracy == curve[-1]
+    assert score.details["best_on_test"] == max(curve)
 
 
 def test_sgd_uses_the_images_of_an_incomplete_batch() -> None:
@@ -160,6 +164,16 @@ def test_repeated_and_constant_features_do_no_harm() -> None:
     repeated = [torch.cat([part, part, part * 0 + 3], 1) for part in (train, test)]
     assert lbfgs_probe(repeated[0], train_labels, repeated[1], test_labels).accuracy == 100.0
     assert ridge_probe(repeated[0], train_labels, repeated[1], test_labels).accuracy == 100.0
+
+
+def test_ridge_passes_over_penalties_that_rounding_outweighs() -> None:
+    train, train_labels, test, test_labels = clusters(spread=0.1)
+    mixed = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    score = ridge_probe(
+        train @ mixed, train_labels, test @ mixed, test_labels, strengths=(0.1, 1e-14)
+    )
+    assert (score.accuracy, score.details["strength"]) == (100.0, 0.1)
+    assert score.details["held_out"]["1e-14"] == 0.0
 
 
 def test_ridge_equals_least_squares() -> None:

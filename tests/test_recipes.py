@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from empssl.data import NAMES as DATA_SETS
@@ -8,7 +9,7 @@ from empssl.errors import UsageError
 from empssl.models import build_network
 from empssl.objectives import OBJECTIVES, build_objective
 from empssl.optim import SCHEDULES, build_optimizers
-from empssl.recipes import DEFAULT, GIVEN, NAMES, load, resolve
+from empssl.recipes import DEFAULT, FORMS, GIVEN, NAMES, load, resolve
 from empssl.spec import build, complete
 from empssl.views import POLICIES
 
@@ -19,9 +20,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "schedule": {"name": "cosine", "warmup": 0.0, "final": 0.0},
     "backbone": {"name": "resnet18", "width": 64, "stem": "small"},
     "views": {
-        "crop": 0.5, "side": 32, "flip": 0.5, "jitter": 0.8, "brightness": 0.4, "contrast": 0.4,
-        "saturation": 0.4, "hue": 0.2, "gray": 0.2, "blur": 0.1, "sigma": (0.1, 2.0),
-        "solarize": 0.1, "mean": 0.5, "std": 0.5, "colors": "faithful",
+        "crop": 0.5, "side": "image", "flip": 0.5, "jitter": 0.8, "brightness": 0.4,
+        "contrast": 0.4, "saturation": 0.4, "hue": 0.2, "gray": 0.2, "blur": 0.1,
+        "sigma": (0.1, 2.0), "solarize": 0.1, "mean": 0.5, "std": 0.5, "colors": "faithful",
     },
 }  # fmt: skip
 
@@ -35,6 +36,41 @@ def test_published_values_are_kept(name: str, setting: str) -> None:
     assert found | {"sigma": tuple(found.get("sigma", ()))} == published | {
         "sigma": published.get("sigma", ())
     }
+
+
+# Tong et al., 2023, section 4: the side of an image, of a patch and of what the backbone sees.
+SIDES = {
+    "cifar10": (32, 16, 32), "cifar100": (32, 16, 32), "tiny-imagenet": (64, 32, 64),
+    "imagenet100": (224, 112, 224),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", SIDES)
+@pytest.mark.parametrize("name", ["paper", "official", "paper_imagenet100", "official_imagenet100"])
+def test_published_patches_are_half_a_side_and_enlarged_twice(name: str, data: str) -> None:
+    settings = resolve(name, {})
+    image, patch, view = SIDES[data]
+    assert settings["image_side"] is None  # the data's own
+    policy = build(POLICIES, settings["views"])
+    assert (policy.patch_side(image), policy.view_side(image)) == (patch, view)
+    images = torch.zeros(2, 3, image, image, dtype=torch.uint8)
+    u = torch.full((3, 2, policy.draws), 0.5)
+    assert policy(images, u).shape == (3, 2, 3, view, view)
+
+
+def test_for_imagenet100_the_stem_differs_and_the_authors_crops_vary_in_shape() -> None:
+    for name in ("paper", "official"):
+        small, large = resolve(name, {}), resolve(f"{name}_imagenet100", {})
+        assert large["backbone"] == small["backbone"] | {"stem": "imagenet"}
+        assert {key for key in small if small[key] != large[key]} == {"recipe", "backbone"} | (
+            {"views"} if name == "official" else set()
+        )
+    views, patches = large["views"], small["views"]
+    assert (views["name"], tuple(views["scale"]), tuple(views["ratio"])) == (
+        "crops", (0.25, 0.25), (3 / 4, 4 / 3),
+    )  # fmt: skip
+    colors = patches.keys() - {"name", "crop", "side"}
+    assert {key: views[key] for key in colors} == {key: patches[key] for key in colors}
 
 
 @pytest.mark.parametrize("name", ["paper", "official"])
@@ -160,3 +196,26 @@ def test_an_unknown_recipe_is_refused() -> None:
 
 def test_no_recipe_has_the_name_of_a_data_set() -> None:
     assert not set(NAMES) & set(DATA_SETS)
+
+
+def test_a_form_lies_under_what_is_given_and_over_the_recipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    form = {"objective": {"momentum": 0.9, "hidden": 64}, "optimizer": {"lr": 0.1}, "batch": 7}
+    monkeypatch.setitem(FORMS, "laptop", {"byol": form})
+    settings = resolve("laptop", {"objective": {"name": "byol", "hidden": 32}})
+    assert (settings["objective"]["momentum"], settings["objective"]["hidden"]) == (0.9, 32)
+    assert (settings["optimizer"]["name"], settings["optimizer"]["lr"]) == ("muon_lars", 0.1)
+    assert settings["batch"] == 7
+    assert resolve("laptop", {"objective": "simsiam"})["optimizer"]["lr"] != 0.1
+    assert resolve("demo", {"objective": "byol"})["objective"]["momentum"] == 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"), [(name, form) for name in FORMS for form in FORMS[name]]
+)
+def test_a_form_can_be_carried_out(name: str, objective: str) -> None:
+    settings = resolve(name, {"objective": objective})
+    network = build_network(settings["backbone"], settings["projector"])
+    assert build_objective(settings["objective"], dim=network.projector.dim)
+    assert build_optimizers(network, settings["optimizer"])

@@ -56,7 +56,7 @@ def test_steps_are_those_of_lars(clip: bool) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_views_are_those_of_the_policy_to_the_rounding_of_pillow(workers: int) -> None:
-    settings = resolve("paper", {"views": {"side": 16, "blur": 0.0, "hue": 0.0}})
+    settings = resolve("paper", {"views": {"blur": 0.0, "hue": 0.0}})
     options = {key: value for key, value in settings["views"].items() if key != "name"}
     pictures = images(6)
     got = next(iter(loader(pictures, patches=4, batch=6, options=options, seed=3, workers=workers)))

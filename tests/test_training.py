@@ -14,6 +14,7 @@ from PIL import Image
 from tiny import (
     SETTINGS,
     STATEFUL,
+    STEPS_PER_EPOCH,
     command,
     differences,
     metrics,
@@ -24,6 +25,7 @@ from tiny import (
 )
 
 from empssl import checkpoint, training
+from empssl.checkpoint import Checkpoint
 from empssl.data import MemoryImages, open_images
 from empssl.data.sampler import Sampler
 from empssl.errors import (
@@ -626,6 +628,41 @@ def test_settings_with_which_nothing_could_be_learned_are_refused(
         train_tiny(tmp_path / "run", **changes)
     assert refused.value.exit_code == 2
     assert not (tmp_path / "run").exists()
+
+
+def kept(run: Path) -> dict[str, Checkpoint]:
+    return {folder.name: checkpoint.read(folder) for folder in sorted((run / "epochs").glob("*"))}
+
+
+KEPT: list[float] = [steps / STEPS_PER_EPOCH for steps in (2, 4, 600)]  # the last is past the end
+
+
+def test_the_network_is_kept_after_the_epochs_asked_for(tiny_run: Path, tmp_path: Path) -> None:
+    run = train_tiny(tmp_path / "run", steps=6, keep_epochs=KEPT)
+    found = kept(run)
+    assert [content.state["step"] for content in found.values()] == [2, 4]
+    assert differences(run, tiny_run) == []  # keeping changes nothing
+    early = found[f"{KEPT[0]:g}"].tensors["model"]
+    assert not all(torch.equal(early[name], value) for name, value in weights(run).items())
+    assert found[f"{KEPT[0]:g}"].state["seconds"] > 0
+
+
+def test_an_interrupted_run_keeps_the_same_networks(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = kept(train_tiny(tmp_path / "whole", steps=6, keep_epochs=KEPT))
+    with monkeypatch.context():
+        at_step(4, pull_plug)  # before any checkpoint but after the first two were kept
+        with pytest.raises(PulledPlug):
+            train_tiny(tmp_path / "run", steps=6, keep_epochs=KEPT)
+    monkeypatch.undo()
+    stop(tmp_path / "run", at_step, monkeypatch, keep_epochs=KEPT, overwrite=True)
+    assert len(kept(tmp_path / "run")) == 1
+    found = kept(training.train("digits", out=tmp_path / "run", resume=True))
+    assert found.keys() == whole.keys()
+    for name, content in found.items():
+        for key, tensor in content.tensors["model"].items():
+            assert torch.equal(tensor, whole[name].tensors["model"][key]), (name, key)
 
 
 def test_a_fraction_of_an_epoch_is_at_least_one_step(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from empssl.draws import uniform
 from empssl.spec import complete
-from empssl.views import POLICIES, Patches, crop, pixels
+from empssl.views import POLICIES, Patches, RandomCrops, augmentation, crop, pixels
 from empssl.views.patches import DRAWS
 
 SHEET = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10" / "test_00.webp"
@@ -329,7 +329,8 @@ def test_a_grid_of_one_is_the_center() -> None:
 @pytest.mark.parametrize(
     ("image_side", "changes", "patch", "view"),
     [(32, {}, 16, 16), (32, {"side": 32}, 16, 32), (224, {"crop": 0.25}, 56, 56),
-     (16, {"crop": 0.01}, 1, 1)],
+     (16, {"crop": 0.01}, 1, 1), (32, {"side": "image"}, 16, 32), (64, {"side": "image"}, 32, 64),
+     (224, {"side": "image"}, 112, 224)],
 )  # fmt: skip
 def test_sides_follow_from_the_image_and_the_options(
     image_side: int, changes: dict[str, Any], patch: int, view: int
@@ -338,6 +339,30 @@ def test_sides_follow_from_the_image_and_the_options(
     assert (policy.patch_side(image_side), policy.view_side(image_side)) == (patch, view)
     shape = policy(noise(2, image_side), numbers(2)).shape
     assert shape == (4, 2, 3, view, view)
+
+
+def test_a_patch_enlarged_to_its_image_is_that_computed_by_hand() -> None:
+    values = torch.tensor([[0, 0, 80, 0], [0, 0, 160, 240], [0, 0, 0, 0], [0, 0, 0, 0]])
+    images = values.to(torch.uint8).expand(1, 3, 4, 4)
+    u = torch.tensor([0.0, 0.99] + [0.5] * len(augmentation.DRAWS))[None, None]  # the upper right
+    view = Patches(side="image", **NOTHING)(images, u)[0, 0, 0]
+    expected = torch.tensor([
+        [80, 60, 20, 0],
+        [100, 90, 70, 60],
+        [140, 150, 170, 180],
+        [160, 180, 220, 240],
+    ])  # fmt: skip
+    assert torch.allclose((view * 0.5 + 0.5) * 255, expected.float(), atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [32, 64, 224])
+def test_square_crops_of_a_quarter_of_the_area_are_the_papers_patches(side: int) -> None:
+    images = noise(4, side)
+    u = uniform(torch.arange(4), seed=0, epoch=0, views=range(2), draws=RandomCrops.draws)
+    crops = RandomCrops(scale=(0.25, 0.25), ratio=(1.0, 1.0), hue=0.2, blur=0.1, solarize=0.1)
+    ours = crops(images, u)
+    theirs = Patches(side="image")(images, u[..., 2:])  # without those of area and shape
+    assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize(

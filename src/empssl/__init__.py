@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from empssl.evaluation import evaluate
     from empssl.pretrained import Encoder
     from empssl.reporting import report
+    from empssl.reproduction import reproduce
     from empssl.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "bench", "compare", "embed", "evaluate", "report", "train"]
+__all__ = ["Encoder", "bench", "compare", "embed", "evaluate", "report", "reproduce", "train"]
 
 _HOMES = {
     "Encoder": "empssl.pretrained",
@@ -26,6 +27,7 @@ _HOMES = {
     "embed": "empssl.embedding",
     "evaluate": "empssl.evaluation",
     "report": "empssl.reporting",
+    "reproduce": "empssl.reproduction",
     "train": "empssl.training",
 }
 

@@ -29,6 +29,7 @@ VERBS = {
     "embed": "write an embedding of every image to a Parquet file",
     "evaluate": "score a run's encoder on labeled images",
     "compare": "put runs, or a grid of objectives, in one table with plots",
+    "reproduce": "make a table or figure of the paper, theirs beside ours",
     "report": "write one HTML file that shows a run",
     "bench": "measure what a training step costs on this machine",
 }

@@ -7,6 +7,7 @@ metrics.jsonl         one line a step
 bad_samples.jsonl     one line an image that could not be used
 checkpoints/step-*/   to resume from
 model/                the trained network
+epochs/*/             the network as it was after so many epochs, where that was asked for
 evaluations/*.json    scores
 report.html
 """
@@ -242,6 +243,23 @@ class Run:
     def save_model(self, content: Checkpoint) -> None:
         _write_once(self.path / "model", content)
 
+    def save_epoch(self, epoch: float, content: Checkpoint) -> None:
+        """Keep the network as it is after so many epochs."""
+        _write_once(self.path / "epochs" / f"{epoch:g}", content)
+
+    def epoch(self, epoch: float) -> Path:
+        """Where the network as it was after so many epochs is.
+
+        Raises:
+            UsageError: it was not kept.
+        """
+        folder = self.path / "epochs" / f"{epoch:g}"
+        if not folder.is_dir():
+            kept = sorted((f.name for f in folder.parent.glob("[0-9]*")), key=float)
+            what = f"it kept {', '.join(kept)}" if kept else "it kept none: see --keep-epochs"
+            raise UsageError(f"{self.path} did not keep the network of epoch {epoch:g}; {what}")
+        return folder
+
     def load_model(self) -> tuple[Checkpoint, Path]:
         """The trained network, or the newest checkpoint of a run that is not finished.
 
@@ -274,7 +292,7 @@ class Run:
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     with hold(path / LOCK, path):
-        for parent in (path, path / "checkpoints"):
+        for parent in (path, path / "checkpoints", path / "epochs"):
             sweep(parent)
         yield
 

@@ -6,7 +6,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +86,7 @@ def train(
     schedule: Spec | str | None = None,
     split: Split = "train",
     seed: int = 0,
+    keep_epochs: Sequence[float] = (),
     data_dir: str | Path | None = None,
     download: bool = False,
     device: str = "auto",
@@ -100,11 +101,13 @@ def train(
     """Learn an encoder from images without labels.
 
     Args:
-        data: a folder of images, a Parquet file, or digits, cifar10 or cifar100. Labels, where
-            there are any, are never used, but by an objective that needs them: supcon.
+        data: a folder of images, a Parquet file, or digits, cifar10, cifar100, tiny-imagenet or
+            imagenet100. Labels, where there are any, are never used, but by an objective that
+            needs them: supcon.
         out: the run directory to make.
-        recipe: demo, fast, laptop (the default), paper or official, or a rival's published CIFAR
-            settings by its objective's name, such as simclr. It decides what is not given.
+        recipe: demo, fast, laptop (the default), paper or official, either of them also with
+            _imagenet100, or a rival's published CIFAR settings by its objective's name, such as
+            simclr. It decides what is not given.
         patches: patches of each image in a step; n in the paper.
         batch: images in a step, over all processes.
         epochs: passes over the data.
@@ -125,6 +128,8 @@ def train(
         split: train leaves out what `evaluate` tests on: the test images of a known data set,
             and a fifth of a folder with classes; all leaves out nothing.
         seed: of the weights, the order and the views.
+        keep_epochs: after how many passes the network is also kept as it is then, such as 1 2 5;
+            `evaluate --epoch` scores it. The learning rate knows nothing of them.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
@@ -149,13 +154,16 @@ def train(
         DivergenceError: a loss or gradient was not finite; the last checkpoint is good.
         StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
     """
-    given = {
+    given: dict[str, Any] = {
         "patches": patches, "batch": batch, "epochs": epochs, "budget": budget,
         "image_side": image_side, "views": views, "backbone": backbone, "projector": projector,
         "whitened": whitened, "objective": objective, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
     began = time.monotonic()
-    chosen = {"split": split, "seed": seed, "precision": precision, "memory": memory}
+    chosen = {
+        "split": split, "seed": seed, "keep_epochs": tuple(keep_epochs), "precision": precision,
+        "memory": memory,
+    }  # fmt: skip
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten; leave out one of the two")
     if resume:
@@ -412,7 +420,7 @@ class Training:
         watch, load, before = CollapseWatch(self.objective.low_fill), LoadWatch(), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
         shared = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
-        pending = Pending(self.fabric.device)
+        pending, keep = Pending(self.fabric.device), self._kept_at()
         first = self.fabric.is_global_zero
         at_first = at = saved = time.monotonic()
         self.module.train()
@@ -424,7 +432,8 @@ class Training:
                 self.step += 1
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
                 signal, due = agree(self.fabric, request.signal, late)
-                if not (pending.due or signal or due or self.step == steps):
+                kept = keep.get(self.step)
+                if not (pending.due or signal or due or kept or self.step == steps):
                     continue
                 measured = pending.read()
                 now = time.monotonic()
@@ -441,6 +450,8 @@ class Training:
                     self._say(warning)
                 advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
                                    "patches/s")  # fmt: skip
+                if kept and first:  # before any checkpoint from which this step is not taken again
+                    self.run.save_epoch(kept, self._model())
                 if signal or due:
                     self._save()
                     saved = time.monotonic()
@@ -452,7 +463,7 @@ class Training:
         self.sampler.close()
         self._save()
         if first:
-            self.run.save_model(Checkpoint({"model": self._weights()["model"]}, self._identity()))
+            self.run.save_model(self._model())
 
     def _take_step(self, step: int, progress: float) -> tuple[StepResult, Tensor]:
         """A step's measurements, perhaps still to be computed, and the samples it saw."""
@@ -559,6 +570,16 @@ class Training:
         states = {group: dict(module.state_dict()) for group, module in self._modules.items()}
         return {group: state for group, state in states.items() if state}
 
+    def _kept_at(self) -> dict[int, float]:
+        """Epochs after which the network is kept, by step; what lies past the end is left out."""
+        per_epoch, epochs = self.plan["steps_per_epoch"], self.settings.get("keep_epochs", ())
+        found = {max(1, round(epoch * per_epoch)): epoch for epoch in epochs}
+        return {step: epoch for step, epoch in found.items() if step <= self.plan["steps"]}
+
+    def _model(self) -> Checkpoint:
+        """The network alone, as it is now."""
+        return Checkpoint({"model": self._weights()["model"]}, self._identity())
+
     def _identity(self) -> dict[str, Any]:
         """What it takes to make the network and its views again."""
         keys = ("backbone", "projector", "whitened", "views", "patches")
@@ -604,6 +625,9 @@ def _check(settings: dict[str, Any]) -> None:
         raise UsageError(f"epochs is {settings['epochs']}, expected a positive number")
     if settings["budget"] is not None:
         parse_duration(settings["budget"])
+    if not all(0 < epoch < math.inf for epoch in settings.get("keep_epochs", ())):
+        kept = ", ".join(map(str, settings["keep_epochs"]))
+        raise UsageError(f"keep_epochs are {kept}; each must be a positive number")
 
 
 def _check_objective(objective: Objective, settings: dict[str, Any], images: ImageSet) -> None:
@@ -645,7 +669,9 @@ def _resumed_settings(
     try:
         asked = resolve(recipe or config["recipe"], {**_as_given(config), **_without_none(given)})
         asked |= {"data": data}
-        changed = [key for key, value in asked.items() if _plain(config[key]) != _plain(value)]
+        changed = [
+            key for key, value in asked.items() if _plain(config.get(key)) != _plain(value)
+        ]  # fmt: skip
     except KeyError as error:
         raise CheckpointError(f"the configuration of {run.path} does not say {error}") from error
     if changed:

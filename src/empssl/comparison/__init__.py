@@ -46,6 +46,7 @@ def compare(
     split: Split = "train",
     probes: Sequence[Probe] = ("linear", "knn"),
     crops: str = "grid3",
+    train_size: int | None = None,
     dry_run: bool = False,
     data_dir: str | Path | None = None,
     download: bool = False,
@@ -83,6 +84,7 @@ def compare(
         split: as in `train`.
         probes: as in `evaluate`.
         crops: as in `evaluate`.
+        train_size: as in `evaluate`; a few thousand rank runs much as all of them do.
         dry_run: only say what would be done, and what it costs.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
@@ -106,7 +108,7 @@ def compare(
         raise UsageError(
             "give either runs to compare, or --objectives, --patches and --equal of a grid"
         )
-    protocol, folder = Protocol(data, tuple(probes), crops), Folder(out)
+    protocol, folder = Protocol(data, tuple(probes), crops, train_size), Folder(out)
     place = {"data_dir": data_dir, "download": download, "device": device}
     amount = None
     if runs:

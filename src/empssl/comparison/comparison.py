@@ -127,7 +127,7 @@ class Comparison:
             "data": self.protocol.data,
             "equal": None if self.equal is None else asdict(self.equal),
             "protocol": {"probes": self.protocol.probes, "crops": self.protocol.crops,
-                         "seed": SEED, "epoch": "last", "frozen": True},
+                         "train_size": self.protocol.train_size, "seed": SEED, "epoch": "last", "frozen": True},
             "empssl": empssl.__version__,
             "commit": _commit(),
             "versions": self.versions,

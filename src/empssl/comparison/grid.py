@@ -104,11 +104,11 @@ def _settings(
 ) -> dict[str, Any]:
     """The recipe, under what all cells share, under what the label has of its own."""
     options = dict(own.get(label) or {})
-    shared = resolve(recipe, given)
     changes: dict[str, Any] = {key: options.pop(key) for key in OWN if key in options}
+    changes["objective"] = {"name": label} | options
+    shared = resolve(recipe, given | {"objective": changes["objective"]})
     for key in OWN_SPECS:
         changes[key] = merge(shared[key], changes.get(key))
-    changes["objective"] = {"name": label} | options
     return resolve(recipe, given | changes | {"patches": n})
 
 

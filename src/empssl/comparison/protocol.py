@@ -21,18 +21,24 @@ class Protocol:
         data: what is scored on.
         probes: as in `evaluate`.
         crops: as in `evaluate`.
+        train_size: as in `evaluate`.
     """
 
     data: str
     probes: tuple[Probe, ...]
     crops: str
+    train_size: int | None = None
 
     def layers(self, run: Run) -> tuple[Layer, ...]:
         """Where a run's network is probed: everywhere."""
         return LAYERS if run.config.get("whitened") else VIEW_LAYERS
 
     def find(self, run: Run) -> dict[str, Any] | None:
-        """The run's evaluation, if every score that is asked for is there, of its last weights."""
+        """The run's evaluation, if every score that is asked for is there, of its last weights.
+
+        Of several, one with baselines.
+        """
+        complete = []
         asked = {(probe, layer) for probe in self.probes for layer in self.layers(run)}
         for evaluation in run.evaluations():
             rows = self.rows(evaluation["results"])
@@ -41,9 +47,10 @@ class Protocol:
             if (
                 evaluation["dataset"] == self.data and asked <= found
                 and (known["seed"], known["epoch"]) == (SEED, "last")
+                and known.get("train_size") == self.train_size
             ):  # fmt: skip
-                return evaluation
-        return None
+                complete.append(evaluation)
+        return max(complete, key=lambda evaluation: bool(evaluation["baselines"]), default=None)
 
     def rows(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The results that are asked for, and what ridge makes of whitened patches."""

@@ -8,10 +8,12 @@ from empssl.data.bad_samples import BadSamples
 from empssl.data.cifar import CIFARS, open_cifar
 from empssl.data.digits import open_digits
 from empssl.data.folder import open_folder
+from empssl.data.imagenet100 import open_imagenet100
 from empssl.data.images import BadSample, ImageBatch, ImageSet, MemoryImages
 from empssl.data.in_memory import in_memory
 from empssl.data.parquet import open_parquet, parquet_files
 from empssl.data.split import Split
+from empssl.data.tiny_imagenet import open_tiny_imagenet
 from empssl.errors import DataError, UsageError, nearest
 
 __all__ = [
@@ -26,7 +28,7 @@ __all__ = [
     "open_images",
 ]
 
-NAMES = ("digits", *CIFARS)
+NAMES = ("digits", *CIFARS, "tiny-imagenet", "imagenet100")
 
 
 def open_images(
@@ -41,12 +43,13 @@ def open_images(
     """The images that a user means by `data`.
 
     Args:
-        data: `digits`, `cifar10`, `cifar100`, or a path: a folder of images, a parquet file or a
-            folder of those. `./digits` is a folder even so.
+        data: `digits`, `cifar10`, `cifar100`, `tiny-imagenet`, `imagenet100`, or a path: a folder
+            of images, a parquet file or a folder of those. `./digits` is a folder even so.
+            `imagenet100:FILE` takes the classes that the file lists.
         split: `all` is every image; what `train` and `test` are is said by the function that
             opens each kind.
-        data_dir: where `cifar10` and `cifar100` are; default the folder `data`.
-        side: pixels. Default 16 for digits, 32 for CIFAR, and 64 for files.
+        data_dir: where a data set known by name is; default the folder `data`.
+        side: pixels. Default 16 for digits, 32 for CIFAR, 224 for ImageNet-100, else 64.
         download: fetch what is missing, where the authors offer it.
         progress: called with the bytes fetched and the bytes in all.
 
@@ -59,15 +62,19 @@ def open_images(
     given = {} if side is None else {"side": side}
     if data == "digits":
         return open_digits(split=split, **given)
+    where = Path("data" if data_dir is None else data_dir).expanduser()
     if data in CIFARS:
         return open_cifar(
-            data,
-            split=split,
-            data_dir=Path("data" if data_dir is None else data_dir).expanduser(),
-            download=download,
-            progress=progress,
-            **given,
+            data, split=split, data_dir=where, download=download, progress=progress, **given
         )
+    if data == "tiny-imagenet":
+        return open_tiny_imagenet(
+            split=split, data_dir=where, download=download, progress=progress, **given
+        )
+    if data.partition(":")[0] == "imagenet100":
+        listed = data.partition(":")[2]
+        classes = Path(listed).expanduser() if listed else None
+        return open_imagenet100(split=split, data_dir=where, classes=classes, **given)
     path = Path(data).expanduser()
     if os.path.isdir(path):  # unlike Path.is_dir, False where the path cannot be looked up
         opener = open_parquet if parquet_files(path) else open_folder

@@ -6,8 +6,6 @@ import os
 import pickle
 import tarfile
 import tempfile
-import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from empssl.data.download import Progress, fetch
 from empssl.data.images import MemoryImages
 from empssl.data.split import Split
 from empssl.data.square import squares
 from empssl.errors import DataError
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -178,10 +175,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 def _download(cifar: Cifar, folder: Path, progress: Progress | None) -> None:
     """Only the files that are expected leave the archive, each compared with its sum."""
     with tempfile.TemporaryFile() as archive:
-        try:
-            _fetch(cifar, archive, progress)
-        except OSError as error:
-            raise DataError(f"cannot fetch {cifar.archive}: {error}") from error
+        fetch(cifar.archive, cifar.archive_md5, archive, progress)
         folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=archive, mode="r:gz") as tar:
             for file, md5 in (cifar.train | cifar.test | cifar.meta).items():
@@ -191,22 +185,3 @@ def _download(cifar: Cifar, folder: Path, progress: Progress | None) -> None:
                 part = folder / f"{file}.part"
                 part.write_bytes(data)
                 os.replace(part, folder / file)
-
-
-def _fetch(cifar: Cifar, archive: Any, progress: Progress | None) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
-    with urllib.request.urlopen(cifar.archive, timeout=60) as response:
-        total = int(response.headers.get("Content-Length") or 0)
-        done = 0
-        while block := response.read(2**20):
-            archive.write(block)
-            digest.update(block)
-            done += len(block)
-            if progress is not None:
-                progress(done, total)
-    if digest.hexdigest() != cifar.archive_md5:
-        raise DataError(
-            f"what came from {cifar.archive} is not the authors' archive: its MD5 sum is "
-            f"{digest.hexdigest()}, expected {cifar.archive_md5}"
-        )
-    archive.seek(0)

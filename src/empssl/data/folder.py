@@ -5,6 +5,7 @@ import os
 import posixpath
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,15 +135,51 @@ def open_folder(root: Path, *, split: Split, side: int = DEFAULT_SIDE) -> Encode
         if not names:
             raise DataError(f"none of the {len(inner)} images in '{root}' is in the {split} split")
     numbers = {class_name: k for k, class_name in enumerate(class_names)}
-    return EncodedImages(
-        lambda index: root / names[index],
-        names,
+    return open_files(
+        root,
+        {name: listing.sizes[name] for name in names},
         name=str(root),
         split=split,
         side=side,
-        fingerprint=_fingerprint({name: listing.sizes[name] for name in names}),
-        labels=torch.tensor([numbers[folders[n] or ""] for n in names]) if labelled else None,
+        labels=[numbers[folders[n] or ""] for n in names] if labelled else None,
         class_names=class_names if labelled else (),
+    )
+
+
+def open_files(
+    root: Path,
+    sizes: dict[str, int],
+    *,
+    name: str,
+    split: str,
+    side: int,
+    labels: Sequence[int] | None,
+    class_names: Sequence[str],
+) -> EncodedImages:
+    """Images of which the files are known, in the order given.
+
+    Args:
+        root: the folder that they are in.
+        sizes: bytes by name relative to `root`.
+        name: what the user calls the set.
+        split: train, test or all.
+        side: pixels.
+        labels: of each; -1 where unknown, None where there are none.
+        class_names: by label.
+
+    Raises:
+        DataError: none of the images can be decoded.
+    """
+    names = list(sizes)
+    return EncodedImages(
+        lambda index: root / names[index],
+        names,
+        name=name,
+        split=split,
+        side=side,
+        fingerprint=_fingerprint(sizes),
+        labels=None if labels is None else torch.tensor(labels),
+        class_names=class_names,
     )
 
 

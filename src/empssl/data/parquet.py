@@ -25,6 +25,19 @@ def parquet_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
 
 
+def parquet_splits(folder: Path) -> dict[Split, list[Path]]:
+    """The parquet files of each split, by the beginning of their names."""
+    given: dict[Split, list[Path]] = {}
+    files = parquet_files(folder)
+    for split, prefixes in _PREFIXES.items():
+        for prefix in prefixes:
+            found = [file for file in files if file.name.lower().startswith(prefix)]
+            if found:
+                given[split] = found
+                break
+    return given
+
+
 def open_parquet(
     path: Path, *, split: Split, side: int = DEFAULT_SIDE, limit_bytes: int = 2**33
 ) -> EncodedImages:
@@ -48,7 +61,7 @@ def open_parquet(
         DataError: not parquet, no image column, files that disagree, no test split, too large.
     """
     files = parquet_files(path) if path.is_dir() else [path]
-    given = _given(files) if path.is_dir() else {}
+    given = parquet_splits(path) if path.is_dir() else {}
     if {"train", "test"} <= given.keys():
         files = [file for key in ("train", "test") if split in (key, "all") for file in given[key]]
     else:
@@ -99,18 +112,6 @@ def open_parquet(
         labels=None if labels is None else labels[torch.from_numpy(keep)],
         class_names=class_names,
     )
-
-
-def _given(files: list[Path]) -> dict[Split, list[Path]]:
-    """The files of each split, by the beginning of their names."""
-    given: dict[Split, list[Path]] = {}
-    for split, prefixes in _PREFIXES.items():
-        for prefix in prefixes:
-            found = [file for file in files if file.name.lower().startswith(prefix)]
-            if found:
-                given[split] = found
-                break
-    return given
 
 
 def _schema(file: Path) -> pa.Schema:

@@ -1,5 +1,6 @@
 """How good embeddings are: probes on frozen features, beside what needs no training."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from empssl.bag import Crops, joint
-from empssl.data import ImageSet, MemoryImages, in_memory, open_images
+from empssl.data import ImageSet, MemoryImages, open_images
 from empssl.errors import DataError, UsageError, nearest
+from empssl.evaluation.draw import balanced
 from empssl.evaluation.knn import knn_score
 from empssl.evaluation.linear import lbfgs_probe, sgd_probe
 from empssl.evaluation.ridge import ridge_probe
@@ -67,6 +69,7 @@ class Evaluation:
         dataset: what was scored on.
         run: which run.
         protocol: what holds for every row.
+        asked: which rows were asked for.
         results: of the run's network.
         baselines: of the same network with random weights, and of whitened patches with ridge
             regression, which need no training.
@@ -75,11 +78,18 @@ class Evaluation:
     dataset: str
     run: str
     protocol: dict[str, Any]
+    asked: dict[str, Any]
     results: list[Result]
     baselines: list[Result]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
+
+    @property
+    def name(self) -> str:
+        """Unlike that of an evaluation of other data, with another protocol or other questions."""
+        key = json.dumps([self.dataset, self.protocol, self.asked], sort_keys=True)
+        return f"{Path(self.dataset).name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
     def table(self) -> str:
         """A line for each score, for a person."""
@@ -100,7 +110,9 @@ def evaluate(
     probes: Sequence[Probe] = ("linear", "knn"),
     layers: Sequence[Layer] | None = None,
     crops: Sequence[str] = ("grid3",),
+    train_size: int | None = None,
     baselines: bool = True,
+    epoch: float | None = None,
     seed: int = 0,
     data_dir: str | Path | None = None,
     download: bool = False,
@@ -118,32 +130,39 @@ def evaluate(
         layers: where embeddings are taken; all that the network has by default.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
             them), random128 the authors' 128 augmented ones, whole takes the whole image.
+        train_size: learn the probes from so many of the train images, drawn with as many of every
+            class as there are: cheaper, and lower scores. All by default.
         baselines: also score random weights, and whitened patches with ridge regression.
-        seed: of random crops, the baselines and the probes.
+        epoch: score the network that `train --keep-epochs` kept then; the last by default.
+        seed: of random crops, the baselines, the probes and what is drawn.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
 
     Returns:
-        All scores; they are also written to the run's `evaluations` folder.
+        All scores; they are also written to the run's `evaluations` folder, where they replace
+        those of the same data, protocol and questions, and no others.
 
     Raises:
         DataError: no labels, or nothing to compare.
-        UsageError: an unknown probe, layer or crops.
+        UsageError: an unknown probe, layer or crops, or an epoch that was not kept.
     """
     for probe in probes:
         if probe not in PROBES:
             raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}")
     chosen = [Crops.parse(text, seed=seed) for text in crops]
-    encoder = Encoder.from_pretrained(run, device=device)
+    source = Path(run) if epoch is None else Run(run).epoch(epoch)
+    encoder = Encoder.from_pretrained(source, device=device)
     layers = encoder.network.layers if layers is None else layers
     for layer in layers:
         encoder.dim(layer)  # or an error, before anything is read
-    splits = [
-        _labeled(open_images(data, split=split, data_dir=data_dir, side=encoder.image_side,
-                             download=download))
+    opened = [
+        open_images(
+            data, split=split, data_dir=data_dir, side=encoder.image_side, download=download
+        )
         for split in ("train", "test")
-    ]  # fmt: skip
+    ]
+    splits = [_labeled(opened[0], train_size, seed), _labeled(opened[1])]
     patches = encoder.network.whitened
     if patches is None and baselines:
         patches = WhitenedPatches().fit(splits[0].pixels, seed=seed)
@@ -162,33 +181,44 @@ def evaluate(
         dataset=data,
         run=str(run),
         protocol={
-            "frozen": True, "mode": "eval", "epoch": "last",
+            "frozen": True, "mode": "eval", "epoch": "last" if epoch is None else epoch,
             "train_fingerprint": splits[0].fingerprint, "test_fingerprint": splits[1].fingerprint,
             "image_side": encoder.image_side, "precision": "as trained", "seed": seed,
+            "train_size": train_size,
+        },
+        asked={
+            "probes": list(probes), "layers": list(layers), "crops": list(map(str, chosen)),
+            "baselines": baselines,
         },
         results=results,
         baselines=others,
     )  # fmt: skip
-    Run(run).save_evaluation(Path(data).name, asdict(evaluation))
+    Run(run).save_evaluation(evaluation.name, asdict(evaluation))
     return evaluation
 
 
-def _labeled(images: ImageSet) -> MemoryImages:
-    """The images that can be read and have a label, all in memory."""
+def _labeled(images: ImageSet, size: int | None = None, seed: int = 0) -> MemoryImages:
+    """The images that have a label and can be read, all in memory; or a draw of `size` of them."""
     if images.labels is None:
         raise DataError(
             f"{images.name} has no labels to evaluate with; give a folder with one sub-folder per "
             "class, or a data set with labels"
         )
-    with progress(f"reading {images.split} images", len(images)) as advance:
-        loaded = in_memory(images, limit_bytes=2**40, progress=advance)
-        advance(len(images))
-    if not isinstance(loaded, MemoryImages) or loaded.labels is None:
-        raise DataError(f"{images.name} could not be held in memory")
-    rows = (loaded.valid & (loaded.labels >= 0)).nonzero()[:, 0]
+    rows = (images.labels >= 0).nonzero()[:, 0]
+    if size is not None:
+        rows = rows[balanced(images.labels[rows], size, seed=seed)]
+    pixels = torch.empty(len(rows), 3, images.side, images.side, dtype=torch.uint8)
+    valid = torch.zeros(len(rows), dtype=torch.bool)
+    with progress(f"reading {images.split} images", len(rows)) as advance:
+        for part in torch.arange(len(rows)).split(1024):
+            batch = images.read(rows[part].tolist())
+            pixels[part], valid[part] = batch.pixels.cpu(), batch.valid
+            advance(int(part[-1]) + 1)
+    if not valid.all():
+        pixels, rows = pixels[valid], rows[valid]
     return MemoryImages(
-        loaded.pixels[rows], name=loaded.name, split=loaded.split, labels=loaded.labels[rows],
-        class_names=loaded.class_names, fingerprint=loaded.fingerprint,
+        pixels, name=images.name, split=images.split, labels=images.labels[rows],
+        class_names=images.class_names, fingerprint=images.fingerprint,
     )  # fmt: skip
 
 

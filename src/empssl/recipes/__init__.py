@@ -11,7 +11,9 @@ RECIPES = {
     "fast": fast.recipe,
     "laptop": laptop.recipe,
     "official": official.recipe,
+    "official_imagenet100": official.imagenet100,
     "paper": paper.recipe,
+    "paper_imagenet100": paper.imagenet100,
     "barlow_twins": rivals.barlow_twins,
     "byol": rivals.byol,
     "frossl": rivals.frossl,
@@ -26,6 +28,8 @@ RECIPES = {
 }
 NAMES = tuple(RECIPES)
 DEFAULT = "laptop"
+# What an objective takes where it differs from the recipe, by recipe and objective.
+FORMS: dict[str, dict[str, dict[str, Any]]] = {"laptop": laptop.FORMS}
 # Parameters that the program supplies, by setting; not options.
 GIVEN = {
     "projector": ("feature",), "objective": ("dim",), "optimizer": ("network",),
@@ -35,15 +39,24 @@ GIVEN = {
 __all__ = ["DEFAULT", "NAMES", "load", "resolve"]
 
 
-def load(name: str) -> dict[str, Any]:
+def load(name: str, objective: str | None = None) -> dict[str, Any]:
     """A recipe's values by setting.
+
+    Args:
+        name: of the recipe.
+        objective: whose form of the recipe is meant; its own by default.
 
     Raises:
         UsageError: there is no such recipe.
     """
     if name not in RECIPES:
         raise UsageError(f"no recipe '{name}': {nearest(name, RECIPES)}")
-    return RECIPES[name]()
+    settings = RECIPES[name]()
+    if objective is not None:
+        settings["objective"] = merge(settings["objective"], objective)
+        for key, changes in FORMS.get(name, {}).get(objective, {}).items():
+            settings[key] = merge(settings[key], changes) if key in _tables() else changes
+    return settings
 
 
 def resolve(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +70,8 @@ def resolve(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
         UsageError: an unknown recipe, name or option.
     """
     name = recipe or DEFAULT
-    settings = load(name)
+    objective = merge(load(name)["objective"], given.get("objective"))["name"]
+    settings = load(name, objective)
     for key, table in _tables().items():
         spec = merge(settings[key], given.get(key))
         settings[key] = complete(table, spec, given=GIVEN.get(key, ()))

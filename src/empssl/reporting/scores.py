@@ -1,5 +1,6 @@
-"""Scores of the run beside those of its baselines, a table for each data set."""
+"""Scores of the run beside those of its baselines, a table for each data set and protocol."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,22 +46,28 @@ class Scores:
 
 
 def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[Scores]:
-    """The evaluations of a run.
+    """The evaluations of a run. Those with one protocol share a table.
 
     Args:
         evaluations: as the run directory holds them.
         identity: of the weights that it holds now; None if that is not known.
     """
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for evaluation in evaluations:
+        key = json.dumps([evaluation["dataset"], evaluation["protocol"]], sort_keys=True)
+        alike.setdefault(key, []).append(evaluation)
     return [
         Scores(
-            dataset=Path(evaluation["dataset"]).name,
+            dataset=Path(group[0]["dataset"]).name,
             rows=sorted(
-                [_row(result, identity, trained=True) for result in evaluation["results"]]
-                + [_row(result, trained=False) for result in evaluation["baselines"]],
+                dict.fromkeys(
+                    [_row(row, identity, trained=True) for e in group for row in e["results"]]
+                    + [_row(row, trained=False) for e in group for row in e["baselines"]]
+                ),
                 key=lambda row: -row.accuracy,
             ),
         )
-        for evaluation in evaluations
+        for group in alike.values()
     ]
 
 

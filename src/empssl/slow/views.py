@@ -75,7 +75,8 @@ def view(
     size = round(options["crop"] * image.width)
     corners = image.width - size + 1
     patch = cut(image, int(corners * draw["top"]), int(corners * draw["left"]), size)
-    patch = resize(patch, options["side"] or size)
+    side = image.width if options["side"] == "image" else options["side"] or size
+    patch = resize(patch, side)
     if draw["flip"] < options["flip"]:
         patch = flip(patch)
     if draw["jitter"] < options["jitter"]:

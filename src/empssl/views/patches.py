@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,7 +25,8 @@ class Patches(Policy):
 
     Args:
         crop: side of a patch as a fraction of the image's side.
-        side: what the backbone sees, in pixels; None leaves patches at their native size.
+        side: what the backbone sees, in pixels; None leaves patches at their native size, and
+            `image` enlarges them to that of the image, as the paper does.
         flip: probability of a mirrored patch.
         jitter: probability of color jitter.
         brightness: factor from 1 - b to 1 + b.
@@ -52,7 +54,7 @@ class Patches(Policy):
         self,
         *,
         crop: float = 0.5,
-        side: int | None = None,
+        side: int | Literal["image"] | None = None,
         flip: float = 0.5,
         jitter: float = 0.8,
         brightness: float = 0.4,
@@ -69,7 +71,9 @@ class Patches(Policy):
     ) -> None:
         if not 0 < crop <= 1:
             raise ValueError(f"crop is {crop}, expected a fraction of the image's side")
-        check_side(side)
+        if isinstance(side, str) and side != "image":
+            raise ValueError(f"side is '{side}', expected a number of pixels, 'image' or none")
+        check_side(None if side == "image" else side)
         self.crop, self.side = crop, side
         self.augmentation = Augmentation(
             flip=flip, jitter=jitter, brightness=brightness, contrast=contrast,
@@ -81,6 +85,8 @@ class Patches(Policy):
         return max(1, round(self.crop * image_side))
 
     def view_side(self, image_side: int) -> int:
+        if isinstance(self.side, str):
+            return image_side
         return self.side or self.patch_side(image_side)
 
     def weak(self) -> "Patches":

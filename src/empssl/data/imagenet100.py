@@ -1,0 +1,71 @@
+"""ImageNet-100: the 100 classes of ImageNet that Tian et al. (2019) chose for CMC."""
+
+from pathlib import Path
+
+from empssl.data.encoded import EncodedImages
+from empssl.data.folder import open_files
+from empssl.data.split import Split
+from empssl.data.synsets import class_images, read_ids
+from empssl.errors import DataError
+
+CLASSES = Path(__file__).with_name("imagenet100.txt")
+_FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
+
+
+def open_imagenet100(
+    *, split: Split, data_dir: Path, side: int = 224, classes: Path | None = None
+) -> EncodedImages:
+    """The images of 100 classes in a folder of ImageNet's, as they are asked for.
+
+    The shorter side is scaled to `side` and the middle is cut out, once; patches come from there.
+    Labels are positions in the sorted ids, and the ids are the names of the classes.
+
+    Args:
+        split: `train` and `val` of ImageNet, which is `test` here; `all` is one, then the other.
+        data_dir: the folder with `train/ID/*.JPEG` and `val/ID/*.JPEG`, or the one around it if
+            it is called `imagenet100` or `imagenet`. More classes than those wanted do no harm.
+        side: pixels.
+        classes: a file with the ids of other classes, one a line.
+
+    Raises:
+        DataError: classes or images are missing, or none can be decoded.
+    """
+    ids = read_ids(classes or CLASSES)
+    root = next(
+        (
+            folder for folder in (data_dir, data_dir / "imagenet100", data_dir / "imagenet")
+            if any((folder / name).is_dir() for name in _FOLDERS.values())
+        ),
+        None,
+    )  # fmt: skip
+    if root is None:
+        raise DataError(
+            f"imagenet100 is not in '{data_dir}': no folders train and val there, nor in "
+            "imagenet100/ or imagenet/. Say with data_dir where ImageNet (ILSVRC2012) is unpacked, "
+            "a folder of images for each class; it cannot be downloaded without an account"
+        )
+    sizes: dict[str, int] = {}
+    labels: list[int] = []
+    for part, folder in _FOLDERS.items():
+        if split in (part, "all"):
+            found = class_images(root, folder, ids, remedy=_remedy(root, folder))
+            sizes |= found[0]
+            labels += found[1]
+    return open_files(
+        root,
+        sizes,
+        name="imagenet100",
+        split=split,
+        side=side,
+        labels=labels,
+        class_names=ids,
+    )
+
+
+def _remedy(root: Path, folder: str) -> str:
+    """What is to be done where a class has no images: it depends on what there is instead."""
+    if any((root / folder).glob("n*.tar")):
+        return f"There are .tar files in {folder}: unpack each into a folder of its name"
+    if any((root / folder).glob("ILSVRC2012_val_*")):
+        return f"The images lie in {folder} itself: move each into the folder of its class"
+    return "Unpack what is missing, or list the classes that you have: imagenet100:FILE"
