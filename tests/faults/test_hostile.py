@@ -178,7 +178,6 @@ def unsafe_calls(source: str) -> list[str]:
             name = ast.unparse(node.func)
             method = name.rpartition(".")[2]
             found.append(name)
-            found += [name for _ in range(method in UNSAFE_METHODS)]
             for option in node.keywords:
                 value = getattr(option.value, "value", None)
                 loose = option.arg == "strict" and value is False and "state_dict" in method
@@ -198,7 +197,8 @@ def test_no_source_file_calls_what_could_run_its_input() -> None:
     found = {path.name: calls for path in sources if (calls := unsafe_calls(path.read_text()))}
     assert len(sources) > 100
     # CIFAR's own files are pickles: compared with the authors' sums, and read by an allow-list.
-    assert found == {"cifar.py": ["pickle.Unpickler"]}
+    # Tiny ImageNet's archive is compared with its sum, and `zipfile` leads nothing out of a folder.
+    assert found == {"cifar.py": ["pickle.Unpickler"], "tiny_imagenet.py": ["members.extractall"]}
 
 
 @pytest.mark.parametrize(
