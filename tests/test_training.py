@@ -367,15 +367,27 @@ def test_nothing_is_lost_but_the_steps_since_the_last_checkpoint(
     assert differences(tiny_run, tmp_path / "run") == []
 
 
-def test_checkpoints_come_by_the_clock(
-    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_ends_before_its_first_checkpoint_starts_again(
+    tiny_run: Path, tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_step(3, pull_plug)
     with pytest.raises(PulledPlug):
-        train_tiny(tmp_path / "rare")
-    assert not (tmp_path / "rare" / "checkpoints").exists()
-    with pytest.raises(CheckpointError, match="no checkpoint to continue from"):
-        training.train("digits", out=tmp_path / "rare", resume=True)
+        train_tiny(tmp_path / "rare", steps=6)
+    assert not (tmp_path / "rare" / "checkpoints").exists()  # they come by the clock
+    monkeypatch.undo()
+    training.train("digits", out=tmp_path / "rare", resume=True)
+    assert differences(tiny_run, tmp_path / "rare") == []
+
+
+def test_a_run_of_which_no_checkpoint_is_whole_does_not_start_again(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop(tmp_path / "run", at_step, monkeypatch)
+    for manifest in (tmp_path / "run" / "checkpoints").glob("*/manifest.json"):
+        manifest.unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint to continue from") as refused:
+        training.train("digits", out=tmp_path / "run", resume=True)
+    assert refused.value.exit_code == 4
 
 
 @pytest.fixture(scope="module")

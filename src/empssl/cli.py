@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -72,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(_shown(result, **switches))
     except EmpsslError as error:
         return _fail(speaker, error, error.exit_code, as_json)
-    except KeyboardInterrupt:
-        return _fail(speaker, StoppedError("interrupted", 130), 130, as_json)
+    except KeyboardInterrupt as stop:  # with the signal's number, if it was not Ctrl-C
+        code = 128 + int(stop.args[0] if stop.args else signal.SIGINT)
+        return _fail(speaker, StoppedError("interrupted", code), code, as_json)
     except Exception as error:  # a bug: its place matters more than its message
         traceback.print_exc()
         return _fail(speaker, error, 1, as_json)

@@ -33,7 +33,14 @@ from empssl.engine import (
     resolve_compile,
     settle,
 )
-from empssl.errors import DataError, DivergenceError, EmpsslError, StoppedError, UsageError
+from empssl.errors import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    EmpsslError,
+    StoppedError,
+    UsageError,
+)
 from empssl.flops import projecting_flops, training_flops
 from empssl.gauge import spectrum_steps
 from empssl.health import CollapseWatch
@@ -193,9 +200,10 @@ def train(
     with ExitStack() as held, stop_requests() as request:
 
         def open_run() -> Run:
-            run = Run(out) if resume else Run.create(out, settings | place, overwrite=overwrite)
-            held.enter_context(run.lock())
-            return run
+            if not resume:
+                return held.enter_context(Run.creating(out, settings | place, overwrite=overwrite))
+            held.enter_context(Run(out).lock())
+            return Run(out)
 
         training.enter(_on_first(fabric, open_run) or Run(out))
         if resume:
@@ -378,28 +386,42 @@ class Training:
         )
 
     def restore(self) -> None:
-        """Continue from the newest whole checkpoint.
+        """Continue from the newest whole checkpoint; a run that never wrote one starts again.
 
         Raises:
             DataError: the images are not those that the run began with.
+            CheckpointError: there are checkpoints, but none is whole, or not of this run.
         """
-        saved, folder, problems = self.run.load_checkpoint()
-        for problem in problems:
-            self._say(f"{problem}; using {folder.name}, the one before")
         self.plan = self.run.plan
-        if self.images.fingerprint != self.plan["fingerprint"]:
+        if self.images.fingerprint != self.plan.get("fingerprint", self.images.fingerprint):
             raise DataError(
                 f"{self.settings['data']} has changed since {self.run.path} was started; restore "
                 "the images, or start a new run"
             )
+        if not self.run.has_checkpoints:
+            self._say(f"{self.run.path} stopped before its first checkpoint; starting again")
+            if self.fabric.is_global_zero:
+                self.run.trim_metrics(0)
+            self.start()
+            return
+        saved, folder, problems = self.run.load_checkpoint()
+        for problem in problems:
+            self._say(f"{problem}; using {folder.name}, the one before")
         for group, module in self._modules.items():
             checkpoint.load_strictly(module, saved.tensors.get(group, {}), folder)
-        for index, optimizer in enumerate(self.optimizers):
-            optimizer.load_state_dict(
-                _unflatten(saved.state["optimizers"][index], saved.tensors["optimizer"], index)
-            )
-            _as_weights(optimizer)
-        self.step, self.seconds = saved.state["step"], saved.state["seconds"]
+        try:
+            for index, optimizer in enumerate(self.optimizers):
+                optimizer.load_state_dict(
+                    _unflatten(saved.state["optimizers"][index], saved.tensors["optimizer"], index)
+                )
+                _as_weights(optimizer)
+            self.step, self.seconds = saved.state["step"], saved.state["seconds"]
+            self.plan["steps"], self.plan["steps_per_epoch"]  # or KeyError
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder} or {self.run.path / 'plan.json'} does not hold what it takes to "
+                f"continue ({error!r})"
+            ) from error
         if self.fabric.is_global_zero:
             self.run.trim_metrics(self.step)
 
@@ -660,11 +682,17 @@ def _resumed_settings(
 
     Raises:
         UsageError: some are given anew, with other values.
+        CheckpointError: some were not written down.
     """
     config = run.config
-    asked = resolve(recipe or config["recipe"], {**_as_given(config), **_without_none(given)})
-    asked |= {"data": data}
-    changed = [key for key, value in asked.items() if _plain(config.get(key)) != _plain(value)]
+    try:
+        asked = resolve(recipe or config["recipe"], {**_as_given(config), **_without_none(given)})
+        asked |= {"data": data}
+        changed = [
+            key for key, value in asked.items() if _plain(config.get(key)) != _plain(value)
+        ]  # fmt: skip
+    except KeyError as error:
+        raise CheckpointError(f"the configuration of {run.path} does not say {error}") from error
     if changed:
         raise UsageError(
             f"a resumed run keeps its settings, but {', '.join(changed)} would change; leave "
