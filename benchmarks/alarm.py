@@ -4,7 +4,7 @@
                                [--faults NAMES] [--write]
 
 Trains every objective with recipe `demo` on digits, as it is and with each fault of
-`tests/planted.py`, and adds a line for each run to a file: its gauges at every step, the k-NN
+`tests/wrong_objectives.py`, and adds a line for each run to a file: its gauges at every step, the k-NN
 accuracy after it and of random weights. Runs that the file has are not run again. In the end, for
 each run of the file: the level that `spread` and `participation` stayed under for some 20 steps
 from step 20 on, and the step of the warning. The claim is how many faults were told of.
@@ -32,7 +32,7 @@ from empssl.run import Run
 from empssl.training import train
 
 sys.path.insert(0, str(ROOT / "tests"))
-from planted import FAULTS, planted
+from wrong_objectives import FAULTS, planted
 
 GAUGES = ("loss", "fill", "participation", "spread", "alignment", "uniformity")
 PATCHES, BATCH, IMAGES = 4, 40, 1437

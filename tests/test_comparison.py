@@ -113,9 +113,9 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Grows by one with each training step."""
     original, taken = training.training_step, []
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         taken.append(None)
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(training, "training_step", counted)
     return taken
@@ -128,10 +128,10 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
     def plant(step: int, action: Callable[[], None]) -> None:
         original, taken = training.training_step, iter(range(10**6))
 
-        def planted(*arguments: Any) -> Any:
+        def planted(*arguments: Any, **options: Any) -> Any:
             if next(taken) == step:
                 action()
-            return original(*arguments)
+            return original(*arguments, **options)
 
         monkeypatch.setattr(training, "training_step", planted)
 

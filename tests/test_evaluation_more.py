@@ -322,7 +322,7 @@ def test_a_file_of_something_else_is_refused(files: Path, tmp_path: Path) -> Non
     (tmp_path / "text").write_text("no embeddings")
     with pytest.raises(DataError, match="text is no file of embeddings"):
         empssl.evaluate(tmp_path / "text", str(files / "test.parquet"))
-    with pytest.raises(UsageError, match="--curve and --train-size need the run directory"):
+    with pytest.raises(UsageError, match="--train-size and --epoch need the run directory"):
         empssl.evaluate(files / "train.parquet", str(files / "test.parquet"), curve=[1])
 
 

@@ -6,8 +6,8 @@ from functools import cache
 
 import pytest
 import torch
-from planted import FAULTS
 from torch import Tensor, nn
+from wrong_objectives import FAULTS
 
 from empssl.data import MemoryImages
 from empssl.data.digits import open_digits

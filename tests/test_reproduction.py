@@ -300,10 +300,10 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
     def plant(step: int, action: Callable[[], None]) -> None:
         original, taken = training.training_step, iter(range(10**6))
 
-        def planted(*arguments: Any) -> Any:
+        def planted(*arguments: Any, **options: Any) -> Any:
             if next(taken) == step:
                 action()
-            return original(*arguments)
+            return original(*arguments, **options)
 
         monkeypatch.setattr(training, "training_step", planted)
 

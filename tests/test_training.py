@@ -54,10 +54,10 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
     def plant(step: int, action: Callable[..., None]) -> None:
         original, calls = training.training_step, itertools.count()
 
-        def planted(*arguments: Any) -> Any:
+        def planted(*arguments: Any, **options: Any) -> Any:
             if next(calls) == step:
                 action(*arguments)
-            return original(*arguments)
+            return original(*arguments, **options)
 
         monkeypatch.setattr(training, "training_step", planted)
 
@@ -684,7 +684,7 @@ def test_a_bad_step_that_is_read_later_is_named_and_nothing_after_it_is_kept(
 ) -> None:
     calls = itertools.count()
 
-    def unread(*_: Any) -> StepResult:
+    def unread(*_: Any, **__: Any) -> StepResult:
         good = torch.tensor(next(calls) != 2)
         loss = Loss(torch.where(good, 1.0, torch.nan), {})
         return StepResult(loss, {"fill": torch.tensor(0.5)}, 1.0, good)

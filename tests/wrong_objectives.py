@@ -92,8 +92,8 @@ def not_whitened(objective: Objective) -> None:
 def lengths_only(objective: Objective) -> None:
     """MMCR with the lengths of the mean views in place of their nuclear norm."""
 
-    def forward(right: Callable[..., Loss], z: Tensor) -> Loss:
-        return Loss(-F.normalize(z, dim=-1).mean(0).norm(dim=-1).sum(), right(z).terms)
+    def forward(right: Callable[..., Loss], z: Tensor, **asked: Any) -> Loss:
+        return Loss(-F.normalize(z, dim=-1).mean(0).norm(dim=-1).sum(), right(z, **asked).terms)
 
     _forward(forward)(objective)
 
