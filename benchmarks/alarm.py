@@ -4,10 +4,10 @@
                                [--faults NAMES] [--write]
 
 Trains every objective with recipe `demo` on digits, as it is and with each fault of
-`tests/wrong_objectives.py`, and adds a line for each run to a file: its gauges at every step, the k-NN
-accuracy after it and of random weights. Runs that the file has are not run again. In the end, for
-each run of the file: the level that `spread` and `participation` stayed under for some 20 steps
-from step 20 on, and the step of the warning. The claim is how many faults were told of.
+`tests/wrong_objectives.py`, and adds a line for each run to a file: its gauges at every step, the
+k-NN accuracy after it and of random weights. Runs that the file has are not run again. In the end,
+for each run of the file: the level that `spread` and `participation` stayed under for some 20
+steps from step 20 on, and the step of the warning. The claim is how many faults were told of.
 """
 
 import argparse
