@@ -20,6 +20,7 @@ from empssl.checkpoint import Checkpoint
 from empssl.data import BadSamples, Split, in_memory, open_images
 from empssl.data.images import ImageSet
 from empssl.data.in_memory import resident
+from empssl.data.near_constant import near_constant
 from empssl.data.sampler import Sampler
 from empssl.draws import uniform
 from empssl.duration import parse_duration
@@ -57,6 +58,7 @@ from empssl.views import POLICIES, Policy
 
 CHECKPOINT_SECONDS = 300.0
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
+LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
 T = TypeVar("T")
 
 
@@ -344,6 +346,7 @@ class Training:
             "steps_per_epoch": per_epoch,
             "samples": len(self.images),
             "usable_samples": len(self.sampler.usable),
+            "near_constant": self._near_constant(),
             "image_side": self.images.side,
             "patch_side": self.policy.patch_side(self.images.side),
             "view_side": self.policy.view_side(self.images.side),
@@ -364,6 +367,19 @@ class Training:
             f"patches, {steps / per_epoch:.2f} epochs, "
             f"{steps * views * self.flops_per_view / 1e15:.3g} PFLOP"
         )
+
+    def _near_constant(self) -> dict[str, int]:
+        """Of some images, evenly spread, how many have next to nothing to see; tells if many do."""
+        usable = self.sampler.usable
+        spread = usable[:: max(1, len(usable) // LOOKED_AT)][:LOOKED_AT]
+        got = self.images.read(spread.tolist())
+        found = {"found": int(near_constant(got.pixels[got.valid]).sum()), "of": len(spread)}
+        if found["found"] > NEAR_CONSTANT_SHARE * found["of"]:
+            self._say(
+                f"{found['found']} of {found['of']} images looked at are nearly of one color; "
+                "see whether they are what they should be: nothing can be learned from them"
+            )
+        return found
 
     def restore(self) -> None:
         """Continue from the newest whole checkpoint.

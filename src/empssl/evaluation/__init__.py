@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from empssl.bag import Crops, joint
-from empssl.data import ImageSet, MemoryImages, open_images
+from empssl.data import BadSamples, ImageSet, MemoryImages, open_images
+from empssl.data.duplicates import found_in
+from empssl.data.near_constant import near_constant
 from empssl.errors import DataError, UsageError, nearest
 from empssl.evaluation.draw import balanced
 from empssl.evaluation.knn import knn_score
 from empssl.evaluation.linear import lbfgs_probe, sgd_probe
 from empssl.evaluation.ridge import ridge_probe
 from empssl.evaluation.score import Score
+from empssl.evaluation.tally import Tally
 from empssl.models import VIEW_LAYERS, Layer
 from empssl.models.whitened_patches import WhitenedPatches
 from empssl.pretrained import Encoder
@@ -73,6 +76,7 @@ class Evaluation:
         results: of the run's network.
         baselines: of the same network with random weights, and of whitened patches with ridge
             regression, which need no training.
+        images: by split, what became of its images.
     """
 
     dataset: str
@@ -81,6 +85,7 @@ class Evaluation:
     asked: dict[str, Any]
     results: list[Result]
     baselines: list[Result]
+    images: dict[str, Tally] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -100,7 +105,10 @@ class Evaluation:
                 f"{model[-18:]:18} {row.probe:11} {row.layer:9} {row.crops:10} {row.accuracy:7.2f}%"
             )
         sizes = f"{self.results[0].train_size} train, {self.results[0].test_size} test"
-        return "\n".join([*lines, f"{self.dataset}: {sizes} images, frozen encoder, eval mode"])
+        lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
+        return "\n".join(
+            [*lines, *(r for s, tally in self.images.items() for r in tally.remarks(s))]
+        )
 
 
 def evaluate(
@@ -144,7 +152,7 @@ def evaluate(
         those of the same data, protocol and questions, and no others.
 
     Raises:
-        DataError: no labels, or nothing to compare.
+        DataError: no labels, nothing to compare, or too many images that cannot be read.
         UsageError: an unknown probe, layer or crops, or an epoch that was not kept.
     """
     for probe in probes:
@@ -162,7 +170,11 @@ def evaluate(
         )
         for split in ("train", "test")
     ]
-    splits = [_labeled(opened[0], train_size, seed), _labeled(opened[1])]
+    (train, train_tally), (test, test_tally) = (
+        _labeled(opened[0], train_size, seed), _labeled(opened[1])
+    )  # fmt: skip
+    splits = [train, test]
+    copies = int(found_in(test.pixels, train.pixels).sum())
     patches = encoder.network.whitened
     if patches is None and baselines:
         patches = WhitenedPatches().fit(splits[0].pixels, seed=seed)
@@ -192,34 +204,51 @@ def evaluate(
         },
         results=results,
         baselines=others,
+        images={"train": train_tally, "test": replace(test_tally, in_train=copies)},
     )  # fmt: skip
     Run(run).save_evaluation(evaluation.name, asdict(evaluation))
     return evaluation
 
 
-def _labeled(images: ImageSet, size: int | None = None, seed: int = 0) -> MemoryImages:
-    """The images that have a label and can be read, all in memory; or a draw of `size` of them."""
+def _labeled(
+    images: ImageSet, size: int | None = None, seed: int = 0
+) -> tuple[MemoryImages, Tally]:
+    """The images that have a label and can be read, all in memory; or a draw of `size` of them.
+
+    Raises:
+        DataError: no labels, or too many images that cannot be read.
+    """
     if images.labels is None:
         raise DataError(
             f"{images.name} has no labels to evaluate with; give a folder with one sub-folder per "
             "class, or a data set with labels"
         )
-    rows = (images.labels >= 0).nonzero()[:, 0]
+    rows = labeled = (images.labels >= 0).nonzero()[:, 0]
     if size is not None:
         rows = rows[balanced(images.labels[rows], size, seed=seed)]
     pixels = torch.empty(len(rows), 3, images.side, images.side, dtype=torch.uint8)
     valid = torch.zeros(len(rows), dtype=torch.bool)
+    ledger, bad = BadSamples(None, len(rows)), []
     with progress(f"reading {images.split} images", len(rows)) as advance:
         for part in torch.arange(len(rows)).split(1024):
             batch = images.read(rows[part].tolist())
             pixels[part], valid[part] = batch.pixels.cpu(), batch.valid
+            for sample in batch.bad:
+                ledger.add(sample, epoch=0, step=0)
+                bad.append(sample)
             advance(int(part[-1]) + 1)
+    drawn = len(rows)
     if not valid.all():
         pixels, rows = pixels[valid], rows[valid]
-    return MemoryImages(
+    tally = Tally(
+        listed=len(images), used=len(rows), unlabeled=len(images) - len(labeled),
+        not_drawn=len(labeled) - drawn, near_constant=int(near_constant(pixels).sum()), bad=bad,
+    )  # fmt: skip
+    kept = MemoryImages(
         pixels, name=images.name, split=images.split, labels=images.labels[rows],
         class_names=images.class_names, fingerprint=images.fingerprint,
     )  # fmt: skip
+    return kept, tally
 
 
 def _score(
