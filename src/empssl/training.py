@@ -22,6 +22,7 @@ from empssl.data.images import ImageSet
 from empssl.data.in_memory import resident
 from empssl.data.near_constant import near_constant
 from empssl.data.sampler import Sampler
+from empssl.diagnosis import all_finite
 from empssl.draws import uniform
 from empssl.duration import parse_duration
 from empssl.engine import (
@@ -481,7 +482,7 @@ class Training:
                 self.target, labels,
             )  # fmt: skip
         except DivergenceError as error:
-            raise self._diverged(step, str(error), drawn.samples) from error
+            raise self._diverged(step, str(error), drawn.samples, error.rows) from error
         if self.target is not None:
             self.target.update(self.network, self.objective.momentum_at(progress))
         return result, drawn.samples
@@ -493,11 +494,17 @@ class Training:
         views = self.augment(pixels, u[weak:])
         return torch.cat([self.policy.weak()(pixels, u[:weak]), views]) if weak else views
 
-    def _diverged(self, step: int, what: str, samples: Tensor) -> DivergenceError:
-        names = [self.images.sample_name(int(i)) for i in samples[:5]]
+    def _diverged(
+        self, step: int, what: str, samples: Tensor, rows: Sequence[int] = ()
+    ) -> DivergenceError:
+        names = [
+            self.images.sample_name(int(i)) for i in (samples[list(rows)] if rows else samples)
+        ]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return DivergenceError(
             f"step {step}: {what}. It changed no weight that is kept, and checkpoints that were "
-            f"written are good. Its images began with {', '.join(names)}. "
+            f"written are good. {'It began in' if rows else 'Its images were'} "
+            f"{', '.join(names[:5])}{more}. "
             "Lower the learning rate, or try --precision 32-true"
         )
 
@@ -586,7 +593,16 @@ class Training:
         }
 
     def _save(self) -> None:
-        """Write a checkpoint; the processes other than the first wait for it."""
+        """Write a checkpoint; the processes other than the first wait for it.
+
+        Raises:
+            DivergenceError: the last update made weights that are not finite. None is written.
+        """
+        if not all_finite(t for tensors in self._weights().values() for t in tensors.values()):
+            raise DivergenceError(
+                f"step {self.step}: the update before it made weights that are not finite. They "
+                "are not kept, and checkpoints that were written are good. Lower the learning rate"
+            )
 
         def save() -> None:
             flat = [_flatten(o.state_dict(), i) for i, o in enumerate(self.optimizers)]

@@ -2,10 +2,9 @@
 
 from typing import ClassVar
 
-import torch.nn.functional as F
-
 from empssl.objectives.coding_rate import coding_rate
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
 
 
@@ -37,7 +36,7 @@ class EMP(Objective):
         self.distortion = distortion
 
     def forward(self, projections: Projections) -> Loss:
-        z = F.normalize(projections, dim=-1)
+        z = unit_rows(projections)
         rate = coding_rate(z, self.distortion)
         similarity = z.mean(0).norm(dim=-1).mean()
         total = -(rate + self.invariance_weight * similarity)

@@ -1,9 +1,9 @@
 """MMCR (Yerxa et al., 2023): maximum manifold capacity representations."""
 
 import torch
-import torch.nn.functional as F
 
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
 
 
@@ -21,6 +21,6 @@ class MMCR(Objective):
     """
 
     def forward(self, projections: Projections) -> Loss:
-        centers = F.normalize(projections, dim=-1).mean(0)
+        centers = unit_rows(projections).mean(0)
         nuclear_norm = torch.linalg.svdvals(centers).sum()
         return Loss(-nuclear_norm, {"nuclear_norm": nuclear_norm})

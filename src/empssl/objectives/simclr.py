@@ -3,11 +3,11 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from empssl.errors import nearest
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_of_others
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections, Scalar
 
 
@@ -47,9 +47,9 @@ class SimCLR(Objective):
         self.partners = partners
 
     def forward(self, projections: Projections) -> Loss:
-        z = F.normalize(projections, dim=-1)
+        z = unit_rows(projections)
         if self.partners == "mean":
-            terms = [self._terms(z, F.normalize(mean_of_others(z), dim=-1))]
+            terms = [self._terms(z, unit_rows(mean_of_others(z)))]
         else:
             terms = [self._terms(z, z.roll(shift, 0)) for shift in range(1, len(z))]
         similarity, contrast_loss = (torch.stack(term).mean() for term in zip(*terms, strict=True))

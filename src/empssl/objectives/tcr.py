@@ -1,10 +1,9 @@
 """Total coding rate (Li et al., 2022): the first stage of NMCE, and EMP-SSL's predecessor."""
 
-import torch.nn.functional as F
-
 from empssl.objectives.coding_rate import coding_rate
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_product
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
 
 
@@ -40,7 +39,7 @@ class TCR(Objective):
         self.pooled = pooled
 
     def forward(self, projections: Projections) -> Loss:
-        z = F.normalize(projections, dim=-1)
+        z = unit_rows(projections)
         rate = coding_rate(z.flatten(0, 1)[None] if self.pooled else z, self.distortion)
         similarity = mean_product(z)
         total = -(rate + self.invariance_weight * similarity)
