@@ -171,6 +171,7 @@ def train(
         settings = {"data": data} | resolve(recipe, given) | chosen
         Run.check_free(out, overwrite=overwrite)
     _check(settings)
+    _rehearse(settings)
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
                     precision=settings["precision"])  # fmt: skip
     images = open_images(
@@ -236,7 +237,6 @@ class Training:
         Raises:
             UsageError: settings that cannot be carried out.
         """
-        build(SCHEDULES, settings["schedule"], steps=1)  # a wrong option should not wait for start
         policy = build(POLICIES, settings["views"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings["seed"])
@@ -635,6 +635,26 @@ def _check(settings: dict[str, Any]) -> None:
         raise UsageError(f"epochs is {settings['epochs']}, expected a positive number")
     if settings["budget"] is not None:
         parse_duration(settings["budget"])
+    if not -(2**63) <= settings["seed"] < 2**63:
+        raise UsageError(f"seed is {settings['seed']}, expected a number of 64 bits")
+    if settings["image_side"] is not None and settings["image_side"] < 1:
+        raise UsageError(f"image_side is {settings['image_side']}, expected 1 pixel or more")
+
+
+def _rehearse(settings: dict[str, Any]) -> None:
+    """Make all that settings describe, without memory.
+
+    What is wrong with them should not wait for the images, which may take an hour to read.
+
+    Raises:
+        UsageError: a name or an option with which nothing can be made.
+    """
+    build(SCHEDULES, settings["schedule"], steps=1)
+    build(POLICIES, settings["views"])
+    with torch.device("meta"):
+        network = build_network(settings["backbone"], settings["projector"], settings["whitened"])
+        objective = build_objective(settings["objective"], dim=network.projector.dim)
+    build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])
     if not all(0 < epoch < math.inf for epoch in settings.get("keep_epochs", ())):
         kept = ", ".join(map(str, settings["keep_epochs"]))
         raise UsageError(f"keep_epochs are {kept}; each must be a positive number")
