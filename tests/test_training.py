@@ -525,8 +525,8 @@ def bad_weight(*step: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (bad_pixel, "not finite"),
-        (bad_weight, "not finite"),
+        (bad_pixel, "the views are not finite"),
+        (bad_weight, "the weight backbone.conv1.weight is not finite"),
         (bad_gradient, "first bad gradient is that of projector.out.1.bias"),
     ],
 )

@@ -3,7 +3,7 @@
 Every message says what was given, what was expected and what to do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -32,9 +32,19 @@ class CheckpointError(EmpsslError):
 
 
 class DivergenceError(EmpsslError):
-    """A loss or gradient that is not finite. No weight that is kept has changed."""
+    """A loss or gradient that is not finite. No weight that is kept has changed.
+
+    Args:
+        message: what was not finite, and where it was first.
+        rows: the images of this process's share of the batch in which it began; empty where that
+            cannot be told.
+    """
 
     exit_code = 5
+
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class CollapseError(EmpsslError):

@@ -1,10 +1,12 @@
 """One optimization step: views to projections to loss to gradients to new weights."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from empssl.diagnosis import diagnose, remembered_finite
 from empssl.engine import Fabric, gather, gather_labels
 from empssl.errors import DivergenceError
 from empssl.gauge import gauge, spectrum
@@ -63,8 +65,9 @@ def training_step(
         with_spectrum: measure it too, for which the host waits.
 
     Raises:
-        DivergenceError: on the CPU, the loss or a gradient is not finite; no weight has been
-            touched. On a GPU gradients are zeros from then on, and `finite` tells.
+        DivergenceError: on the CPU, the loss, a gradient or what an optimizer remembers is not
+            finite; no weight has been touched. On a GPU gradients are zeros from then on, and
+            `finite` tells.
     """
     batch = views.shape[1]
     seen, aimed = views[objective.weak_views :], views[: objective.target_views]
@@ -83,11 +86,17 @@ def training_step(
             targets = z.detach()[: objective.target_views]
         return objective_loss(objective, z, targets, every, axis)
 
-    loss = backward(fabric, network, images, to_loss, plan, batch)
+    def diagnosis(total: float) -> DivergenceError:
+        return diagnose(fabric, network, objective, optimizers, images, total, batch=batch)
+
+    try:
+        loss = backward(fabric, network, images, to_loss, plan, batch)
+    except DivergenceError as error:
+        raise diagnosis(math.nan) from error
     norm = gradient_norm(network, objective)
     finite = torch.isfinite(loss.total.detach()) & torch.isfinite(norm)
-    if views.device.type != "cuda" and not finite:
-        raise DivergenceError(_diagnosis(network, objective, loss))
+    if views.device.type != "cuda" and not (finite and remembered_finite(optimizers)):
+        raise diagnosis(loss.total.item())
     if views.device.type == "cuda":
         drop_unless(finite, network, objective)
     for optimizer in optimizers:
@@ -148,11 +157,3 @@ def gradient_norm(*modules: nn.Module) -> Tensor:
     gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
     norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
     return norm
-
-
-def _diagnosis(network: nn.Module, objective: Objective, loss: Loss) -> str:
-    original = getattr(network, "module", network)  # names without those of Fabric's wrappers
-    named = [*original.named_parameters(), *objective.named_parameters(prefix="objective")]
-    bad = [name for name, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
-    where = f"the first bad gradient is that of {bad[0]}" if bad else "the gradients are finite"
-    return f"the loss is {loss.total.item():g} and {where}"

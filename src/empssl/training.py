@@ -20,7 +20,9 @@ from empssl.checkpoint import Checkpoint
 from empssl.data import BadSamples, Split, in_memory, open_images
 from empssl.data.images import ImageSet
 from empssl.data.in_memory import resident
+from empssl.data.near_constant import near_constant
 from empssl.data.sampler import Sampler
+from empssl.diagnosis import all_finite
 from empssl.draws import uniform
 from empssl.duration import parse_duration
 from empssl.engine import (
@@ -66,6 +68,7 @@ from empssl.views import POLICIES, Policy
 
 CHECKPOINT_SECONDS = 300.0
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
+LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
 T = TypeVar("T")
 
 
@@ -182,6 +185,7 @@ def train(
         settings = {"data": data} | resolve(recipe, given) | chosen
         Run.check_free(out, overwrite=overwrite)
     _check(settings)
+    _rehearse(settings)
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
                     precision=settings["precision"])  # fmt: skip
     images = open_images(
@@ -249,7 +253,6 @@ class Training:
         Raises:
             UsageError: settings that cannot be carried out.
         """
-        build(SCHEDULES, settings["schedule"], steps=1)  # a wrong option should not wait for start
         policy = build(POLICIES, settings["views"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings["seed"])
@@ -364,6 +367,7 @@ class Training:
             "steps_per_epoch": per_epoch,
             "samples": len(self.images),
             "usable_samples": len(self.sampler.usable),
+            "near_constant": self._near_constant(),
             "image_side": self.images.side,
             "patch_side": self.policy.patch_side(self.images.side),
             "view_side": self.policy.view_side(self.images.side),
@@ -384,6 +388,19 @@ class Training:
             f"patches, {steps / per_epoch:.2f} epochs, "
             f"{steps * views * self.flops_per_view / 1e15:.3g} PFLOP"
         )
+
+    def _near_constant(self) -> dict[str, int]:
+        """Of some images, evenly spread, how many have next to nothing to see; tells if many do."""
+        usable = self.sampler.usable
+        spread = usable[:: max(1, len(usable) // LOOKED_AT)][:LOOKED_AT]
+        got = self.images.read(spread.tolist())
+        found = {"found": int(near_constant(got.pixels[got.valid]).sum()), "of": len(spread)}
+        if found["found"] > NEAR_CONSTANT_SHARE * found["of"]:
+            self._say(
+                f"{found['found']} of {found['of']} images looked at are nearly of one color; "
+                "see whether they are what they should be: nothing can be learned from them"
+            )
+        return found
 
     def restore(self) -> None:
         """Continue from the newest whole checkpoint; a run that never wrote one starts again.
@@ -504,7 +521,7 @@ class Training:
                 self.target, labels, self.share.axis, with_spectrum=with_spectrum,
             )  # fmt: skip
         except DivergenceError as error:
-            raise self._diverged(step, str(error), drawn.samples) from error
+            raise self._diverged(step, str(error), drawn.samples, error.rows) from error
         if self.target is not None:
             self.target.update(self.network, self.objective.momentum_at(progress))
         return result, drawn.samples
@@ -516,11 +533,17 @@ class Training:
         views = self.augment(pixels, u[weak:])
         return torch.cat([self.policy.weak()(pixels, u[:weak]), views]) if weak else views
 
-    def _diverged(self, step: int, what: str, samples: Tensor) -> DivergenceError:
-        names = [self.images.sample_name(int(i)) for i in samples[:5]]
+    def _diverged(
+        self, step: int, what: str, samples: Tensor, rows: Sequence[int] = ()
+    ) -> DivergenceError:
+        names = [
+            self.images.sample_name(int(i)) for i in (samples[list(rows)] if rows else samples)
+        ]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return DivergenceError(
             f"step {step}: {what}. It changed no weight that is kept, and checkpoints that were "
-            f"written are good. Its images began with {', '.join(names)}. "
+            f"written are good. {'It began in' if rows else 'Its images were'} "
+            f"{', '.join(names[:5])}{more}. "
             "Lower the learning rate, or try --precision 32-true"
         )
 
@@ -611,7 +634,16 @@ class Training:
         }
 
     def _save(self) -> None:
-        """Write a checkpoint; the processes other than the first wait for it."""
+        """Write a checkpoint; the processes other than the first wait for it.
+
+        Raises:
+            DivergenceError: the last update made weights that are not finite. None is written.
+        """
+        if not all_finite(t for tensors in self._weights().values() for t in tensors.values()):
+            raise DivergenceError(
+                f"step {self.step}: the update before it made weights that are not finite. They "
+                "are not kept, and checkpoints that were written are good. Lower the learning rate"
+            )
 
         def save() -> None:
             flat = [_flatten(o.state_dict(), i) for i, o in enumerate(self.optimizers)]
@@ -644,6 +676,26 @@ def _check(settings: dict[str, Any]) -> None:
         raise UsageError(f"epochs is {settings['epochs']}, expected a positive number")
     if settings["budget"] is not None:
         parse_duration(settings["budget"])
+    if not -(2**63) <= settings["seed"] < 2**63:
+        raise UsageError(f"seed is {settings['seed']}, expected a number of 64 bits")
+    if settings["image_side"] is not None and settings["image_side"] < 1:
+        raise UsageError(f"image_side is {settings['image_side']}, expected 1 pixel or more")
+
+
+def _rehearse(settings: dict[str, Any]) -> None:
+    """Make all that settings describe, without memory.
+
+    What is wrong with them should not wait for the images, which may take an hour to read.
+
+    Raises:
+        UsageError: a name or an option with which nothing can be made.
+    """
+    build(SCHEDULES, settings["schedule"], steps=1)
+    build(POLICIES, settings["views"])
+    with torch.device("meta"):
+        network = build_network(settings["backbone"], settings["projector"], settings["whitened"])
+        objective = build_objective(settings["objective"], dim=network.projector.dim)
+    build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])
     if not all(0 < epoch < math.inf for epoch in settings.get("keep_epochs", ())):
         kept = ", ".join(map(str, settings["keep_epochs"]))
         raise UsageError(f"keep_epochs are {kept}; each must be a positive number")

@@ -1,7 +1,7 @@
 """How good embeddings are: probes on frozen features, beside what needs no training."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from empssl.bag import Crops
 from empssl.data import ImageSet, MemoryImages, Split, open_images
+from empssl.data.duplicates import found_in
 from empssl.errors import UsageError, nearest
 from empssl.evaluation.embedded import Embedded, check_one_source
 from empssl.evaluation.features import (
@@ -138,7 +139,7 @@ def evaluate(
         those of the same data, protocol and questions, and no others.
 
     Raises:
-        DataError: no labels, or a class with too few images.
+        DataError: no labels, a class with too few images, or too many that cannot be read.
         UsageError: an unknown probe, layer or crops, an epoch that was not kept, or numbers that
             cannot be drawn.
     """
@@ -166,10 +167,10 @@ def evaluate(
             data, split=split, data_dir=data_dir, side=encoder.image_side, download=download
         )
 
-    splits = (
-        labeled_images(opened("train"), train_size, seed=seed),
-        labeled_images(opened("test")),
-    )
+    train, train_tally = labeled_images(opened("train"), train_size, seed=seed)
+    test, test_tally = labeled_images(opened("test"))
+    splits = (train, test)
+    copies = int(found_in(test.pixels, train.pixels).sum())
     config = Run(run).config
     transfer = _is_transfer(Run(run), data, splits[0].fingerprint)
 
@@ -201,6 +202,7 @@ def evaluate(
         baselines=found.results[len(results):],
         few_shot=found.few_shot,
         curves=found.curves,
+        images={"train": train_tally, "test": replace(test_tally, in_train=copies)},
     )  # fmt: skip
     Run(run).save_evaluation(evaluation.name, asdict(evaluation))
     return evaluation

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from empssl.bag import Crops, joint
-from empssl.data import ImageSet, MemoryImages
+from empssl.data import BadSamples, ImageSet, MemoryImages
+from empssl.data.near_constant import near_constant
 from empssl.errors import DataError
 from empssl.evaluation.draw import balanced
+from empssl.evaluation.tally import Tally
 from empssl.models import VIEW_LAYERS, Layer
 from empssl.models.whitened_patches import WhitenedPatches
 from empssl.pretrained import Encoder
@@ -16,8 +18,10 @@ from empssl.progress import progress
 from empssl.shapes import Embeddings
 
 
-def labeled_images(images: ImageSet, size: int | None = None, *, seed: int = 0) -> MemoryImages:
-    """The images that have a label and can be read, all in memory.
+def labeled_images(
+    images: ImageSet, size: int | None = None, *, seed: int = 0
+) -> tuple[MemoryImages, Tally]:
+    """The images that have a label and can be read, all in memory; and what became of the others.
 
     Args:
         images: of any kind; a draw reads no others.
@@ -25,7 +29,7 @@ def labeled_images(images: ImageSet, size: int | None = None, *, seed: int = 0) 
         seed: of the draw.
 
     Raises:
-        DataError: there are no labels.
+        DataError: there are no labels, or too many images that cannot be read.
         UsageError: there are fewer than `size`.
     """
     if images.labels is None:
@@ -33,22 +37,32 @@ def labeled_images(images: ImageSet, size: int | None = None, *, seed: int = 0) 
             f"{images.name} has no labels to evaluate with; give a folder with one sub-folder per "
             "class, or a data set with labels"
         )
-    rows = (images.labels >= 0).nonzero()[:, 0]
+    rows = labeled = (images.labels >= 0).nonzero()[:, 0]
     if size is not None:
         rows = rows[balanced(images.labels[rows], size, seed=seed)]
     pixels = torch.empty(len(rows), 3, images.side, images.side, dtype=torch.uint8)
     valid = torch.zeros(len(rows), dtype=torch.bool)
+    ledger, bad = BadSamples(None, len(rows)), []
     with progress(f"reading {images.split} images", len(rows)) as advance:
         for part in torch.arange(len(rows)).split(1024):
             batch = images.read(rows[part].tolist())
             pixels[part], valid[part] = batch.pixels.cpu(), batch.valid
+            for sample in batch.bad:
+                ledger.add(sample, epoch=0, step=0)
+                bad.append(sample)
             advance(int(part[-1]) + 1)
+    drawn = len(rows)
     if not valid.all():
         pixels, rows = pixels[valid], rows[valid]
-    return MemoryImages(
+    tally = Tally(
+        listed=len(images), used=len(rows), unlabeled=len(images) - len(labeled),
+        not_drawn=len(labeled) - drawn, near_constant=int(near_constant(pixels).sum()), bad=bad,
+    )  # fmt: skip
+    kept = MemoryImages(
         pixels, name=images.name, split=images.split, labels=images.labels[rows],
         class_names=images.class_names, fingerprint=images.fingerprint,
     )  # fmt: skip
+    return kept, tally
 
 
 def features(

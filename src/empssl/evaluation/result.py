@@ -10,6 +10,7 @@ from typing import Any
 from empssl.evaluation.answers import Answers
 from empssl.evaluation.calibration import Calibration
 from empssl.evaluation.few_shot import FewShot
+from empssl.evaluation.tally import Tally
 
 _UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
 
@@ -120,6 +121,7 @@ class Evaluation:
             regression, which need no training.
         few_shot: of the network and of the baselines, from a few labels.
         curves: of the network and of the one with random weights, against test patches.
+        images: by split, what became of its images.
     """
 
     dataset: str
@@ -130,6 +132,7 @@ class Evaluation:
     baselines: list[Result]
     few_shot: list[FewShot] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
+    images: dict[str, Tally] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -153,7 +156,8 @@ class Evaluation:
         lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
         if self.protocol.get("transfer"):
             lines.append(f"a transfer: the encoder was trained on {self.protocol['trained_on']}")
-        return "\n".join(lines)
+        remarks = (line for split, tally in self.images.items() for line in tally.remarks(split))
+        return "\n".join([*lines, *remarks])
 
     def _start(self, row: Result | FewShot | Curve) -> str:
         own = row.model == self.results[0].model

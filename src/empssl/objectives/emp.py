@@ -1,9 +1,8 @@
 """EMP-SSL (Tong et al., 2023), eq. 2."""
 
-import torch.nn.functional as F
-
 from empssl.objectives.coding_rate import coding_rate
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
 
@@ -36,7 +35,7 @@ class EMP(Objective):
         self.distortion = distortion
 
     def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
-        z = F.normalize(projections, dim=-1)
+        z = unit_rows(projections)
         rate = coding_rate(z, self.distortion, views)
         similarity = views.mean(z).norm(dim=-1).mean()
         total = -(rate + self.invariance_weight * similarity)

@@ -1,9 +1,9 @@
 """MMCR (Yerxa et al., 2023): maximum manifold capacity representations."""
 
 import torch
-import torch.nn.functional as F
 
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
 
@@ -24,6 +24,6 @@ class MMCR(Objective):
     sums_views = True
 
     def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
-        centers = views.mean(F.normalize(projections, dim=-1))
+        centers = views.mean(unit_rows(projections))
         nuclear_norm = torch.linalg.svdvals(centers).sum()
         return Loss(-nuclear_norm, {"nuclear_norm": nuclear_norm})

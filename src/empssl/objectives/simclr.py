@@ -3,11 +3,11 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from empssl.errors import nearest
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_of_others
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections, Scalar
 from empssl.view_axis import HERE, ViewAxis
 
@@ -51,9 +51,9 @@ class SimCLR(Objective):
         self.sums_views = partners == "mean"
 
     def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
-        z = F.normalize(projections, dim=-1)
+        z = unit_rows(projections)
         if self.partners == "mean":
-            terms = [self._terms(z, F.normalize(mean_of_others(z, views), dim=-1), views)]
+            terms = [self._terms(z, unit_rows(mean_of_others(z, views)), views)]
         else:
             terms = [self._terms(z, z.roll(shift, 0), views) for shift in range(1, len(z))]
         similarity, contrast_loss = (torch.stack(term).mean() for term in zip(*terms, strict=True))

@@ -1,10 +1,9 @@
 """Total coding rate (Li et al., 2022): the first stage of NMCE, and EMP-SSL's predecessor."""
 
-import torch.nn.functional as F
-
 from empssl.objectives.coding_rate import coding_rate
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_product
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
 
@@ -42,7 +41,7 @@ class TCR(Objective):
         self.sums_views = not pooled
 
     def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
-        z = F.normalize(projections, dim=-1)
+        z = unit_rows(projections)
         if self.pooled:
             rate = coding_rate(z.flatten(0, 1)[None], self.distortion)
         else:

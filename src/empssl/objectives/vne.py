@@ -1,11 +1,11 @@
 """I-VNE+ (Kim et al., 2023): von Neumann entropy beside the cosine of views."""
 
 import torch
-import torch.nn.functional as F
 
 from empssl.objectives.gram import smaller_gram
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_product
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
 
@@ -42,7 +42,7 @@ class VNE(Objective):
         self.epsilon = epsilon
 
     def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
-        z = F.normalize(projections, dim=-1)
+        z = unit_rows(projections)
         similarity = mean_product(z, views)
         shares = torch.linalg.eigvalsh(smaller_gram(z) / z.shape[1]).clamp(min=0)
         entropy = -views.mean((shares * (shares + self.epsilon).log()).sum(-1))
