@@ -63,9 +63,8 @@ def found(run: Path) -> Evaluation:
 
 
 def split(run: Path, part: Literal["train", "test"]) -> MemoryImages:
-    return labeled_images(
-        open_images("digits", split=part, side=Encoder.from_pretrained(run).image_side)
-    )
+    side = Encoder.from_pretrained(run).image_side
+    return labeled_images(open_images("digits", split=part, side=side))[0]
 
 
 def test_every_layer_is_scored_from_input_to_output(run: Path) -> None:
