@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from empssl.benchmarking import bench
+    from empssl.checkup import doctor
     from empssl.comparison import compare
     from empssl.embedding import embed
     from empssl.evaluation import evaluate
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from empssl.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "bench", "compare", "embed", "evaluate", "report", "train"]
+__all__ = ["Encoder", "bench", "compare", "doctor", "embed", "evaluate", "report", "train"]
 
 _HOMES = {
     "Encoder": "empssl.pretrained",
     "bench": "empssl.benchmarking",
     "compare": "empssl.comparison",
+    "doctor": "empssl.checkup",
     "embed": "empssl.embedding",
     "evaluate": "empssl.evaluation",
     "report": "empssl.reporting",

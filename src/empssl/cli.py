@@ -30,6 +30,7 @@ VERBS = {
     "compare": "put runs, or a grid of objectives, in one table with plots",
     "report": "write one HTML file that shows a run",
     "bench": "measure what a training step costs on this machine",
+    "doctor": "say what this machine has, and what will be slow on it",
 }
 FRONT = ("--help", "--version", "--json-errors")
 METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = values if switches["print_config"] else function(**values)
             if all(os.environ.get(rank, "0") == "0" for rank in RANKS):
                 print(_shown(result, **switches))
+            return int(getattr(result, "exit_code", 0))
     except EmpsslError as error:
         return _fail(speaker, error, error.exit_code, as_json)
     except KeyboardInterrupt:

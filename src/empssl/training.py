@@ -33,11 +33,18 @@ from empssl.engine import (
     resolve_compile,
     settle,
 )
-from empssl.errors import DataError, DivergenceError, EmpsslError, StoppedError, UsageError
+from empssl.errors import (
+    DataError,
+    DivergenceError,
+    EmpsslError,
+    OutOfMemoryError,
+    StoppedError,
+    UsageError,
+)
 from empssl.flops import projecting_flops, training_flops
 from empssl.health import CollapseWatch
 from empssl.load import LoadWatch
-from empssl.memory import Memory, Plan, free_bytes
+from empssl.memory import Memory, Plan, free_bytes, is_out_of_memory, smaller
 from empssl.memory import plan as plan_memory
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import globalize
@@ -46,6 +53,7 @@ from empssl.objectives import build_objective
 from empssl.objectives.objective import Objective
 from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
 from empssl.pending import Measured, Pending
+from empssl.preflight import check_disk, checkpoint_bytes
 from empssl.progress import progress
 from empssl.recipes import resolve
 from empssl.run import Run
@@ -56,6 +64,7 @@ from empssl.transfer import send
 from empssl.views import POLICIES, Policy
 
 CHECKPOINT_SECONDS = 300.0
+SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a run may change
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
 T = TypeVar("T")
 
@@ -142,6 +151,7 @@ def train(
         UsageError: settings that cannot be carried out.
         DataError: no usable images, too many bad ones, or other images than the run began with.
         DivergenceError: a loss or gradient was not finite; the last checkpoint is good.
+        OutOfMemoryError: a step did not fit; says how it will, or that nothing smaller is left.
         StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
     """
     given = {
@@ -180,6 +190,7 @@ def train(
     with ExitStack() as held, stop_requests() as request:
 
         def open_run() -> Run:
+            training.check_room(Path(out))
             run = Run(out) if resume else Run.create(out, settings | place, overwrite=overwrite)
             held.enter_context(run.lock())
             return run
@@ -308,6 +319,16 @@ class Training:
         self.network.zero_grad(set_to_none=True)
         self.network.load_state_dict(kept)
 
+    def check_room(self, out: Path) -> None:
+        """Warn where the disk may be too small for the run.
+
+        Raises:
+            CheckpointError: it is.
+        """
+        size = checkpoint_bytes(self._modules.values(), self.settings["optimizer"])
+        if warning := check_disk(out, size):
+            self._say(warning)
+
     def enter(self, run: Run) -> None:
         """Write to this run directory from now on.
 
@@ -384,6 +405,7 @@ class Training:
         self.step, self.seconds = saved.state["step"], saved.state["seconds"]
         if self.fabric.is_global_zero:
             self.run.trim_metrics(self.step)
+            self.run.environment = self.run.environment | {"memory": self.memory.mode}
 
     def loop(self, request: StopRequest) -> None:
         """Train to the end of the plan, with a line of metrics for each step."""
@@ -457,6 +479,10 @@ class Training:
             )  # fmt: skip
         except DivergenceError as error:
             raise self._diverged(step, str(error), drawn.samples) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._too_large(step, error) from error
         if self.target is not None:
             self.target.update(self.network, self.objective.momentum_at(progress))
         return result, drawn.samples
@@ -474,6 +500,21 @@ class Training:
             f"step {step}: {what}. It changed no weight that is kept, and checkpoints that were "
             f"written are good. Its images began with {', '.join(names)}. "
             "Lower the learning rate, or try --precision 32-true"
+        )
+
+    def _too_large(self, step: int, error: BaseException) -> OutOfMemoryError:
+        patches, batch = self.settings["patches"], self.settings["batch"]
+        mode = smaller(self.memory.mode, self.network)
+        if mode is not None:
+            advice = f"continue with --resume --memory {mode}: the same gradients in more time"
+        else:
+            name, value = ("patches", patches) if patches > batch else ("batch", batch)
+            advice = "nothing smaller has the same gradients; start anew with "
+            advice += f"--{name} {max(2, value // 2)}"
+        first = (str(error).strip().splitlines() or ["no memory"])[0]
+        return OutOfMemoryError(
+            f"step {step}: out of memory ({first}) with {patches} patches of each of {batch} "
+            f"images over {self.fabric.world_size} processes, memory '{self.memory.mode}'; {advice}"
         )
 
     def _checked(self, measured: list[Measured]) -> Iterator[dict[str, Any]]:
@@ -624,6 +665,9 @@ def _resumed_settings(
     asked = resolve(recipe or config["recipe"], {**_as_given(config), **_without_none(given)})
     asked |= {"data": data}
     changed = [key for key, value in asked.items() if _plain(config[key]) != _plain(value)]
+    if "memory" in changed and {config["memory"], asked["memory"]} <= SAME_GRADIENTS:
+        changed.remove("memory")
+        config["memory"] = asked["memory"]
     if changed:
         raise UsageError(
             f"a resumed run keeps its settings, but {', '.join(changed)} would change; leave "
