@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from empssl.benchmarking import bench
+    from empssl.checkup import doctor
     from empssl.comparison import compare
     from empssl.embedding import embed
     from empssl.evaluation import evaluate
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Encoder", "bench", "compare", "embed", "evaluate", "examine", "report", "reproduce", "train",
+    "Encoder", "bench", "compare", "doctor", "embed", "evaluate", "examine", "report", "reproduce",
+    "train",
 ]  # fmt: skip
 
 _HOMES = {
     "Encoder": "empssl.pretrained",
     "bench": "empssl.benchmarking",
     "compare": "empssl.comparison",
+    "doctor": "empssl.checkup",
     "embed": "empssl.embedding",
     "evaluate": "empssl.evaluation",
     "examine": "empssl.quality",

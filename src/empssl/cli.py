@@ -33,6 +33,7 @@ VERBS = {
     "reproduce": "make a table or figure of the paper, theirs beside ours",
     "report": "write one HTML file that shows a run",
     "bench": "measure what a training step costs on this machine",
+    "doctor": "say what this machine has, and what will be slow on it",
 }
 FRONT = ("--help", "--version", "--json-errors")
 METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = values if switches["print_config"] else function(**values)
             if all(os.environ.get(rank, "0") == "0" for rank in RANKS):
                 print(_shown(result, **switches))
+            return int(getattr(result, "exit_code", 0))
     except EmpsslError as error:
         return _fail(speaker, error, error.exit_code, as_json)
     except KeyboardInterrupt as stop:  # with the signal's number, if it was not Ctrl-C

@@ -50,6 +50,23 @@ class Plan:
 WHOLE = Plan()
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused. On the CPU torch has no error of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def smaller(mode: str, network: Network) -> str | None:
+    """The mode that takes less memory for the same gradients; None if there is none.
+
+    Args:
+        mode: of the plan that took too much.
+        network: what computes the projections.
+    """
+    return "exact" if mode == "whole" and pieces_of(network.backbone) is not None else None
+
+
 def plan(
     mode: str,
     network: Network,

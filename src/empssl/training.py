@@ -40,6 +40,7 @@ from empssl.errors import (
     DataError,
     DivergenceError,
     EmpsslError,
+    OutOfMemoryError,
     StoppedError,
     UsageError,
 )
@@ -47,7 +48,7 @@ from empssl.flops import projecting_flops, training_flops
 from empssl.gauge import spectrum_steps
 from empssl.health import CollapseWatch
 from empssl.load import LoadWatch
-from empssl.memory import Memory, Plan, free_bytes
+from empssl.memory import Memory, Plan, free_bytes, is_out_of_memory, smaller
 from empssl.memory import plan as plan_memory
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import globalize
@@ -56,6 +57,7 @@ from empssl.objectives import build_objective
 from empssl.objectives.objective import Objective
 from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
 from empssl.pending import Measured, Pending
+from empssl.preflight import check_disk, checkpoint_bytes
 from empssl.progress import progress
 from empssl.recipes import resolve
 from empssl.run import Run
@@ -67,6 +69,7 @@ from empssl.transfer import send
 from empssl.views import POLICIES, Policy
 
 CHECKPOINT_SECONDS = 300.0
+SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a run may change
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
 LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
 T = TypeVar("T")
@@ -162,6 +165,7 @@ def train(
         UsageError: settings that cannot be carried out.
         DataError: no usable images, too many bad ones, or other images than the run began with.
         DivergenceError: a loss or gradient was not finite; the last checkpoint is good.
+        OutOfMemoryError: a step did not fit; says how it will, or that nothing smaller is left.
         StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
     """
     given: dict[str, Any] = {
@@ -204,6 +208,7 @@ def train(
     with ExitStack() as held, stop_requests() as request:
 
         def open_run() -> Run:
+            training.check_room(Path(out))
             if not resume:
                 return held.enter_context(Run.creating(out, settings | place, overwrite=overwrite))
             held.enter_context(Run(out).lock())
@@ -337,6 +342,16 @@ class Training:
         self.network.zero_grad(set_to_none=True)
         self.network.load_state_dict(kept)
 
+    def check_room(self, out: Path) -> None:
+        """Warn where the disk may be too small for the run.
+
+        Raises:
+            CheckpointError: it is.
+        """
+        size = checkpoint_bytes(self._modules.values(), self.settings["optimizer"])
+        if warning := check_disk(out, size):
+            self._say(warning)
+
     def enter(self, run: Run) -> None:
         """Write to this run directory from now on.
 
@@ -441,6 +456,7 @@ class Training:
             ) from error
         if self.fabric.is_global_zero:
             self.run.trim_metrics(self.step)
+            self.run.environment = self.run.environment | {"memory": self.memory.mode}
 
     def loop(self, request: StopRequest) -> None:
         """Train to the end of the plan, with a line of metrics for each step."""
@@ -522,6 +538,10 @@ class Training:
             )  # fmt: skip
         except DivergenceError as error:
             raise self._diverged(step, str(error), drawn.samples, error.rows) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._too_large(step, error) from error
         if self.target is not None:
             self.target.update(self.network, self.objective.momentum_at(progress))
         return result, drawn.samples
@@ -545,6 +565,21 @@ class Training:
             f"written are good. {'It began in' if rows else 'Its images were'} "
             f"{', '.join(names[:5])}{more}. "
             "Lower the learning rate, or try --precision 32-true"
+        )
+
+    def _too_large(self, step: int, error: BaseException) -> OutOfMemoryError:
+        patches, batch = self.settings["patches"], self.settings["batch"]
+        mode = smaller(self.memory.mode, self.network)
+        if mode is not None:
+            advice = f"continue with --resume --memory {mode}: the same gradients in more time"
+        else:
+            name, value = ("patches", patches) if patches > batch else ("batch", batch)
+            advice = "nothing smaller has the same gradients; start anew with "
+            advice += f"--{name} {max(2, value // 2)}"
+        first = (str(error).strip().splitlines() or ["no memory"])[0]
+        return OutOfMemoryError(
+            f"step {step}: out of memory ({first}) with {patches} patches of each of {batch} "
+            f"images over {self.fabric.world_size} processes, memory '{self.memory.mode}'; {advice}"
         )
 
     def _checked(self, measured: list[Measured]) -> Iterator[dict[str, Any]]:
@@ -743,6 +778,9 @@ def _resumed_settings(
         changed = [
             key for key, value in asked.items() if _plain(config.get(key)) != _plain(value)
         ]  # fmt: skip
+        if "memory" in changed and {config["memory"], asked["memory"]} <= SAME_GRADIENTS:
+            changed.remove("memory")
+            config["memory"] = asked["memory"]
     except KeyError as error:
         raise CheckpointError(f"the configuration of {run.path} does not say {error}") from error
     if changed:
