@@ -715,6 +715,9 @@ def _check(settings: dict[str, Any]) -> None:
         raise UsageError(f"seed is {settings['seed']}, expected a number of 64 bits")
     if settings["image_side"] is not None and settings["image_side"] < 1:
         raise UsageError(f"image_side is {settings['image_side']}, expected 1 pixel or more")
+    if not all(0 < epoch < math.inf for epoch in settings.get("keep_epochs", ())):
+        kept = ", ".join(map(str, settings["keep_epochs"]))
+        raise UsageError(f"keep_epochs are {kept}; each must be a positive number")
 
 
 def _rehearse(settings: dict[str, Any]) -> None:
@@ -731,9 +734,6 @@ def _rehearse(settings: dict[str, Any]) -> None:
         network = build_network(settings["backbone"], settings["projector"], settings["whitened"])
         objective = build_objective(settings["objective"], dim=network.projector.dim)
     build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])
-    if not all(0 < epoch < math.inf for epoch in settings.get("keep_epochs", ())):
-        kept = ", ".join(map(str, settings["keep_epochs"]))
-        raise UsageError(f"keep_epochs are {kept}; each must be a positive number")
 
 
 def _check_objective(objective: Objective, settings: dict[str, Any], images: ImageSet) -> None:
