@@ -123,6 +123,8 @@ class ResNet(nn.Module):
         super().__init__()
         if stem not in ("imagenet", "small"):
             raise ValueError(f"stem is '{stem}', expected 'imagenet' or 'small'")
+        if width < 1:
+            raise ValueError(f"width is {width}, expected 1 or more channels")
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.conv1 = Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
