@@ -44,7 +44,7 @@ SHARED: dict[str, Any] = {
     "equal": "patches=64", "probes": ("knn",), "crops": "grid1",
 }  # fmt: skip
 WEAK = {"weak": {"name": "emp", "invariance_weight": 5.0, "optimizer": {"lr": 0.1}}}
-BROKEN = {"broken": {"name": "emp", "invariance_weight": float("inf")}}
+BROKEN = {"broken": {"name": "emp", "invariance_weight": 1e300}}
 
 
 TRAIN, TEST = 320, 80  # images: to score them all would take most of these tests' time
@@ -327,7 +327,9 @@ def test_a_grid_stopped_in_a_cell_goes_on_from_there(
     first = stamps(tmp_path / "grid" / "runs" / "emp-n2-seed0")
     taken: list[Any] = []
     original = training.training_step
-    monkeypatch.setattr(training, "training_step", lambda *a: (taken.append(None), original(*a))[1])
+    monkeypatch.setattr(
+        training, "training_step", lambda *a, **o: (taken.append(None), original(*a, **o))[1]
+    )
     compare(tmp_path / "grid", seeds=[0, 1])
     assert len(taken) == 2  # of four: the other two had been taken
     assert stamps(tmp_path / "grid" / "runs" / "emp-n2-seed0") == first
@@ -852,7 +854,7 @@ def test_settings_of_an_objective_are_yaml_on_the_command_line(
 def test_a_failed_cell_has_an_exit_code_of_its_own(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = "broken: {name: emp, invariance_weight: .inf}"
+    own = "broken: {name: emp, invariance_weight: 1.0e+300}"
     assert cli.main([*WORDS, "--objectives", "broken", "--set", own, "--out", str(copy)]) == 10
     assert "empssl: 1 of 1 cells failed: broken-n2-seed0" in capsys.readouterr().err
 

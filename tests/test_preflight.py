@@ -82,10 +82,10 @@ def refuse(error: BaseException, at: int, monkeypatch: pytest.MonkeyPatch) -> No
 
     step, count = training.training_step, iter(range(1000))
 
-    def refused(*args: object) -> object:
+    def refused(*args: object, **options: object) -> object:
         if next(count) == at:
             raise error
-        return step(*args)  # type: ignore[arg-type]
+        return step(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(training, "training_step", refused)
 

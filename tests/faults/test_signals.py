@@ -84,7 +84,7 @@ def test_evaluating_stops_and_leaves_nothing(
     for i in range(20):
         (quick / "classes" / str(i % 2)).mkdir(parents=True, exist_ok=True)
         (quick / "classes" / str(i % 2) / f"{i}.png").write_bytes(photo(i, side=16))
-    death = Death("empssl.pretrained:Encoder.embed", number=number)
+    death = Death("empssl.pretrained:Encoder.embed_growing", number=number)
     words = ["evaluate", str(whole), str(quick / "classes")]
     end = Victim(lives.typed, words, death=death).end()
     assert (end.code, end.error.splitlines()[-1]) == (SIGNALS[number], "empssl: interrupted")
