@@ -110,12 +110,12 @@ def spoil(monkeypatch: pytest.MonkeyPatch, at: int, fault: Callable[[Step], None
     """Plant a fault right before a step. Returns what will hold the step, and what was before."""
     take, calls, held = training.training_step, itertools.count(), []
 
-    def planted(*arguments: Any) -> Any:
+    def planted(*arguments: Any, **options: Any) -> Any:
         if next(calls) == at:
             step = Step(arguments[1].module, arguments[3][0], arguments[4])
             fault(step)
             held.extend((step, state(step)))
-        return take(*arguments)
+        return take(*arguments, **options)
 
     monkeypatch.setattr(training, "training_step", planted)
     return held
@@ -193,9 +193,9 @@ def test_an_image_of_one_process_ends_both_and_is_named(tmp_path: Path) -> None:
     script.write_text(
         "import os, sys; from empssl import cli, training\n"
         "take = training.training_step\n"
-        "def spoiled(*a):\n"
+        "def spoiled(*a, **k):\n"
         "    if os.environ.get('LOCAL_RANK') == '1': a[4][0, 3, 0, 0, 0] = float('nan')\n"
-        "    return take(*a)\n"
+        "    return take(*a, **k)\n"
         "training.training_step = spoiled\n"
         "sys.exit(cli.main())"
     )

@@ -69,9 +69,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         clean = copied(ROOT, Path(folder) / "clean")
         tests = sorted({fault.red for fault in faults})
-        code = Trial(clean, tests).end(PATIENCE * len(tests))
-        if code != 0:
-            print((clean / "said").read_text(), "\nThese tests must pass before a fault is planted")
+        before = Trial(clean, tests)
+        if before.end(PATIENCE * len(tests)) != 0:
+            print(*before.failures(), "Tests must pass before a fault is planted", sep="\n")
             return 2
         print(f"{len(tests)} tests pass as long as nothing is planted", flush=True)
         verdicts = []
@@ -167,13 +167,17 @@ class Trial:
             time.sleep(0.05)
         return self.code
 
-    def verdict(self, fault: Fault) -> Verdict:
+    def failures(self) -> list[str]:
+        """What pytest says of the tests that failed, or at least its last line."""
         lines = (self.tree / "said").read_text(errors="replace").strip().splitlines() or [""]
-        failed = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
-        why = failed[0].partition(" - ")[2] if failed else lines[-1]
+        return [line for line in lines if line.startswith(("FAILED ", "ERROR "))] or lines[-1:]
+
+    def verdict(self, fault: Fault) -> Verdict:
+        said = self.failures()[0]
         shutil.rmtree(self.tree, ignore_errors=True)
         assert self.code is not None
-        return Verdict(fault, MEANING.get(self.code, "LOST"), why, self.seconds)
+        verdict = MEANING.get(self.code, "LOST")
+        return Verdict(fault, verdict, said.partition(" - ")[2] or said, self.seconds)
 
 
 if __name__ == "__main__":
