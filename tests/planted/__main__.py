@@ -126,9 +126,8 @@ class Trial:
     """Pytest in a tree, in a process forked from this one, which has imported what takes long."""
 
     def __init__(self, tree: Path, tests: Sequence[str]) -> None:
-        self.tree, self.code, self.began = tree, None, time.monotonic()
-        self.code: int | None
-        self.seconds = 0.0
+        self.tree, self.began, self.seconds = tree, time.monotonic(), 0.0
+        self.code: int | None = None
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
