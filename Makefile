@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Two workers with one thread each: torch would otherwise start a thread per core in both.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test check fix slow bench docs
+.PHONY: demo test check fix slow bench docs planted soak
 
 demo: .venv/installed
 	$(BIN)/empssl train digits --recipe demo --out runs/demo --overwrite
@@ -30,6 +30,12 @@ bench: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python -m pytest -q tests/test_cli.py -k documented
+
+planted: .venv/installed
+	$(BIN)/python tests/planted
+
+soak: .venv/installed
+	$(BIN)/python benchmarks/soak.py --write
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bad_images import photo
 from PIL import Image
 from tiny import (
     SETTINGS,
@@ -28,6 +29,7 @@ from empssl import checkpoint, training
 from empssl.checkpoint import Checkpoint
 from empssl.data import MemoryImages, open_images
 from empssl.data.sampler import Sampler
+from empssl.draws import uniform
 from empssl.errors import (
     CheckpointError,
     DataError,
@@ -62,6 +64,13 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
         monkeypatch.setattr(training, "training_step", planted)
 
     return plant
+
+
+def photos(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(photo(number, side=16))
+    return folder
 
 
 def pull_plug(*_: Any) -> None:
@@ -215,6 +224,24 @@ def test_a_seed_decides_everything(tiny_run: Path, tmp_path: Path) -> None:
     assert differences(tiny_run, train_tiny(tmp_path / "same", steps=6)) == []
 
 
+def test_an_image_has_other_views_in_the_next_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def noted(samples: torch.Tensor, **key: Any) -> torch.Tensor:
+        seen.append(uniform(samples, **key)[:, samples.argsort()])
+        return uniform(samples, **key)
+
+    monkeypatch.setattr(training, "uniform", noted)
+    images = photos(tmp_path / "photos", 8)
+    training.train(
+        str(images), out=tmp_path / "run", **SETTINGS | {"epochs": 2.0, "image_side": 16}
+    )
+    first, second = seen
+    assert (first != second).all()
+
+
 def test_another_seed_makes_another_run(tiny_run: Path, tmp_path: Path) -> None:
     other = train_tiny(tmp_path / "other", steps=6, seed=1)
     assert metrics(other)[0]["loss"] != metrics(tiny_run)[0]["loss"]
@@ -320,6 +347,26 @@ def test_a_resumed_optimizer_is_laid_out_as_its_weights(
     training.train("digits", out=tmp_path / "run", resume=True)
     assert len(found) > 40
     assert all(found)
+
+
+def test_a_resumed_run_keeps_the_steps_of_its_plan(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although there are fewer images than it began with, so that an epoch has fewer steps."""
+    options = SETTINGS | {"epochs": 2.0, "image_side": 16}
+    images = photos(tmp_path / "photos", 3 * 8)
+    whole = training.train(str(images), out=tmp_path / "whole", **options)
+    with monkeypatch.context():
+        at_step(2, lambda *_: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(StoppedError, match="after step 3 of 6"):
+            training.train(str(images), out=tmp_path / "run", **options)
+    monkeypatch.undo()
+    spoiled = images / "5.png"
+    spoiled.write_bytes(bytes(spoiled.stat().st_size))
+    out = training.train(str(images), out=tmp_path / "run", resume=True)
+    expected, found = ([entry["lr"] for entry in metrics(run)] for run in (whole, out))
+    assert len(found) == 6
+    assert found == expected
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -110,12 +110,12 @@ def spoil(monkeypatch: pytest.MonkeyPatch, at: int, fault: Callable[[Step], None
     """Plant a fault right before a step. Returns what will hold the step, and what was before."""
     take, calls, held = training.training_step, itertools.count(), []
 
-    def planted(*arguments: Any) -> Any:
+    def planted(*arguments: Any, **options: Any) -> Any:
         if next(calls) == at:
             step = Step(arguments[1].module, arguments[3][0], arguments[4])
             fault(step)
             held.extend((step, state(step)))
-        return take(*arguments)
+        return take(*arguments, **options)
 
     monkeypatch.setattr(training, "training_step", planted)
     return held
@@ -188,14 +188,26 @@ def test_weights_that_the_last_update_spoiled_are_not_kept(
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_an_image_of_one_process_ends_both_and_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("views[0, 3, 0, 0, 0] = nan", ("the views are not finite", "It began in digits/")),
+        ("network.register_forward_hook(lambda *a: a[2].register_hook(lambda g: g * nan) and None)",
+         ("the first bad gradient is that of", "Its images were digits/")),
+    ],
+    ids=["an image", "a gradient"],
+)  # fmt: skip
+def test_what_one_process_spoils_ends_both_before_either_updates(
+    fault: str, said: tuple[str, str], tmp_path: Path
+) -> None:
     script = tmp_path / "spoiled.py"  # a file, as the second process starts by running it again
     script.write_text(
         "import os, sys; from empssl import cli, training\n"
-        "take = training.training_step\n"
-        "def spoiled(*a):\n"
-        "    if os.environ.get('LOCAL_RANK') == '1': a[4][0, 3, 0, 0, 0] = float('nan')\n"
-        "    return take(*a)\n"
+        "take, nan = training.training_step, float('nan')\n"
+        "def spoiled(fabric, network, objective, optimizers, views, *a, **k):\n"
+        f"    if os.environ.get('LOCAL_RANK') == '1': {fault}\n"
+        "    optimizers[0].register_step_pre_hook(lambda *_: print('UPDATED', file=sys.stderr))\n"
+        "    return take(fabric, network, objective, optimizers, views, *a, **k)\n"
         "training.training_step = spoiled\n"
         "sys.exit(cli.main())"
     )
@@ -205,8 +217,8 @@ def test_an_image_of_one_process_ends_both_and_is_named(tmp_path: Path) -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 5, done.stderr
-    assert "the views are not finite" in done.stderr
-    assert "It began in digits/" in done.stderr
+    assert all(part in done.stderr for part in said), done.stderr
+    assert "UPDATED" not in done.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
