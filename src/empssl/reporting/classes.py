@@ -13,7 +13,7 @@ from empssl.reporting.ground import OWN, Ground, depth
 from empssl.reporting.picture import Picture, picture
 
 FEW = 20  # classes that have room for a number in each cell of the table
-_SIDE = 130.0
+_SIDE = 96.0
 _PIXELS = 600  # of the picture that stands in the table's place
 _COLORS = colormaps["viridis"]
 _TAKEN = 3  # classes that a class is most often taken for
@@ -99,8 +99,9 @@ def class_by_class(ground: Ground) -> Classes | None:
     few = len(names) <= FEW
     wrong = _shares(counts) * (1 - np.eye(len(names)))
     known = {(row["layer"], row["probe"], row["crops"]): row for row in own}
-    ordered = sorted(known.values(), key=lambda row: (row["probe"], row["crops"],
-                                                      depth(row["layer"])))  # fmt: skip
+    ordered = sorted(known.values(), key=lambda row: depth(row["layer"]))
+    sure = [row for row in ordered if row["breakdown"].get("calibration")]
+    titles = _titles(sure)
     return Classes(
         ground=ground,
         score=f"{best['probe']} probe on the {best['layer']} layer, {best['crops']} crops",
@@ -110,7 +111,7 @@ def class_by_class(ground: Ground) -> Classes | None:
         confusion=_cells(counts) if few else [],
         most=100 * float(wrong.max()),
         heat=None if few else _heat(counts),
-        reliability=[_reliability(row) for row in ordered if row["breakdown"].get("calibration")],
+        reliability=[_reliability(row, t) for row, t in zip(sure, titles, strict=True)],
     )
 
 
@@ -146,13 +147,19 @@ def _cells(counts: np.ndarray) -> list[list[Cell]]:
 
 
 def _heat(counts: np.ndarray) -> Picture:
-    """A cell for each pair of classes, colored by the square root of the share: few are seen too."""
+    """A cell for each pair of classes, by the square root of the share: so one sees few, too."""
     at = np.arange(_PIXELS) * len(counts) // _PIXELS
     colors = _COLORS(np.sqrt(_shares(counts)), bytes=True)[..., :3][at][:, at]
     return picture(torch.from_numpy(colors.copy()).permute(2, 0, 1), largest=_PIXELS)
 
 
-def _reliability(row: dict[str, Any]) -> Reliability:
+def _titles(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The layer of each score, and what else tells them apart."""
+    keys = ["layer", *(k for k in ("probe", "crops") if len({row[k] for row in rows}) > 1)]
+    return [", ".join(row[key] for key in keys) for row in rows]
+
+
+def _reliability(row: dict[str, Any], title: str) -> Reliability:
     calibration = row["breakdown"]["calibration"]
     bins = calibration["bins"]
     x, y = Axis(-4.0, 104.0, _SIDE), Axis(-4.0, 104.0, _SIDE, reverse=True)
@@ -171,7 +178,7 @@ def _reliability(row: dict[str, Any]) -> Reliability:
         Line(path(x.place(sure[k : k + 1]), y.place(right[k : k + 1])), "point", text)
         for k, text in enumerate(words)
     ]
-    title = f"{row['layer']}, {row['probe']}"
     chart = Chart(x.ticks(3), y.ticks(3), lines, width=_SIDE, height=_SIDE)
-    about = f"{title}: expected calibration error {calibration['expected_error']:.2f} points; "
-    return Reliability(title, calibration["expected_error"], about + "; ".join(words), chart)
+    error = calibration["expected_error"]
+    about = f"{title}, {row['probe']} probe: expected calibration error {error:.2f} points; "
+    return Reliability(title, error, about + "; ".join(words), chart)

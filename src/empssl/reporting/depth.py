@@ -41,7 +41,7 @@ def layer_by_layer(ground: Ground) -> Depth | None:
     if not charts:
         return None
     # Whitened patches have no layers and crops of their own: a line across all rows.
-    white = {key[0]: list(found[WHITENED].values())[0] for key, found in scores.items()
+    white = {key[0]: next(iter(found[WHITENED].values())) for key, found in scores.items()
              if WHITENED in found}  # fmt: skip
     shown = [
         value for key, own in charts.items()

@@ -1,4 +1,4 @@
-"""Growth: accuracy against a number, of labels that a probe gets or of patches that an image gets."""
+"""Growth: accuracy against a number, of labels for the probe or of patches of an image."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from empssl.reporting.chart import HEIGHT, Axis, Chart, Line, Tick, path
 from empssl.reporting.ground import OWN, RANDOM, WHITENED, Ground, depth
 from empssl.reporting.numerals import tick
 
-_WIDTH = 130.0  # small, so that two charts stand side by side on a phone
+_WIDTH = 96.0  # small, so that two charts stand side by side on a phone
 _APART = 16.0  # units between marks of an axis, or their numbers touch
 LOOKS = {OWN: "smooth", RANDOM: "base d0", WHITENED: "base d2"}
 
@@ -40,7 +40,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart of one probe and layer: what the run reaches, and all that it shows in words."""
+    """A chart of one layer: what the run reaches, and all that it shows in words."""
 
     title: str
     last: str
@@ -54,14 +54,16 @@ class Growth:
 
     Attributes:
         counts: labels or patches, growing.
-        panels: a chart for each probe and layer, all with the same axes.
+        panels: by probe a chart for each layer, all with the same axes.
+        encoders: whose lines they have.
         series: the same as numbers, best first.
         draws: over which deviations are taken; 1 where nothing was drawn again.
     """
 
     ground: Ground
     counts: Sequence[int]
-    panels: Sequence[Panel]
+    panels: dict[str, list[Panel]]
+    encoders: Sequence[str]
     series: Sequence[Series]
     draws: int = 1
 
@@ -95,22 +97,23 @@ def _growth(
     series = [Series(*key, [points[n] for n in sorted(points)]) for key, points in found.items()]
     if not any(one.encoder == OWN for one in series):
         return None
-    series.sort(key=lambda one: -one.points[-1].accuracy)
     counts = sorted({point.count for one in series for point in one.points})
-    return Growth(ground, counts, _panels(series, counts), series, draws)
+    panels = _panels(series, counts)
+    series.sort(key=lambda one: -one.points[-1].accuracy)
+    encoders = list(dict.fromkeys(one.encoder for one in series))
+    shown = [encoder for encoder in LOOKS if encoder in encoders]
+    return Growth(ground, counts, panels, shown, series, draws)
 
 
-def _panels(series: Sequence[Series], counts: Sequence[int]) -> list[Panel]:
-    own = sorted(
-        (one for one in series if one.encoder == OWN),
-        key=lambda one: (one.probe, one.crops, depth(one.layer)),
-    )
+def _panels(series: Sequence[Series], counts: Sequence[int]) -> dict[str, list[Panel]]:
+    own = [one for one in series if one.encoder == OWN]
+    own.sort(key=lambda one: (one.crops, depth(one.layer)))
     several = len({one.crops for one in own}) > 1
     ends = np.log([counts[0], max(counts[-1], counts[0] + 1)])
     room = 0.05 * (ends[1] - ends[0])
     x = Axis(ends[0] - room, ends[1] + room, _WIDTH)
     y = _y_axis(series)
-    panels = []
+    panels: dict[str, list[Panel]] = {one.probe: [] for one in series if one.encoder == OWN}
     for one in own:
         others = [
             other for other in series
@@ -120,8 +123,9 @@ def _panels(series: Sequence[Series], counts: Sequence[int]) -> list[Panel]:
         lines = [line for other in others for line in _lines(other, x, y)] + _lines(one, x, y)
         chart = Chart(_ticks(x, counts), y.ticks(4), lines, width=_WIDTH, height=HEIGHT)
         words = "; ".join(f"{e.encoder} {_words(e.points)}" for e in (one, *others))
-        title = f"{one.layer}, {one.probe}" + (f", {one.crops}" if several else "")
-        panels.append(Panel(title, f"{one.points[-1].accuracy:.1f}", f"{title}: {words}", chart))
+        title = one.layer + (f", {one.crops}" if several else "")
+        about = f"{title} under the {one.probe} probe: {words}"
+        panels[one.probe].append(Panel(title, f"{one.points[-1].accuracy:.1f}", about, chart))
     return panels
 
 
