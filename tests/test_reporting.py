@@ -18,14 +18,17 @@ from PIL import Image
 from empssl.checkpoint import Checkpoint
 from empssl.data import MemoryImages, open_images
 from empssl.errors import CheckpointError, DataError, UsageError
+from empssl.evaluation import evaluate
 from empssl.models import build_network
 from empssl.pretrained import Encoder
+from empssl.quality import examine
 from empssl.recipes import resolve
 from empssl.reporting import report
 from empssl.reporting.agreement import _heat, agreement, agreements
 from empssl.reporting.chart import envelope
 from empssl.reporting.curves import curves
 from empssl.reporting.map import embedding_map
+from empssl.reporting.measures import measures
 from empssl.reporting.neighbors import queries
 from empssl.reporting.patches import patched
 from empssl.reporting.plane import aligned
@@ -512,3 +515,244 @@ def test_text_and_marks_stand_out_from_the_paper(make: Callable[..., Run]) -> No
             assert min(contrast(text, "paper"), contrast(text, "tint")) >= 4.5, text
         for mark in ("accent", "second", *(f"c{k}" for k in range(10))):  # 3 for what is drawn
             assert contrast(mark, "paper") >= 3, mark
+
+
+# What evaluations hold besides scores, and measures without labels.
+
+
+def evaluation(dataset: str = "pets", *, transfer: bool = False, **parts: Any) -> dict[str, Any]:
+    """As `evaluate` writes it, for a model `new` and the same with random weights."""
+    protocol = {
+        "frozen": True, "mode": "eval", "epoch": "last", "image_side": 16, "seed": 3,
+        "transfer": transfer, "trained_on": "pictures",
+    }  # fmt: skip
+    content = {"dataset": dataset, "protocol": protocol, "results": [result(70.0, "new")]}
+    return content | {"baselines": [result(40.0, "random-0")]} | parts
+
+
+def broken(names: list[str], confusion: list[list[int]], **more: Any) -> dict[str, Any]:
+    counts = [100 * row[k] / sum(row) if sum(row) else None for k, row in enumerate(confusion)]
+    breakdown = {"classes": names, "per_class": counts, "confusion": confusion}
+    return result(70.0, "new") | {"breakdown": breakdown | {"calibration": None} | more}
+
+
+def few(model: str, shots: int, mean: float) -> dict[str, Any]:
+    return result(0.0, model) | {
+        "shots": shots, "mean": mean, "deviation": 2.5, "accuracies": [mean - 1, mean + 1],
+    }  # fmt: skip
+
+
+def quality(**changes: Any) -> dict[str, Any]:
+    reading = {
+        "measure": "rankme", "layer": "head", "value": 33.2016, "random": 11.73,
+        "healthy": "higher", "meaning": "directions that embeddings use", "source": "Garrido",
+    }  # fmt: skip
+    protocol = {
+        "model": "new", "split": "train", "images": 600, "image_side": 16, "crops": "grid3",
+        "views": 8, "seed": 0,
+    }  # fmt: skip
+    return {"dataset": "pets", "protocol": protocol, "readings": [reading | changes]}
+
+
+def section(page: str, name: str) -> str:
+    found = re.search(rf'<section id="{name}".*?</section>', page, re.DOTALL)
+    return found[0] if found else ""
+
+
+def cells(html_text: str) -> list[list[str]]:
+    rows = re.findall(r"<tr.*?</tr>", html_text, re.DOTALL)
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+
+
+def test_few_labels_are_shown_as_they_were_saved(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    rows = [few("new", 5, 81.25), few("new", 1, 60.5), few("random-0", 1, 30.0)]
+    run.save_evaluation("pets", evaluation(few_shot=rows))
+    shown = section(page_of(run), "labels")
+    assert cells(shown)[1:] == [
+        ["this run", "linear", "head", "grid3", "60.50 ± 2.50", "81.25 ± 2.50"],
+        ["random weights", "linear", "head", "grid3", "30.00 ± 2.50", ""],
+    ]
+    assert "head under the linear probe: this run 1: 60.50 ± 2.50 %, 5: 81.25" in shown
+    assert "means over 2 draws" in shown
+
+
+def test_accuracy_against_test_patches_is_shown_as_it_was_saved(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    curve = result(0.0, "new") | {"patches": [1, 4, 9], "accuracies": [50.0, 61.5, 70.25]}
+    run.save_evaluation("pets", evaluation(curves=[curve]))
+    assert cells(section(page_of(run), "bags"))[1][4:] == ["50.00", "61.50", "70.25"]
+
+
+def test_layers_stand_in_the_order_of_the_network(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    own = [result(a, "new") | {"layer": x} for x, a in [("head", 70.5), ("stem", 40.25),
+                                                        ("projection", 65.0)]]  # fmt: skip
+    random = [result(35.5, "random-0") | {"layer": "stem"}]
+    run.save_evaluation("pets", evaluation(results=own, baselines=random))
+    shown = section(page_of(run), "layers")
+    assert re.findall(r'class="tick y"[^>]*>(\w+)<', shown) == ["stem", "head", "projection"]
+    assert "stem 40.25 %, random weights 35.50 %; head 70.50 %; projection 65.00 %" in shown
+
+
+def test_confusion_and_accuracies_are_those_that_were_saved(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    row = broken(["cat", "dog", "eel"], [[9, 1, 0], [4, 4, 2], [0, 0, 0]])
+    run.save_evaluation("pets", evaluation(results=[row]))
+    shown = section(page_of(run), "classes")
+    by_class, confusion = re.findall(r"<tbody>(.*?)</tbody>", shown, re.DOTALL)
+    assert cells(by_class) == [  # the worst first; test has no eel
+        ["dog", "10", "40.00", "cat (4), eel (2)"],
+        ["cat", "10", "90.00", "dog (1)"],
+    ]
+    assert cells(confusion) == [["9", "1", ""], ["4", "4", "2"], ["", "", ""]]
+
+
+def test_what_is_wrong_is_colored_on_a_scale_of_its_own(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    row = broken(["cat", "dog"], [[98, 2], [1, 99]])
+    run.save_evaluation("pets", evaluation(results=[row]))
+    shown = section(page_of(run), "classes")
+    wrong = re.findall(r'class="wrong" style="--deep:([\d.]+)%">(\d+)<', shown)
+    assert wrong == [("50.0", "2"), ("25.0", "1")]
+    assert "ends at 2.0 % of a class" in shown
+
+
+def test_many_classes_become_a_picture_with_words(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    names = [f"class {k}" for k in range(30)]
+    counts = (np.eye(30, dtype=int) * 5).tolist()
+    run.save_evaluation("pets", evaluation(results=[broken(names, counts)]))
+    shown = section(page_of(run), "classes")
+    assert 'class="confusion"' not in shown
+    assert 'alt="Confusion of 30 classes as a picture' in shown
+    assert len(cells(shown)) == 31  # each class has its row
+
+
+def test_calibration_is_shown_bin_by_bin(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    part = {"low": 0.8, "high": 0.9, "count": 7, "confidence": 85.5, "accuracy": 71.4}
+    sure = {"expected_error": 14.125, "bins": [part], "num_bins": 15}
+    row = broken(["cat"], [[7]], calibration=sure)
+    run.save_evaluation("pets", evaluation(results=[row]))
+    shown = section(page_of(run), "classes")
+    assert "expected calibration error 14.12 points" in shown
+    assert "85.5 % sure, 71.4 % right, 7 images" in shown
+
+
+def test_transfers_come_after_and_say_so_with_their_protocol(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    shots = [few("new", 1, 60.0)]
+    run.save_evaluation("a", evaluation("ants", transfer=True, few_shot=shots))
+    run.save_evaluation("b", evaluation("pictures", few_shot=shots))
+    page = page_of(run)
+    titles = re.findall(r"<h3>(.*?)</h3>", section(page, "labels"))
+    assert titles == ["pictures", "ants, a transfer from pictures"]
+    assert section(page, "labels").count(
+        "Frozen encoder, eval mode, weights of the last epoch, images of 16 pixels, 90 train and "
+        "10 test images, seed 3."
+    ) == 2  # fmt: skip
+    captions = re.findall(r"<caption>(.*?)</caption>", section(page, "scores"))
+    assert ["This is a transfer" in caption for caption in captions] == [False, True]
+
+
+def test_scores_of_earlier_weights_make_no_charts(make: Callable[..., Run]) -> None:
+    run = make()
+    row = broken(["cat"], [[7]])
+    run.save_evaluation("pets", evaluation(results=[row], few_shot=[few("new", 1, 60.0)]))
+    page = page_of(run)
+    assert (section(page, "labels"), section(page, "classes")) == ("", "")
+    run.save_evaluation("pets", evaluation(few_shot=[few(str(run.identity), 1, 60.0)],
+                                           results=[result(70.0, str(run.identity))]))  # fmt: skip
+    assert "60.00 ± 2.50" in section(page_of(run), "labels")
+
+
+def test_what_was_not_measured_has_the_command_that_does(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    run.save_evaluation("pets", evaluation("my pets"))
+    page = html.unescape(page_of(run))
+    assert (
+        f"empssl evaluate {run.path} 'my pets' --layers all --few-shot 1 5 10 --curve 1 2 4 "
+        "--breakdown<" in page
+    )
+    assert f"<code>empssl examine {run.path}<" in page
+    rows = evaluation("my pets", few_shot=[few("new", 1, 60.0)])
+    run.save_evaluation("pets", rows | {"results": [broken(["cat"], [[7]])]})
+    run.save_quality("pets", quality())
+    page = html.unescape(page_of(run))
+    assert f"empssl evaluate {run.path} 'my pets' --layers all --curve 1 2 4<" in page
+    assert "empssl examine" not in page
+
+
+def test_measures_are_shown_with_their_meaning_beside_random_weights(
+    make: Callable[..., Run],
+) -> None:
+    run = make(weights=False)
+    run.save_quality("pets", quality())
+    shown = section(page_of(run), "health")
+    assert "directions that embeddings use; higher is healthier <cite>(Garrido)</cite>" in shown
+    assert cells(shown)[1] == ["<b>33.2</b> <small>random 11.7</small>"]
+    assert "600 train images of 16 pixels, no labels; grid3 crops, and 8 random patches" in shown
+
+
+@pytest.mark.parametrize(
+    ("healthy", "value", "random", "healthier"),
+    [
+        ("higher", 2.0, 1.0, True),
+        ("higher", 1.0, 2.0, False),
+        ("lower", -2.0, -1.0, True),
+        ("near 1", 1.2, 0.7, True),
+        ("near 1", 1.4, 0.7, False),
+        ("higher", 2.0, None, False),
+    ],
+)
+def test_bold_is_what_is_healthier_than_random_weights(
+    healthy: str, value: float, random: float | None, healthier: bool
+) -> None:
+    (table,) = measures([quality(healthy=healthy, value=value, random=random)], None)
+    (shown,) = table.rows[0].values
+    assert shown is not None
+    assert shown.healthier is healthier
+
+
+def test_measures_of_earlier_weights_are_called_so(make: Callable[..., Run]) -> None:
+    run = make()
+    run.save_quality("pets", quality())
+    assert "with the run’s earlier weights" in page_of(run)
+    content = quality()
+    run.save_quality("pets", content | {"protocol": content["protocol"] | {"model": run.identity}})
+    assert "with the run’s earlier weights" not in page_of(run)
+
+
+def test_hostile_names_of_classes_and_data_are_shown_as_text(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    row = broken([HOSTILE, "dog"], [[1, 1], [0, 2]])
+    hostile = HOSTILE.replace("/", "")
+    run.save_evaluation("pets", evaluation(hostile, results=[row], few_shot=[few("new", 1, 6.0)]))
+    run.save_quality("pets", quality(meaning=HOSTILE))
+    page = page_of(run)
+    assert page.count("<script") == 1
+    assert "\x1b" not in page
+    for name in ("classes", "labels", "health"):
+        assert "&lt;script&gt;" in section(page, name)
+
+
+def test_what_evaluate_and_examine_write_is_what_the_report_reads(
+    make: Callable[..., Run], folder: Path
+) -> None:
+    run = make()
+    found = evaluate(
+        run.path, str(folder), probes=["linear"], layers=["all"], few_shot=[1], curve=[1],
+        breakdown=True, device="cpu",
+    )  # fmt: skip
+    quality = examine(run.path, images=8, device="cpu")
+    page = page_of(run)
+    own = next(row for row in found.few_shot if row.layer == "backbone")
+    assert f'<td class="n" data-value="{own.mean}">{own.mean:.2f} ± {own.deviation:.2f}' in page
+    curve = next(row for row in found.curves if row.layer == "backbone")
+    assert [f"{a:.2f}" for a in curve.accuracies] in [
+        row[4:] for row in cells(section(page, "bags"))
+    ]
+    assert section(page, "layers").count('class="tick y"') == len(found.results)
+    assert all(reading.meaning in html.unescape(page) for reading in quality.readings)
+    assert "Not measured yet" not in page

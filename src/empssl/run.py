@@ -292,8 +292,19 @@ class Run:
         Raises:
             CheckpointError: one is damaged.
         """
-        files = sorted((self.path / "evaluations").glob("*.json"))
-        return [self._read_json(f"evaluations/{file.name}") for file in files]
+        return self._read_all("evaluations")
+
+    def qualities(self) -> list[dict[str, Any]]:
+        """What was saved of the measures that need no labels, by name.
+
+        Raises:
+            CheckpointError: one is damaged.
+        """
+        return self._read_all("quality")
+
+    def _read_all(self, folder: str) -> list[dict[str, Any]]:
+        files = sorted((self.path / folder).glob("*.json"))
+        return [self._read_json(f"{folder}/{file.name}") for file in files]
 
 
 @contextmanager

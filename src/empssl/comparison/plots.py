@@ -8,6 +8,7 @@ import numpy as np
 from empssl.comparison.ends import End, named, room
 from empssl.comparison.spread import Spread, percent
 from empssl.comparison.table import EFFORTS, Row, Table
+from empssl.models import LAYERS
 from empssl.reporting.chart import Axis, Chart, Line, Note, Tick, path
 from empssl.reporting.numerals import numeral, tick
 
@@ -59,9 +60,10 @@ def dashes(table: Table) -> dict[str, str]:
 
 
 def panels(table: Table) -> list[Panel]:
-    """A panel for each layer, under the first probe."""
-    first = [column for column in table.columns if column.split()[0] == table.columns[0].split()[0]]
-    return [_panel(table, column) for column in first]
+    """A panel for each layer that is always probed, under the first probe."""
+    probe = table.columns[0].split()[0]
+    shown = [column for column in table.columns if column.split()[0] == probe]
+    return [_panel(table, column) for column in shown if column.split()[1] in LAYERS]
 
 
 def _panel(table: Table, column: str) -> Panel:

@@ -36,7 +36,7 @@ class Protocol:
     def find(self, run: Run) -> dict[str, Any] | None:
         """The run's evaluation, if every score that is asked for is there, of its last weights.
 
-        Of several, one with baselines.
+        Of several, one with baselines, and of those one with the most layers.
         """
         complete = []
         asked = {(probe, layer) for probe in self.probes for layer in self.layers(run)}
@@ -50,16 +50,17 @@ class Protocol:
                 and known.get("train_size") == self.train_size
             ):  # fmt: skip
                 complete.append(evaluation)
-        return max(complete, key=lambda evaluation: bool(evaluation["baselines"]), default=None)
+        return max(
+            complete,
+            key=lambda found: (bool(found["baselines"]), len(self.rows(found["results"]))),
+            default=None,
+        )
 
     def rows(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The results that are asked for, and what ridge makes of whitened patches."""
+        """The results of what is asked for, at any layer, and whitened patches under ridge."""
         return [
             row for row in results
-            if (
-                row["probe"] in self.probes and row["crops"] == self.crops
-                and row["layer"] in LAYERS
-            )
+            if (row["probe"] in self.probes and row["crops"] == self.crops)
             or (row["model"] == "whitened-patches" and row["probe"] in (*self.probes, "ridge"))
         ]  # fmt: skip
 

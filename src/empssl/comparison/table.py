@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from empssl.comparison.outcome import Outcome
 from empssl.comparison.settings import decisive, differing
 from empssl.comparison.spread import Spread, percent, share
-from empssl.models import LAYERS
+from empssl.models import LAYERS, Layer
 
 EFFORTS = ("patches", "pflop", "seconds")
 
@@ -105,10 +105,13 @@ def _written(value: Spread | None, *write: Any) -> str:
 
 
 def _columns(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    """Every probe and layer that was scored: probes as asked, layers from head on."""
+    """Every probe and layer that was scored: probes as asked, layers from head on.
+
+    Those that are not probed unless asked for stand last, from the output to the input.
+    """
     found = dict.fromkeys((row["probe"], row["layer"]) for o in outcomes for row in o.scores)
     probes = list(dict.fromkeys(probe for probe, _ in found))
-    layers = ("head", "backbone", *LAYERS)
+    layers = [*dict.fromkeys(("head", "backbone", *LAYERS, *reversed(get_args(Layer))))]
     ordered = sorted(found, key=lambda key: (probes.index(key[0]), layers.index(key[1])))
     return tuple(f"{probe} {layer}" for probe, layer in ordered)
 

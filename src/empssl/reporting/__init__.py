@@ -14,8 +14,13 @@ from empssl.health import LOW, CollapseWatch, collapse
 from empssl.models import Layer
 from empssl.pretrained import Encoder
 from empssl.reporting.agreement import agreements
+from empssl.reporting.classes import class_by_class
 from empssl.reporting.curves import curves
+from empssl.reporting.depth import layer_by_layer
+from empssl.reporting.ground import Ground, grounds
+from empssl.reporting.growth import LOOKS, few_labels, few_patches, written
 from empssl.reporting.map import COLORS, embedding_map
+from empssl.reporting.measures import measures
 from empssl.reporting.neighbors import queries
 from empssl.reporting.page import render
 from empssl.reporting.patches import patched
@@ -78,15 +83,21 @@ def report(
             raise
         lacking.append(Lack("The images cannot be opened any more", str(error)))
     metrics, evaluations = source.metrics(), source.evaluations()
+    identity = encoder.identity if encoder else None
+    parts = _parts(grounds(evaluations, identity))
     html = render(
         version=empssl.__version__,
         run=source.path.resolve().name,
         data_name=Path(config["data"]).name,
-        commands=_commands(source, config),
+        commands=_commands(source, config, parts),
         config=config,
         plan=plan,
         progress=_progress(metrics, plan),
-        scores=scores(evaluations, encoder.identity if encoder else None),
+        scores=scores(evaluations, identity),
+        parts=parts,
+        measures=measures(source.qualities(), identity),
+        looks=LOOKS,
+        written=written,
         curves=curves(metrics),
         health=_health(metrics),
         spectrum_over_time=spectrum_over_time(metrics),
@@ -164,11 +175,55 @@ def _health(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     return {"last": last, "low": LOW, "looks": collapse(last), "warnings": warnings}
 
 
-def _commands(run: Run, config: dict[str, Any]) -> dict[str, str]:
+# What `evaluate` measures besides scores: where it is shown, in words, and the options for it.
+_MORE = {
+    "layers": (layer_by_layer, "accuracy layer by layer", "--layers all"),
+    "labels": (few_labels, "with few labels", "--few-shot 1 5 10"),
+    "bags": (few_patches, "with few patches", "--curve 1 2 4"),
+    "classes": (class_by_class, "class by class", "--breakdown"),
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What evaluations hold besides scores: by section, one item a ground.
+
+    Attributes:
+        data: what the first ground was scored on; None if nothing was scored.
+    """
+
+    found: dict[str, list[Any]]
+    data: str | None
+
+    @property
+    def missing(self) -> list[str]:
+        """What was not measured yet, in words."""
+        return [words for name, (_, words, _) in _MORE.items() if not self.found[name]]
+
+    @property
+    def options(self) -> list[str]:
+        """Those that measure it."""
+        return [option for name, (_, _, option) in _MORE.items() if not self.found[name]]
+
+
+def _parts(grounds: list[Ground]) -> Parts:
+    found = {
+        name: [part for ground in grounds if (part := of(ground)) is not None]
+        for name, (of, _, _) in _MORE.items()
+    }
+    return Parts(found, grounds[0].data if grounds else None)
+
+
+def _commands(run: Run, config: dict[str, Any], parts: Parts) -> dict[str, str]:
     """What to type next."""
     path, data = shlex.quote(str(run.path)), shlex.quote(config["data"])
+    place = f" --data-dir {shlex.quote(str(config['data_dir']))}" if config["data_dir"] else ""
+    scored = config["data"] if parts.data is None else parts.data
+    there = place if scored == config["data"] else ""
     return {
-        "evaluate": f"empssl evaluate {path} {data}",
+        "evaluate": f"empssl evaluate {path} {data}{place}",
+        "more": " ".join([f"empssl evaluate {path} {shlex.quote(scored)}{there}", *parts.options]),
+        "examine": f"empssl examine {path}",
         "resume": f"empssl train {data} --out {path} --resume",
         "again": f"empssl train --config {path}/config.yaml",
     }

@@ -77,7 +77,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over two axes."""
+    """Lines over two axes; `left` is the room for what stands beside the ticks of y."""
 
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
@@ -86,6 +86,7 @@ class Chart:
     notes: Sequence[Note] = ()
     width: float = WIDTH
     height: float = HEIGHT
+    left: float = 38.0
 
 
 def path(x: np.ndarray, y: np.ndarray) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from empssl.reporting.ground import OWN, apart, baseline, plain, transfer
+
 _EVEN = 0.5  # percent by which balanced accuracy may be off before it is worth a column
 
 
@@ -36,12 +38,14 @@ class Scores:
     Attributes:
         apart: what sets the protocol apart from the others on this data set, in words; empty if
             there is no other.
+        transfer: what the encoder was trained on, where that is other data; empty if it is not.
         train_size: images that a probe learns from; None where that was not written down.
         test_size: images that it is scored on.
     """
 
     dataset: str
     apart: str
+    transfer: str
     train_size: int | None
     test_size: int | None
     rows: Sequence[Row]
@@ -65,7 +69,9 @@ class Scores:
 
 
 def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[Scores]:
-    """The evaluations of a run: only scores of one protocol stand in one table.
+    """The evaluations of a run, the data that it was trained on first.
+
+    Only scores of one protocol stand in one table.
 
     Args:
         evaluations: as the run directory holds them.
@@ -78,37 +84,27 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
         for result, trained in own + others:
             sizes = {name: result.get(name) for name in ("train_size", "test_size")}
             ground = {"dataset": Path(evaluation["dataset"]).name}
-            ground |= _plain(evaluation.get("protocol", {})) | sizes
+            ground |= plain(evaluation.get("protocol", {})) | sizes
             _, rows = groups.setdefault(str(ground), (ground, []))
             rows.append(_row(result, identity if trained else None, trained=trained))
     grounds = [ground for ground, _ in groups.values()]
-    return [
+    tables = [
         Scores(
             dataset=ground["dataset"],
-            apart=_apart(ground, [g for g in grounds if g["dataset"] == ground["dataset"]]),
+            apart=apart(ground, [g for g in grounds if g["dataset"] == ground["dataset"]]),
+            transfer=transfer(ground),
             train_size=ground["train_size"],
             test_size=ground["test_size"],
             rows=sorted(dict.fromkeys(rows), key=lambda row: -row.accuracy),
         )
         for ground, rows in groups.values()
     ]
-
-
-def _plain(protocol: dict[str, Any]) -> dict[str, Any]:
-    """What of a protocol is a word or a number."""
-    return {k: v for k, v in protocol.items() if isinstance(v, str | int | float)}
-
-
-def _apart(ground: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
-    """The entries in which a protocol differs from the others of its data set."""
-    keys = [key for key in ground if any(o.get(key) != ground[key] for o in others)]
-    shown = [key for key in keys if not key.endswith("fingerprint")] or keys
-    return ", ".join(f"{key.replace('_', ' ')} {ground[key]}" for key in shown)
+    return sorted(tables, key=lambda table: bool(table.transfer))
 
 
 def _row(result: dict[str, Any], identity: str | None = None, *, trained: bool) -> Row:
     return Row(
-        encoder="this run" if trained else _baseline(result["model"]),
+        encoder=OWN if trained else baseline(result["model"]),
         trained=trained,
         stale=identity is not None and result["model"] != identity,
         probe=result["probe"],
@@ -117,9 +113,3 @@ def _row(result: dict[str, Any], identity: str | None = None, *, trained: bool) 
         accuracy=result["accuracy"],
         balanced=result.get("balanced_accuracy"),
     )
-
-
-def _baseline(model: str) -> str:
-    if model.startswith("random-"):
-        return "random weights"
-    return "whitened patches" if model == "whitened-patches" else model

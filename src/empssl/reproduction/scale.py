@@ -104,12 +104,10 @@ def _small(experiment: Experiment) -> Settings:
 
 
 def _real(experiment: Experiment) -> Settings:
-    """The paper's sizes: patches are enlarged to the images' side."""
-    side = {"tiny-imagenet": 64, "imagenet100": 224}.get(experiment.data)
-    if side is None:
-        return {}
-    stem = {"backbone": {"stem": "imagenet"}} if side == 224 else {}
-    return {"image_side": side, "views": {"side": side}} | stem
+    """The paper's sizes; views get the images' side, as the recipes have it."""
+    if experiment.data == "imagenet100":
+        return {"image_side": 224, "backbone": {"stem": "imagenet"}}
+    return {"image_side": 64} if experiment.data == "tiny-imagenet" else {}
 
 
 def _left_out(experiment: Experiment) -> str | None:

@@ -1,0 +1,80 @@
+"""Measures: how healthy embeddings are without labels, beside the same network untrained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from empssl.reporting.ground import depth
+
+
+@dataclass(frozen=True)
+class Value:
+    """What was measured at a layer; `random` of the same network with random weights."""
+
+    own: float
+    random: float | None
+    healthier: bool  # than with random weights
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure, at each layer of the table; None where it was not measured there."""
+
+    name: str
+    healthy: str
+    meaning: str
+    source: str
+    values: Sequence[Value | None]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """All measures of one sample of images.
+
+    Attributes:
+        said: the protocol, in a sentence.
+        stale: they are those of other weights than the run has now.
+    """
+
+    dataset: str
+    said: str
+    stale: bool
+    layers: Sequence[str]
+    rows: Sequence[Measure]
+
+
+def measures(qualities: Sequence[dict[str, Any]], identity: str | None) -> list[Measures]:
+    """A table for each data set that was examined.
+
+    Args:
+        qualities: as the run directory holds them.
+        identity: of the weights that it holds now; None if that is not known.
+    """
+    return [_measures(quality, identity) for quality in qualities]
+
+
+def _measures(quality: dict[str, Any], identity: str | None) -> Measures:
+    protocol, readings = quality["protocol"], quality["readings"]
+    layers = sorted({reading["layer"] for reading in readings}, key=depth)
+    rows = []
+    for name in dict.fromkeys(reading["measure"] for reading in readings):
+        own = {r["layer"]: r for r in readings if r["measure"] == name}
+        first = next(iter(own.values()))
+        values = [_value(own[layer]) if layer in own else None for layer in layers]
+        rows.append(Measure(name, first["healthy"], first["meaning"], first["source"], values))
+    said = (
+        f"{protocol['images']} {protocol['split']} images of {protocol['image_side']} pixels, no "
+        f"labels; {protocol['crops']} crops, and {protocol['views']} random patches of each image; "
+        f"seed {protocol['seed']}."
+    )
+    stale = identity is not None and protocol["model"] != identity
+    return Measures(quality["dataset"], said, stale, layers, rows)
+
+
+def _value(reading: dict[str, Any]) -> Value:
+    own, random = reading["value"], reading["random"]
+    if random is None:
+        return Value(own, None, False)
+    if reading["healthy"] == "near 1":
+        return Value(own, random, abs(own - 1) < abs(random - 1))
+    return Value(own, random, own > random if reading["healthy"] == "higher" else own < random)
