@@ -320,7 +320,7 @@ def test_a_torch_without_muon_is_told_apart(monkeypatch: pytest.MonkeyPatch, nam
     [
         ({"name": "larz"}, "did you mean 'lars'"),
         ({"name": "lars", "lr": -0.1}, "lr is -0.1, expected 0 or more"),
-        ({"name": "lars", "eta": float("nan")}, "eta is nan"),
+        ({"name": "lars", "eta": float("nan")}, "eta of 'lars' is nan"),
         ({"name": "adamw", "lr": -0.1}, "Invalid learning rate"),
         ({"name": "lars", "momentun": 0.9}, "did you mean 'momentum'"),
     ],

@@ -165,7 +165,7 @@ def test_what_is_not_finite_is_found_before_the_update(
 def test_a_loss_that_is_not_finite_is_found_before_the_update(
     bad: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EMP, "forward", lambda self, z: Loss(z.sum().abs() * bad))
+    monkeypatch.setattr(EMP, "forward", lambda self, z, **_: Loss(z.sum().abs() * bad))
     held = spoil(monkeypatch, 0, lambda step: None)
     with pytest.raises(
         DivergenceError, match=r"step 0: .* projections are finite, the loss is not"
