@@ -616,6 +616,21 @@ def test_scores_of_another_protocol_do_not_count(two_runs: list[Path], tmp_path:
     assert cell["baselines"]
 
 
+def test_every_layer_that_was_scored_has_its_column(two_runs: list[Path], tmp_path: Path) -> None:
+    run = shutil.copytree(two_runs[0], tmp_path / "run")
+    found = empssl.evaluate(run, "digits", probes=["knn"], crops=["grid1"], layers=["all"])
+    compare_runs([run], tmp_path / "out")
+    [row] = record(tmp_path / "out")["rows"]
+    order = [
+        "head", "backbone", "joint", "projection", "stage3", "stage2", "stage1", "stem",
+    ]  # fmt: skip
+    assert list(row["scores"]) == [f"knn {layer}" for layer in order]
+    for score in found.results:
+        assert row["scores"][f"knn {score.layer}"]["mean"] == score.accuracy
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert all(f">knn {layer}</th>" in page for layer in order)
+
+
 def test_all_runs_may_learn_from_few_images(two_runs: list[Path], tmp_path: Path) -> None:
     compare_runs(two_runs, tmp_path, train_size=50)
     kept = record(tmp_path)

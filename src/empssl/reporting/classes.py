@@ -14,7 +14,7 @@ from empssl.reporting.picture import Picture, picture
 
 FEW = 20  # classes that have room for a number in each cell of the table
 _SIDE = 96.0
-_PIXELS = 600  # of the picture that stands in the table's place
+_PIXELS = 600  # at least, of the picture that stands in the table's place
 _COLORS = colormaps["viridis"]
 _TAKEN = 3  # classes that a class is most often taken for
 
@@ -148,9 +148,10 @@ def _cells(counts: np.ndarray) -> list[list[Cell]]:
 
 def _heat(counts: np.ndarray) -> Picture:
     """A cell for each pair of classes, by the square root of the share: so one sees few, too."""
-    at = np.arange(_PIXELS) * len(counts) // _PIXELS
+    side = max(_PIXELS, len(counts))
+    at = np.arange(side) * len(counts) // side
     colors = _COLORS(np.sqrt(_shares(counts)), bytes=True)[..., :3][at][:, at]
-    return picture(torch.from_numpy(colors.copy()).permute(2, 0, 1), largest=_PIXELS)
+    return picture(torch.from_numpy(colors.copy()).permute(2, 0, 1), largest=side)
 
 
 def _titles(rows: Sequence[dict[str, Any]]) -> list[str]:
