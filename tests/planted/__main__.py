@@ -169,7 +169,9 @@ class Trial:
     def failures(self) -> list[str]:
         """What pytest says of the tests that failed, or at least its last line."""
         lines = (self.tree / "said").read_text(errors="replace").strip().splitlines() or [""]
-        return [line for line in lines if line.startswith(("FAILED tests", "ERROR tests"))] or lines[-1:]
+        return [
+            line for line in lines if line.startswith(("FAILED tests", "ERROR tests"))
+        ] or lines[-1:]
 
     def verdict(self, fault: Fault) -> Verdict:
         said = self.failures()[0]
