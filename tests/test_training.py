@@ -664,6 +664,7 @@ def test_an_absurd_invariance_weight_is_noticed_within_50_steps(
         ({"schedule": {"warmup": 2.0}}, "warmup is 2.0"),
         ({"objective": {"distortion": 0.0}}, "distortion is 0.0"),
         ({"views": {"crop": 0.0}}, "crop is 0.0"),
+        ({"image_side": 6, "whitened": 8}, "6 pixels a side, and whitened patches need 7"),
         ({"optimizer": "adam"}, "did you mean 'adamw'"),
         ({"optimizer": {"rate": 0.1}}, "'lars' has no option 'rate'"),
     ],

@@ -266,6 +266,11 @@ class Training:
             )
             objective = build_objective(settings["objective"], dim=network.projector.dim)
         _check_objective(objective, settings, images)
+        if network.whitened is not None and images.side <= network.whitened.patch:
+            raise UsageError(
+                f"images have {images.side} pixels a side, and whitened patches need "
+                f"{network.whitened.patch + 1}; choose a larger --image-side, or --whitened 0"
+            )
         flops = _flops_per_view(network, objective, settings, policy.view_side(images.side))
         if fabric.world_size > 1:
             globalize(network)
