@@ -13,6 +13,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "swav": {"objective": {"prototypes": 300, "epsilon": 0.03}},
     "tcr": {"objective": {"invariance_weight": 200.0, "pooled": False}},
     "vicreg": {"objective": {"invariance_weight": 10.0}},
+    "wmse": {"projector": {"dim": 32}, "objective": {"shrinkage": 1e-6}},
 }
 
 
