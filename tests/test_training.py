@@ -516,6 +516,20 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path: Path) -> None:
     assert refused.value.exit_code == 3
 
 
+def test_a_run_is_not_resumed_on_images_that_broke(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(24):
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    training.train(str(folder), out=tmp_path / "run", epochs=1.0, **SETTINGS)
+    broken = folder / "05.png"
+    broken.write_bytes(bytes(broken.stat().st_size))  # names and sizes are those of before
+    with pytest.raises(DataError, match=r"23 of the images .* can be used, and 24 when"):
+        training.train(str(folder), out=tmp_path / "run", resume=True)
+
+
 def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         train_tiny(tmp_path / "none", resume=True)

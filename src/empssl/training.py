@@ -435,6 +435,13 @@ class Training:
                 f"{self.settings['data']} has changed since {self.run.path} was started; restore "
                 "the images, or start a new run"
             )
+        usable = len(self.sampler.usable)
+        if usable != (before := self.plan.get("usable_samples", usable)):
+            raise DataError(
+                f"{usable} of the images of {self.settings['data']} can be used, and {before} when "
+                f"{self.run.path} was started; restore them, or start a new run: the order of the "
+                "images would be another"
+            )
         if not self.run.has_checkpoints:
             self._say(f"{self.run.path} stopped before its first checkpoint; starting again")
             if self.fabric.is_global_zero:
