@@ -270,6 +270,8 @@ def _shown(result: Any, *, print_config: bool, as_json: bool) -> str:
 
 def _fail(speaker: str, error: BaseException, code: int, as_json: bool) -> int:
     message = " ".join(str(error).splitlines())
+    if getattr(error, "told", False):
+        return code
     if as_json:
         line = {"error": type(error).__name__, "exit_code": code, "message": message}
         print(json.dumps(line), file=sys.stderr)

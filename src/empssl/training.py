@@ -52,6 +52,7 @@ from empssl.models.target import Target
 from empssl.objectives import build_objective
 from empssl.objectives.objective import Objective
 from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
+from empssl.peers import Peers, check_same, code_digest, restarted, together
 from empssl.pending import Measured, Pending
 from empssl.preflight import check_disk, checkpoint_bytes
 from empssl.progress import progress
@@ -96,6 +97,7 @@ def train(
     precision: Precision = "auto",
     compile: Compile = "auto",  # noqa: A002 (torch's word)
     memory: Memory = "auto",
+    patience: str = "10m",
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -141,6 +143,7 @@ def train(
             computes the rest again, with the same gradients; auto is exact where the whole is not
             expected to fit. two-pass takes less work than exact, but normalizes each chunk by
             statistics of its own, which is another method.
+        patience: several processes end where no step is done for so long, and say where each is.
         resume: continue the run at `out`.
         overwrite: replace the run at `out`.
 
@@ -160,6 +163,8 @@ def train(
         "whitened": whitened, "objective": objective, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
     began = time.monotonic()
+    if restarted() and (Path(out) / "config.yaml").exists():  # by torchrun, with the same command
+        resume, overwrite = True, False
     chosen = {"split": split, "seed": seed, "precision": precision, "memory": memory}
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten; leave out one of the two")
@@ -174,33 +179,47 @@ def train(
     _check(settings)
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
                     precision=settings["precision"])  # fmt: skip
-    images = open_images(
-        data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
-        download=download,
-    )  # fmt: skip
-    with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
-        images = in_memory(images, progress=advance)
-        advance(len(images))
-    training = Training.build(settings, fabric, images, began)
-    training.compile(resolve_compile(compile, fabric))
-    place = {
-        "data_dir": data_dir and str(data_dir), "download": download, "device": device,
-        "devices": devices, "num_nodes": num_nodes, "compile": compile,
-    }  # fmt: skip
-    with ExitStack() as held, stop_requests() as request:
+    seconds = parse_duration(patience)
+    with together(fabric.global_rank, fabric.world_size, fabric.broadcast, seconds) as peers:
+        images = open_images(
+            data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
+            download=download,
+        )  # fmt: skip
+        with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
+            images = in_memory(images, progress=advance)
+            advance(len(images))
+        check_same(
+            fabric.world_size,
+            settings
+            | {
+                "images": images.fingerprint,
+                "out": str(out),
+                "resume": resume,
+                "the code of empssl": code_digest(),
+                "torch": torch.__version__,
+            },
+        )
+        training = Training.build(settings, fabric, images, began)
+        training.peers = peers
+        training.compile(resolve_compile(compile, fabric))
+        place = {
+            "data_dir": data_dir and str(data_dir), "download": download, "device": device,
+            "devices": devices, "num_nodes": num_nodes, "compile": compile, "patience": patience,
+        }  # fmt: skip
+        with ExitStack() as held, stop_requests() as request:
 
-        def open_run() -> Run:
-            training.check_room(Path(out))
-            run = Run(out) if resume else Run.create(out, settings | place, overwrite=overwrite)
-            held.enter_context(run.lock())
-            return run
+            def open_run() -> Run:
+                training.check_room(Path(out))
+                run = Run(out) if resume else Run.create(out, settings | place, overwrite=overwrite)
+                held.enter_context(run.lock())
+                return run
 
-        training.enter(_on_first(fabric, open_run) or Run(out))
-        if resume:
-            training.restore()
-        else:
-            training.start()
-        training.loop(request)
+            training.enter(_on_first(fabric, open_run) or Run(out))
+            if resume:
+                training.restore()
+            else:
+                training.start()
+            training.loop(request)
     return training.run.path
 
 
@@ -226,6 +245,7 @@ class Training:
     bad: BadSamples = field(init=False)
     plan: dict[str, Any] = field(default_factory=dict)
     compiled: str = "none"
+    peers: Peers | None = None
     step: int = 0
     seconds: float = 0.0
 
@@ -389,6 +409,7 @@ class Training:
         saved, folder, problems = self.run.load_checkpoint()
         for problem in problems:
             self._say(f"{problem}; using {folder.name}, the one before")
+        check_same(self.fabric.world_size, {"the newest checkpoint": folder.name})
         self.plan = self.run.plan
         if self.images.fingerprint != self.plan["fingerprint"]:
             raise DataError(
@@ -420,6 +441,8 @@ class Training:
         self.module.train()
         with progress("training", steps, silent=not first) as advance:
             while self.step < steps:
+                if self.peers is not None:
+                    self.peers.begin(self.step)
                 lr = set_lr(self.optimizers, schedule(self.step))
                 result, samples = self._take_step(self.step, self.step / steps)
                 pending.add(self._entry(result, lr), samples)
