@@ -57,7 +57,7 @@ def main() -> None:
             if args.train_only:
                 continue
             wall = json.loads((out / "wall.json").read_text())
-            scores = score(args, out, None if budget in args.joint else ("backbone", "head"))
+            scores = score(args, out, () if budget in args.joint else ("backbone", "head"))
             last, trained_by = Run(out).metrics()[-1], Run(out).environment
             point = {"budget": budget, "seed": seed, "wall_seconds": round(wall, 1)}
             point |= {"patches": last["patches"], "patches_per_second": last["patches"] / wall}
@@ -72,9 +72,7 @@ def main() -> None:
         )  # fmt: skip
 
 
-def score(
-    args: argparse.Namespace, out: Path, layers: tuple[Layer, ...] | None
-) -> dict[str, float]:
+def score(args: argparse.Namespace, out: Path, layers: tuple[Layer, ...]) -> dict[str, float]:
     """Linear accuracy by layer."""
     done = Run(out).evaluations() if args.reuse else []
     if done:

@@ -126,6 +126,33 @@ def _speed_up(slow: float, ours: float, at_most: bool) -> str:
     return f"{ours:.0f} s, {slow / ours:.1f} times faster"
 
 
+def rivals_table() -> list[str]:
+    """Every objective at equal patches, the best first."""
+    record, cost = load("rivals-cifar10"), load("objectives")["share"]
+    found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for row in record["rows"]:
+        found[row["label"]][row["n"]] = row["scores"]["ridge head"]
+    views = sorted({n for scores in found.values() for n in scores})
+    most = str(max(views))
+    lines = [
+        f"| objective | {' | '.join(f'{n} patches' for n in views)} | its cost, {most} patches |",
+        "| --- " * (len(views) + 2) + "|",
+    ]
+    for label in sorted(found, key=lambda key: -max(s["mean"] for s in found[key].values())):
+        cells = [_spread(found[label][n]) for n in views]
+        lines.append(f"| `{label}` | {' | '.join(cells)} | {cost[most][label]:.1%} |")
+    for row in record["baselines"]:
+        cell = _spread(row["scores"]["ridge head"])
+        lines.append(f"| {row['label']} | {' | '.join([cell] * len(views))} | |")
+    return lines
+
+
+def _spread(score: dict[str, float]) -> str:
+    return _with_range([score["mean"]]) + (
+        f" ({score['low']:.1f} to {score['high']:.1f})" if score["high"] > score["low"] else ""
+    )
+
+
 def other_table() -> list[str]:
     """Everything else, one line for each claim."""
     demo, flat, step = load("demo"), load("imagenette-folder"), load("step-laptop")
@@ -174,4 +201,5 @@ def _with_range(values: list[float], digits: int = 1) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join([*cifar_table(), "", *race_table(), "", *other_table()]))
+    made = (cifar_table(), race_table(), rivals_table(), other_table())
+    print("\n\n".join("\n".join(lines) for lines in made))

@@ -402,5 +402,6 @@ COMMANDS = [
 def test_a_documented_command_is_one_the_program_takes(line: str) -> None:
     name, *words = shlex.split(line)[1:]
     values, _ = cli.parse(name, getattr(empssl, name), words)
-    given = [values.get("run"), values.get("data"), *values.get("runs", [])]
+    several = [value for key in ("runs", "exhibits") for value in values.get(key, [])]
+    given = [values.get("run"), values.get("data"), *several]
     assert words[0].startswith("--") or words[0] in given

@@ -8,9 +8,11 @@ import statistics
 from collections.abc import Callable, Iterator
 from functools import cache
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from tiny import differences, start, train_tiny
@@ -19,8 +21,10 @@ import empssl
 from empssl import cli, data, training
 from empssl.comparison import Comparison, Forecast, execution
 from empssl.comparison import compare as compare_any
+from empssl.comparison.ends import apart
 from empssl.comparison.equal import Equal
 from empssl.comparison.folder import Folder
+from empssl.comparison.maps import maps
 from empssl.comparison.settings import decisive
 from empssl.data import MemoryImages
 from empssl.errors import (
@@ -30,6 +34,7 @@ from empssl.errors import (
     StoppedError,
     UsageError,
 )
+from empssl.pretrained import Encoder
 from empssl.run import Run
 
 # Sixty-four whitened patches: the baseline that needs no network takes no time either.
@@ -108,9 +113,9 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Grows by one with each training step."""
     original, taken = training.training_step, []
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         taken.append(None)
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(training, "training_step", counted)
     return taken
@@ -123,10 +128,10 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
     def plant(step: int, action: Callable[[], None]) -> None:
         original, taken = training.training_step, iter(range(10**6))
 
-        def planted(*arguments: Any) -> Any:
+        def planted(*arguments: Any, **options: Any) -> Any:
             if next(taken) == step:
                 action()
-            return original(*arguments)
+            return original(*arguments, **options)
 
         monkeypatch.setattr(training, "training_step", planted)
 
@@ -698,6 +703,7 @@ def test_the_page_needs_nothing_from_elsewhere(grid: tuple[Path, Comparison]) ->
     assert links
     assert all(link is not None and link.startswith("#") for link in links)
     assert not {"link", "iframe", "object", "img"} & {tag for tag, _ in elements}
+    assert [a for tag, a in elements if tag == "script"] == [{}]  # and its text is in the page
     assert not re.search(r"url\(|@import|https?://|fetch\(", page)
 
 
@@ -707,10 +713,17 @@ def test_every_plot_says_in_words_what_it_shows(grid: tuple[Path, Comparison]) -
     labels = [a["aria-label"] or "" for a in drawings]
     axes = [label.partition(":")[0] for label in labels]
     # Patches, and PFLOP of one network, are the same for all: that is said, and not drawn.
-    assert axes == [
+    plots = [
         f"ridge {layer} against {axis}" for layer in ("head", "backbone", "joint")
         for axis in ("patches of an image in a step, n", "seconds of training")
     ]  # fmt: skip
+    curves = [
+        f"{name} against patches seen, n = {n}; at the end"
+        for n in (2, 4) for name in ("fill", "alignment", "uniformity")
+    ]  # fmt: skip
+    kinds = [(label, n) for label in ("emp", "weak") for n in (2, 4)]
+    maps = [f"Map of 80 test images by {label}, n = {n}, colored by class" for label, n in kinds]
+    assert axes == [*plots, *curves, *maps]
     values = scores_of(grid[0], "weak", 4, "ridge", "head")
     assert f"weak, n = 4: {statistics.mean(values):.1f}" in labels[0]
     page = (grid[0] / "compare.html").read_text()
@@ -732,6 +745,78 @@ def test_names_on_the_page_are_shown_and_never_obeyed(copy: Path) -> None:
     page = (copy / "compare.html").read_text()
     assert "alert(1)" in page
     assert page.count("<script") == 1
+
+
+def test_maps_are_of_the_same_images_with_the_same_parameters(
+    grid: tuple[Path, Comparison],
+) -> None:
+    found = maps(grid[1])
+    assert [(panel.row.label, panel.row.n) for panel in found.panels] == [
+        ("emp", 2), ("emp", 4), ("weak", 2), ("weak", 4),
+    ]  # fmt: skip
+    dots = [sum(group.path.count("M") for group in panel.groups) for panel in found.panels]
+    assert dots == [found.images] * 4 == [TEST] * 4
+    assert "t-SNE of 80 embeddings" in found.method
+    assert "perplexity 26.3, seed 0" in found.method
+    points = [np.array(re.findall(r"M(\d+) (\d+)", "".join(g.path for g in panel.groups)), float)
+              for panel in found.panels]  # fmt: skip
+    for own in points:  # one frame holds all of them, around one middle
+        np.testing.assert_allclose(own.mean(0), points[0].mean(0), atol=1)
+        assert (own >= 0).all()
+        assert (own <= [found.width, found.height]).all()
+
+
+def test_maps_that_are_kept_are_not_made_again(
+    grid: tuple[Path, Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = maps(grid[1])
+    monkeypatch.delattr(Encoder, "embed")
+    assert maps(grid[1]) == before
+
+
+def test_a_map_of_earlier_weights_is_made_again(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = copy / "cells" / "emp-n2-seed0.map"
+    content = json.loads(kept.read_text())
+    content["of"]["model"] = "earlier"
+    kept.write_text(json.dumps(content | {"points": [[0.0, 0.0]] * TEST}))
+    compare(copy)
+    assert json.loads(kept.read_text())["points"][0] != [0.0, 0.0]
+
+
+def test_images_that_are_gone_leave_a_page_without_maps(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise DataError("digits are not there")
+
+    monkeypatch.setattr("empssl.comparison.maps.open_images", gone)
+    compare(copy)
+    assert "emp-n2-seed0 has no map: digits are not there." in (copy / "compare.html").read_text()
+
+
+def test_the_table_has_what_the_script_sorts_by(grid: tuple[Path, Comparison]) -> None:
+    page = (grid[0] / "compare.html").read_text()
+    (table,) = re.findall(r'<table class="compared sortable".*?</table>', page, re.DOTALL)
+    heads = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table)
+    rows = re.findall(r"<tr class=.*?</tr>", table, re.DOTALL)
+    at = heads.index("knn head")
+    for row in rows:
+        cells = re.findall(r"<td([^>]*)>", row)
+        assert len(cells) == len(heads)
+        assert re.search(r'data-value="[\d.]+"', cells[at])  # the mean, without its range
+
+
+def test_names_at_the_ends_of_lines_do_not_cover_each_other() -> None:
+    generator = np.random.default_rng(0)
+    for count in (1, 2, 5, 9):
+        wanted = sorted(generator.uniform(0, 100, count).tolist())
+        found = apart(wanted, 100.0)
+        assert all(b - a >= 12 - 1e-9 for a, b in pairwise(found))
+        assert found[0] >= -1e-9
+        assert found[-1] <= 100 + 1e-9
+    assert apart([10.0, 40.0, 90.0], 100.0) == [10.0, 40.0, 90.0]  # nobody is moved without need
 
 
 # The command line.

@@ -140,9 +140,9 @@ def test_a_run_of_two_processes_can_be_resumed_by_one(tmp_path: Path) -> None:
     script = (
         "import signal, sys; from empssl import cli, training\n"
         "step = training.training_step\n"
-        "def stopped(*a):\n"
+        "def stopped(*a, **k):\n"
         "    if training.rank() == 1: signal.raise_signal(signal.SIGTERM)\n"
-        "    return step(*a)\n"
+        "    return step(*a, **k)\n"
         "training.rank = lambda: int(__import__('os').environ['LOCAL_RANK'])\n"
         "training.training_step = stopped\n"
         "sys.exit(cli.main())"

@@ -56,7 +56,7 @@ def test_shots_are_so_many_of_every_class() -> None:
 
 
 def test_a_class_with_too_few_for_the_shots_is_named() -> None:
-    with pytest.raises(DataError, match="7 images of every class .* class 5 has 6; .* at most 6"):
+    with pytest.raises(DataError, match=r"7 images of every class .* class 5 has 6; .* at most 6"):
         shots(LABELS, 7, seed=0)
     with pytest.raises(UsageError, match="expected at least 1"):
         shots(LABELS, 0, seed=0)

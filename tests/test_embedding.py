@@ -149,7 +149,7 @@ def test_an_existing_file_is_refused_and_replaced_when_told(tiny_run: Path, tmp_
     assert pq.read_table(out).num_rows == 360
 
 
-def test_a_failure_leaves_the_old_file_and_no_part_of_the_new(
+def test_a_failure_leaves_the_old_file_and_what_is_finished_of_the_new(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.parquet"
@@ -158,6 +158,9 @@ def test_a_failure_leaves_the_old_file_and_no_part_of_the_new(
     with pytest.raises(ZeroDivisionError):
         embed(tiny_run, "digits", out=out, split="test", crops="whole", overwrite=True)
     assert out.read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"out.parquet", ".out.parquet.shards"}
+    monkeypatch.undo()
+    embed(tiny_run, "digits", out=out, split="test", crops="whole", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 
 

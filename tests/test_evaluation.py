@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import STEPS_PER_EPOCH, train_tiny
 
 import empssl
+from empssl import checkpoint, evaluate
 from empssl.bag import Crops
 from empssl.cli import main
 from empssl.data import MemoryImages
 from empssl.errors import DataError, UsageError
-from empssl.evaluation import Evaluation, _features
+from empssl.evaluation import Evaluation
+from empssl.evaluation.features import features
 from empssl.pretrained import Encoder
 from empssl.run import Run
 
@@ -89,7 +92,7 @@ def test_evaluation_leaves_the_network_as_it_was(tiny_run: Path) -> None:
     before = {key: value.clone() for key, value in encoder.network.state_dict().items()}
     pixels = torch.randint(0, 256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     images = MemoryImages(pixels.byte(), name="noise", split="all", fingerprint="")
-    _features(encoder, images, Crops.parse("random4"), ["head"])
+    features(encoder, images, Crops.parse("random4"), ["head"])
     assert all(torch.equal(before[k], v) for k, v in encoder.network.state_dict().items())
 
 
@@ -128,6 +131,19 @@ def test_no_labels_is_an_error(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(photo(0))
     with pytest.raises(DataError, match="no labels"):
         empssl.evaluate(tiny_run, str(tmp_path))
+
+
+def test_a_network_that_was_kept_is_scored_apart_from_the_last(tmp_path: Path) -> None:
+    run = train_tiny(tmp_path / "run", steps=4, keep_epochs=[2 / STEPS_PER_EPOCH])
+    options: dict[str, Any] = {"probes": ["knn"], "crops": ["grid1"], "baselines": False}
+    early = evaluate(run, "digits", epoch=2 / STEPS_PER_EPOCH, **options)
+    last = evaluate(run, "digits", **options)
+    assert early.protocol["epoch"] == 2 / STEPS_PER_EPOCH
+    assert early.results[0].model == checkpoint.identity(next((run / "epochs").iterdir()))
+    assert last.results[0].model == Run(run).identity != early.results[0].model
+    assert len(Run(run).evaluations()) == 2
+    with pytest.raises(UsageError, match="did not keep the network of epoch 3; it kept 0"):
+        evaluate(run, "digits", epoch=3.0, **options)
 
 
 def test_an_unknown_probe_is_named(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,35 @@ def test_a_folded_network_embeds_as_its_original_does(backbone: dict[str, object
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
+@torch.no_grad()
+def test_a_folded_network_is_the_same_inside(backbone: dict[str, object]) -> None:
+    plain = network(backbone)
+    views = normal(3, 3, 32, 32, seed=1)
+    layers = plain.every_layer
+    expected, found = plain.embed(views, layers), folded(plain).embed(views, layers)
+    assert layers == ("stem", "stage1", "stage2", "stage3", "backbone", "head", "projection")
+    for layer in layers:
+        assert expected[layer].shape == (3, plain.width(layer))
+        assert float((found[layer] - expected[layer]).norm() / expected[layer].norm()) < 1e-12
+
+
+@torch.no_grad()
+def test_inner_layers_are_what_hooks_see() -> None:
+    plain, seen = network(BACKBONES[0]), {}
+    views = normal(3, 3, 32, 32, seed=1)
+    for name, at in (("stem", "maxpool"), ("stage2", "layer2"), ("backbone", "layer4")):
+        plain.backbone.get_submodule(at).register_forward_hook(
+            lambda _module, _inputs, out, name=name: seen.update({name: out.mean((2, 3))})
+        )
+    usual = plain.embed(views)
+    found = plain.embed(views, plain.every_layer)
+    for name, expected in seen.items():
+        assert torch.equal(found[name], expected)
+    assert torch.equal(found["backbone"], usual["backbone"])
+    assert torch.equal(found["projection"], plain(views))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_no_batchnorm_is_left(backbone: dict[str, object]) -> None:
     norms = nn.BatchNorm1d | nn.BatchNorm2d
     plain = network(backbone)

@@ -1,4 +1,7 @@
+import base64
+import hashlib
 import html
+import io
 import json
 import re
 from collections.abc import Callable
@@ -9,20 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from PIL import Image
 
 from empssl.checkpoint import Checkpoint
 from empssl.data import MemoryImages, open_images
 from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.models import build_network
+from empssl.pretrained import Encoder
 from empssl.recipes import resolve
 from empssl.reporting import report
+from empssl.reporting.agreement import _heat, agreement, agreements
 from empssl.reporting.chart import envelope
 from empssl.reporting.curves import curves
 from empssl.reporting.map import embedding_map
 from empssl.reporting.neighbors import queries
 from empssl.reporting.patches import patched
+from empssl.reporting.plane import aligned
 from empssl.reporting.sample import Sample
+from empssl.reporting.scores import scores
 from empssl.run import Run
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\n\udcff"
@@ -133,8 +141,9 @@ def test_page_needs_nothing_from_elsewhere(make: Callable[..., Run]) -> None:
     elements = Elements(page).found
     links = [a[k] for _, a in elements for k in ("src", "href") if k in a]
     assert all(link is not None and link.startswith(("data:", "#")) for link in links)
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in elements}
-    assert not re.search(r"url\(|@import|https?://", page)
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in elements}
+    assert [a for tag, a in elements if tag == "script"] == [{}]  # and its text is in the page
+    assert not re.search(r"url\(|@import|https?://|fetch\(|[\"'(]//", page)
 
 
 def test_every_picture_has_words_in_its_place(make: Callable[..., Run]) -> None:
@@ -152,7 +161,7 @@ def test_names_are_shown_and_never_obeyed(make: Callable[..., Run]) -> None:
     line = {"index": 0, "name": HOSTILE, "reason": "truncated", "error": "</style>", "bytes": 1}
     run.bad_samples_path.write_text(json.dumps(line) + "\n")
     page = page_of(run)
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
     assert "\x1b" not in page
     assert html.escape("<script>alert(1)</script>") + r"\x1b[31m\n\udcff" in page
 
@@ -188,7 +197,7 @@ def test_images_that_are_gone_are_said_to_be(make: Callable[..., Run], folder: P
     page = page_of(run)
     # At the top with the reason, and in each section that needs them.
     assert page.count("The images cannot be opened any more: ") == 1
-    assert page.count("The images cannot be opened any more. ") == 4
+    assert page.count("The images cannot be opened any more. ") == 5
     assert "coding rate against step" in page
 
 
@@ -226,7 +235,9 @@ def test_baselines_stand_among_the_scores_in_order(make: Callable[..., Run]) -> 
         "baselines": [result(80.5, "whitened-patches"), result(40.0, "random-0")],
     }  # fmt: skip
     run.save_evaluation("pets", content)
-    rows = re.findall(r'<tr class="\w+"><td>(.*?)</td>.*?<td class="n">([\d.]+)</td>', page_of(run))
+    rows = re.findall(
+        r'<tr class="\w+"><td>(.*?)</td>.*?<td class="n"[^>]*>([\d.]+)</td>', page_of(run)
+    )
     assert rows == [
         ("whitened patches", "80.50"),
         ("this run <i>(earlier weights)</i>", "71.25"),
@@ -234,11 +245,26 @@ def test_baselines_stand_among_the_scores_in_order(make: Callable[..., Run]) -> 
     ]
 
 
-def test_low_fill_is_warned_of(make: Callable[..., Run]) -> None:
+def test_a_collapsed_run_is_warned_of(make: Callable[..., Run]) -> None:
     run = make()
-    assert "fill only" not in page_of(run)
-    run.metrics_path.write_text(json.dumps(entry(0)) + "\n" + json.dumps(entry(1, fill=0.1)) + "\n")
-    assert "The projections fill only 10 % of the room" in page_of(run)
+    assert "nearly all alike" not in page_of(run)
+    lines = [
+        entry(step, spread=0.9 if step < 30 else 0.05, participation=9.0) for step in range(60)
+    ]
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of(run)
+    assert "During training, step 49: the projections are collapsing: they are nearly all" in page
+    assert "At the last step the projections are nearly all alike: their spread is 0.05" in page
+    assert '<span class="low" style="width:5.0%">' in page
+
+
+def test_a_run_that_has_recovered_is_not_called_collapsed(make: Callable[..., Run]) -> None:
+    run = make()
+    lines = [entry(step, participation=1.1 if step < 45 else 6.0) for step in range(60)]
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of(run)
+    assert "step 39: the projections are collapsing: they lie nearly on one line" in page
+    assert "At the last step the projections" not in page
 
 
 def test_bad_samples_are_counted_by_reason(make: Callable[..., Run]) -> None:
@@ -303,18 +329,18 @@ def test_embeddings_that_are_all_alike_have_no_map() -> None:
 
 def test_curve_states_what_spikes_hide() -> None:
     metrics = [entry(s, gradient_norm=1e6 if s == 500 else 2.0) for s in range(1000)]
-    curve = next(c for c in curves(metrics, 0.3) if c.name == "gradient_norm")
+    curve = next(c for c in curves(metrics) if c.name == "gradient_norm")
     assert (curve.most, curve.last) == ("1,000,000", "2")
 
 
 def test_terms_of_any_objective_become_curves() -> None:
     metrics = [{**entry(s), "variance": 0.1 * s} for s in range(3)]
-    assert "variance" in [curve.name for curve in curves(metrics, 0.3)]
+    assert "variance" in [curve.name for curve in curves(metrics)]
 
 
 def test_values_that_are_not_finite_leave_a_gap() -> None:
     metrics = [entry(s, loss=float("nan") if s == 1 else -5.0) for s in range(4)]
-    curve = curves(metrics, 0.3)[0]
+    curve = curves(metrics)[0]
     assert curve.chart.lines[-1].path.count("M") == 2
 
 
@@ -323,3 +349,166 @@ def test_envelope_keeps_the_extremes_of_a_long_line() -> None:
     _, kept = envelope(np.arange(50_000.0), values)
     assert len(kept) <= 600
     assert (kept.min(), kept.max()) == (values.min(), values.max())
+
+
+# Agreement of patches with their image.
+
+
+def plain_agreement(encoder: Encoder, image: torch.Tensor, steps: int) -> list[list[float]]:
+    """One patch at a time, with the cosine written out."""
+    policy, side = encoder.policy, image.shape[-1]
+    size = policy.patch_side(side)
+    corners = [round(k * (side - size) / (steps - 1)) for k in range(steps)]
+    rows = []
+    for top in corners:
+        for left in corners:
+            patch = image[None, :, top : top + size, left : left + size].float() / 255
+            patch = (patch - policy.augmentation.mean) / policy.augmentation.std
+            rows.append(encoder.network.embed(patch)["head"][0].double().numpy())
+    mean = sum(rows) / len(rows)
+    cosines = [float(row @ mean / (row @ row) ** 0.5 / (mean @ mean) ** 0.5) for row in rows]
+    return [cosines[k : k + steps] for k in range(0, len(cosines), steps)]
+
+
+def test_agreement_is_the_plain_cosine_to_the_mean_patch(make: Callable[..., Run]) -> None:
+    encoder = Encoder.from_pretrained(make().path, device="cpu")
+    some = sample(2)
+    found = agreement(encoder, some.pixels, "head", 3)
+    for image, values in zip(some.pixels, found, strict=True):
+        expected = torch.tensor(plain_agreement(encoder, image, 3))
+        torch.testing.assert_close(values.double(), expected.double(), atol=1e-5, rtol=0)
+
+
+def test_patches_that_agree_most_and_least_are_the_ends_of_the_heat_map(
+    make: Callable[..., Run],
+) -> None:
+    encoder = Encoder.from_pretrained(make().path, device="cpu")
+    some = sample(2)
+    found = agreements(some, encoder, "head")
+    assert found.items[0].steps == 5  # 16 pixels hold patches of 12 at five places
+    values = agreement(encoder, some.pixels, "head", 5)
+    assert (found.low, found.high) == (float(values.min()), float(values.max()))
+    assert found.items[1].most.cosine == float(values[1].max())
+    row, column = divmod(int(values[1].argmin()), 5)
+    assert f"{values[1].min():.2f} in row {row + 1}, column {column + 1}" in found.items[1].where
+
+
+def test_heat_has_a_cell_for_each_patch_in_its_color() -> None:
+    picture = _heat(torch.full((3, 16, 16), 255), torch.tensor([[0.0, 1.0], [0.5, 0.0]]), 0.0, 1.0)
+    data = base64.b64decode(picture.uri.partition(",")[2])
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    side = image.width
+    seen = [image.getpixel((x * side // 4, y * side // 4)) for y in (1, 3) for x in (1, 3)]
+    expected = [colormaps["viridis"](value, bytes=True)[:3] for value in (0.0, 1.0, 0.5, 0.0)]
+    assert np.abs(np.array(seen, int) - np.array(expected, int)).max() <= 1
+
+
+# Planes.
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_alignment_recovers_a_turned_copy(mirrored: bool) -> None:
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=(50, 2))
+    turn = np.array([[np.cos(2.0), -np.sin(2.0)], [np.sin(2.0), np.cos(2.0)]])
+    if mirrored:
+        turn = turn @ np.diag([1.0, -1.0])
+    found = aligned(reference @ turn + [3.0, -7.0], reference)
+    np.testing.assert_allclose(found, reference, atol=1e-12)
+
+
+def test_alignment_is_the_best_of_all_turns_and_keeps_distances() -> None:
+    generator = np.random.default_rng(1)
+    reference, points = generator.normal(size=(2, 40, 2)) * [[[1.0, 3.0]], [[2.0, 1.0]]]
+    found = aligned(points, reference)
+    assert np.linalg.norm(found[0] - found[1]) == pytest.approx(
+        np.linalg.norm(points[0] - points[1])
+    )
+    centered = points - points.mean(0)
+    others = []
+    for angle in np.linspace(0, 2 * np.pi, 3600):
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        for flip in (1.0, -1.0):
+            own = centered @ np.diag([1.0, flip]) @ turn + reference.mean(0)
+            others.append(((own - reference) ** 2).sum())
+    assert ((found - reference) ** 2).sum() == pytest.approx(min(others), rel=1e-5)
+    assert ((found - reference) ** 2).sum() <= min(others)
+
+
+# Tables, script and style.
+
+
+def test_only_the_named_script_may_run(make: Callable[..., Run]) -> None:
+    page = page_of(make(weights=False))
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', page)
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
+
+
+def test_scores_of_two_protocols_stand_in_two_tables(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    plain = {"dataset": "pets", "protocol": {"seed": 0}, "results": [result(70.0, "new")]}
+    few = result(40.0, "new") | {"train_size": 20}
+    run.save_evaluation("pets", plain | {"baselines": []})
+    run.save_evaluation("pets-few", plain | {"results": [few], "extra": [[1, 2], [3, 4]]})
+    tables = scores(run.evaluations(), None)
+    found = {t.apart: [row.accuracy for row in t.rows] for t in tables}
+    assert found == {"train size 90": [70.0], "train size 20": [40.0]}
+    assert page_of(run).count('<table class="scores sortable">') == 2
+
+
+def test_balanced_accuracy_is_shown_where_classes_are_uneven(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    content = {"dataset": "pets", "protocol": {}, "results": [result(70.0, "new")]}
+    run.save_evaluation("pets", content)
+    assert "Balanced" not in page_of(run)
+    uneven = result(70.0, "new") | {"balanced_accuracy": 55.5}
+    run.save_evaluation("pets", content | {"results": [uneven]})
+    assert 'data-value="55.5">55.50</td>' in page_of(run)
+
+
+def test_tables_that_sort_have_what_the_script_sorts_by(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    content = {"dataset": "pets", "protocol": {}, "results": [result(7.25, "a"), result(70.5, "a")]}
+    run.save_evaluation("pets", content)
+    page = page_of(run)
+    (table,) = re.findall(r'<table class="scores sortable">(.*?)</table>', page, re.DOTALL)
+    head, body = table.split("<tbody>")
+    heads = re.findall(r"<(th|td)\b([^>]*)>", head.partition("<thead>")[2])
+    for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL):
+        assert len(re.findall(r"<td\b", row)) == len(heads)  # a cell below each heading
+    assert re.findall(r'data-value="([^"]*)"', body) == ["70.5", "7.25"]
+    # As they stand, so that the first click on it turns them round.
+    assert sum('aria-sort="descending"' in attributes for _, attributes in heads) == 1
+
+
+def test_every_color_of_the_light_page_has_one_on_the_dark_page(make: Callable[..., Run]) -> None:
+    style = page_of(make(weights=False)).partition("<style>")[2].partition("</style>")[0]
+    light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    names = [re.findall(r"(--\w+): (#\w{6})", block) for block in (light, dark)]
+    assert [name for name, _ in names[0]] == [name for name, _ in names[1]]
+    assert {name for name, _ in names[0]} == set(re.findall(r"var\((--\w+)\)", style)) - {"--views"}
+
+
+def luminance(color: str) -> float:
+    parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_and_marks_stand_out_from_the_paper(make: Callable[..., Run]) -> None:
+    style = page_of(make(weights=False)).partition("<style>")[2].partition("</style>")[0]
+    for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL):
+        colors = {name: luminance(c) for name, c in re.findall(r"--(\w+): (#\w{6})", block)}
+
+        def contrast(one: str, other: str, colors: dict[str, float] = colors) -> float:
+            low, high = sorted([colors[one], colors[other]])
+            return (high + 0.05) / (low + 0.05)
+
+        for text in ("ink", "quiet", "warn"):  # WCAG AA: 4.5 for text
+            assert min(contrast(text, "paper"), contrast(text, "tint")) >= 4.5, text
+        for mark in ("accent", "second", *(f"c{k}" for k in range(10))):  # 3 for what is drawn
+            assert contrast(mark, "paper") >= 3, mark

@@ -67,7 +67,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_as_they_were(bad: float) -
     network, before = linear(), linear()
     given = views()
     given[1, 2, 0, 0, 0] = bad
-    with pytest.raises(DivergenceError, match=r"the loss is .* first bad gradient is that of 1\."):
+    with pytest.raises(DivergenceError, match=r"the loss is .* the views are not finite"):
         step(network, Recorder(), given)
     for weight, old in zip(network.parameters(), before.parameters(), strict=True):
         assert torch.equal(weight, old)

@@ -14,6 +14,7 @@ from PIL import Image
 from tiny import (
     SETTINGS,
     STATEFUL,
+    STEPS_PER_EPOCH,
     command,
     differences,
     metrics,
@@ -24,6 +25,7 @@ from tiny import (
 )
 
 from empssl import checkpoint, training
+from empssl.checkpoint import Checkpoint
 from empssl.data import MemoryImages, open_images
 from empssl.data.sampler import Sampler
 from empssl.errors import (
@@ -52,10 +54,10 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
     def plant(step: int, action: Callable[..., None]) -> None:
         original, calls = training.training_step, itertools.count()
 
-        def planted(*arguments: Any) -> Any:
+        def planted(*arguments: Any, **options: Any) -> Any:
             if next(calls) == step:
                 action(*arguments)
-            return original(*arguments)
+            return original(*arguments, **options)
 
         monkeypatch.setattr(training, "training_step", planted)
 
@@ -365,15 +367,27 @@ def test_nothing_is_lost_but_the_steps_since_the_last_checkpoint(
     assert differences(tiny_run, tmp_path / "run") == []
 
 
-def test_checkpoints_come_by_the_clock(
-    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_ends_before_its_first_checkpoint_starts_again(
+    tiny_run: Path, tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_step(3, pull_plug)
     with pytest.raises(PulledPlug):
-        train_tiny(tmp_path / "rare")
-    assert not (tmp_path / "rare" / "checkpoints").exists()
-    with pytest.raises(CheckpointError, match="no checkpoint to continue from"):
-        training.train("digits", out=tmp_path / "rare", resume=True)
+        train_tiny(tmp_path / "rare", steps=6)
+    assert not (tmp_path / "rare" / "checkpoints").exists()  # they come by the clock
+    monkeypatch.undo()
+    training.train("digits", out=tmp_path / "rare", resume=True)
+    assert differences(tiny_run, tmp_path / "rare") == []
+
+
+def test_a_run_of_which_no_checkpoint_is_whole_does_not_start_again(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop(tmp_path / "run", at_step, monkeypatch)
+    for manifest in (tmp_path / "run" / "checkpoints").glob("*/manifest.json"):
+        manifest.unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint to continue from") as refused:
+        training.train("digits", out=tmp_path / "run", resume=True)
+    assert refused.value.exit_code == 4
 
 
 @pytest.fixture(scope="module")
@@ -511,8 +525,8 @@ def bad_weight(*step: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (bad_pixel, "not finite"),
-        (bad_weight, "not finite"),
+        (bad_pixel, "the views are not finite"),
+        (bad_weight, "the weight backbone.conv1.weight is not finite"),
         (bad_gradient, "first bad gradient is that of projector.out.1.bias"),
     ],
 )
@@ -616,6 +630,41 @@ def test_settings_with_which_nothing_could_be_learned_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def kept(run: Path) -> dict[str, Checkpoint]:
+    return {folder.name: checkpoint.read(folder) for folder in sorted((run / "epochs").glob("*"))}
+
+
+KEPT: list[float] = [steps / STEPS_PER_EPOCH for steps in (2, 4, 600)]  # the last is past the end
+
+
+def test_the_network_is_kept_after_the_epochs_asked_for(tiny_run: Path, tmp_path: Path) -> None:
+    run = train_tiny(tmp_path / "run", steps=6, keep_epochs=KEPT)
+    found = kept(run)
+    assert [content.state["step"] for content in found.values()] == [2, 4]
+    assert differences(run, tiny_run) == []  # keeping changes nothing
+    early = found[f"{KEPT[0]:g}"].tensors["model"]
+    assert not all(torch.equal(early[name], value) for name, value in weights(run).items())
+    assert found[f"{KEPT[0]:g}"].state["seconds"] > 0
+
+
+def test_an_interrupted_run_keeps_the_same_networks(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = kept(train_tiny(tmp_path / "whole", steps=6, keep_epochs=KEPT))
+    with monkeypatch.context():
+        at_step(4, pull_plug)  # before any checkpoint but after the first two were kept
+        with pytest.raises(PulledPlug):
+            train_tiny(tmp_path / "run", steps=6, keep_epochs=KEPT)
+    monkeypatch.undo()
+    stop(tmp_path / "run", at_step, monkeypatch, keep_epochs=KEPT, overwrite=True)
+    assert len(kept(tmp_path / "run")) == 1
+    found = kept(training.train("digits", out=tmp_path / "run", resume=True))
+    assert found.keys() == whole.keys()
+    for name, content in found.items():
+        for key, tensor in content.tensors["model"].items():
+            assert torch.equal(tensor, whole[name].tensors["model"][key]), (name, key)
+
+
 def test_a_fraction_of_an_epoch_is_at_least_one_step(tmp_path: Path) -> None:
     assert len(metrics(train_tiny(tmp_path / "run", epochs=1e-9))) == 1
 
@@ -635,7 +684,7 @@ def test_a_bad_step_that_is_read_later_is_named_and_nothing_after_it_is_kept(
 ) -> None:
     calls = itertools.count()
 
-    def unread(*_: Any) -> StepResult:
+    def unread(*_: Any, **__: Any) -> StepResult:
         good = torch.tensor(next(calls) != 2)
         loss = Loss(torch.where(good, 1.0, torch.nan), {})
         return StepResult(loss, {"fill": torch.tensor(0.5)}, 1.0, good)

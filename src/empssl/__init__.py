@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from empssl.embedding import embed
     from empssl.evaluation import evaluate
     from empssl.pretrained import Encoder
+    from empssl.quality import examine
     from empssl.reporting import report
+    from empssl.reproduction import reproduce
     from empssl.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "bench", "compare", "doctor", "embed", "evaluate", "report", "train"]
+__all__ = [
+    "Encoder", "bench", "compare", "doctor", "embed", "evaluate", "examine", "report", "reproduce",
+    "train",
+]  # fmt: skip
 
 _HOMES = {
     "Encoder": "empssl.pretrained",
@@ -27,7 +32,9 @@ _HOMES = {
     "doctor": "empssl.checkup",
     "embed": "empssl.embedding",
     "evaluate": "empssl.evaluation",
+    "examine": "empssl.quality",
     "report": "empssl.reporting",
+    "reproduce": "empssl.reproduction",
     "train": "empssl.training",
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from empssl.draws import uniform
@@ -78,8 +79,12 @@ class Crops:
         top, left = grid(side, policy.patch_side(side), self.count)
         return policy.clean(images, top, left, mirror=policy.augmentation.flip > 0)
 
+    def size(self, policy: Policy, side: int) -> int:
+        """Patches in a bag of an image of `side` pixels."""
+        image = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+        return len(self.views(policy, image, torch.zeros(1, dtype=torch.long)))
 
-@torch.inference_mode()
+
 def embed_bags(
     network: Network,
     policy: Policy,
@@ -101,32 +106,85 @@ def embed_bags(
         layers: where embeddings are taken.
         precision: as in training; only of what the network computes.
     """
+    bags = embed_growing_bags(
+        network, policy, images, samples, crops, layers, (), precision=precision
+    )
+    return bags[-1]
+
+
+@torch.inference_mode()
+def embed_growing_bags(
+    network: Network,
+    policy: Policy,
+    images: Images,
+    samples: Tensor,
+    crops: Crops,
+    layers: Sequence[Layer],
+    counts: Sequence[int],
+    *,
+    precision: Precision = "auto",
+) -> list[dict[Layer, Embeddings]]:
+    """Embeddings of the first so many patches of each image, and last of all of them.
+
+    Every image has an order of its own, in which a smaller bag is part of a larger one.
+
+    Args:
+        network: as in `embed_bags`, and so are the others.
+        policy: as the network was trained with.
+        images: of any number.
+        samples: int64, the images' indices in their data set.
+        crops: which patches, and the seed of the order.
+        layers: where embeddings are taken.
+        counts: patches in each of the smaller bags, fewer than there are.
+        precision: as in training.
+    """
     if network.training:
         raise ValueError("the network is in training mode, where BatchNorm mixes images")
     if not len(images):
-        return {layer: torch.empty(0, network.width(layer)) for layer in layers}
+        empty = {layer: torch.empty(0, network.width(layer)) for layer in layers}
+        return [empty for _ in range(len(counts) + 1)]
     device = next(network.parameters()).device
     half = resolve_precision(precision, device.type) == "bf16-mixed"
     per_image = crops.views(policy, images[:1], samples[:1]).shape[0]
     on_cpu = PATCHES_A_THREAD * torch.get_num_threads()
     step = max(1, (on_cpu if device.type == "cpu" else PATCHES_ON_GPU) // per_image)
-    needed = VIEW_LAYERS if "joint" in layers else layers
-    bags: dict[Layer, list[Tensor]] = {layer: [] for layer in needed}
+    of_views = [layer for layer in layers if layer != "joint"]
+    needed = dict.fromkeys([*of_views, *VIEW_LAYERS] if "joint" in layers else of_views)
+    bags: list[dict[Layer, list[Tensor]]] = [
+        {layer: [] for layer in needed} for _ in range(len(counts) + 1)
+    ]
     for start in range(0, len(images), step):
         part = slice(start, start + step)
         views = crops.views(policy, images[part].to(device), samples[part].to(device))
         flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            embedded = network.embed(flat)
+            embedded = network.embed(flat, list(needed))
+        places = _places(samples[part].to(device), per_image, crops.seed) if counts else None
         for layer in needed:
-            bags[layer].append(embedded[layer].float().unflatten(0, views.shape[:2]).mean(0).cpu())
-    found = {layer: torch.cat(parts) for layer, parts in bags.items()}
+            each = embedded[layer].float().unflatten(0, views.shape[:2])
+            bags[-1][layer].append(each.mean(0).cpu())
+            for bag, count in zip(bags, counts, strict=False):
+                assert places is not None
+                first = (places < count).float() / count
+                bag[layer].append(torch.einsum("vbf,vb->bf", each, first).cpu())
+    whole: Tensor | None = None
     if "joint" in layers:
         if network.whitened is None:
             raise UsageError("the network has no whitened patches for the joint embedding")
         whole = network.whitened(images.to(network.whitened.mean.device)).cpu()
-        found["joint"] = joint(found, whole)
-    return {layer: found[layer] for layer in layers}
+    grown = []
+    for bag in bags:
+        found = {layer: torch.cat(parts) for layer, parts in bag.items()}
+        if whole is not None:
+            found["joint"] = joint(found, whole)
+        grown.append({layer: found[layer] for layer in layers})
+    return grown
+
+
+def _places(samples: Tensor, count: int, seed: int) -> Int64[Tensor, "view batch"]:
+    """The place of each patch in the order of its image."""
+    keys = uniform(samples, seed=seed, epoch=_EPOCH + 1, views=range(count), draws=1)[..., 0]
+    return keys.argsort(0).argsort(0)
 
 
 def joint(bags: dict[Layer, Tensor], whole: Tensor) -> Embeddings:

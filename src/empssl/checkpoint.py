@@ -10,20 +10,22 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from empssl import storage
 from empssl.errors import CheckpointError
+from empssl.storage import PARTIAL, discard, make_folder, sync
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
-_PARTIAL = ".partial-"
 # What a file of the right name with the wrong content can lead to.
 _UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError
@@ -49,24 +51,23 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: the storage refused; says how much room was needed and how much there is.
     """
-    partial = folder.with_name(f".{folder.name}{_PARTIAL}{os.getpid()}")
+    partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        for name, tensors in checkpoint.tensors.items():
-            contiguous = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
-            save_file(contiguous, partial / f"{name}.safetensors")
-        (partial / STATE).write_text(json.dumps(checkpoint.state, indent=1))
-        files = {file.name: _digest(file) for file in sorted(partial.iterdir())}
-        manifest = {"format": "empssl-checkpoint", "schema": SCHEMA, "sha256": files}
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for file in partial.iterdir():
-            _sync(file)
-        _sync(partial)
+        make_folder(folder.parent)
+        partial.mkdir()
+        digests = {}
+        for name, content in _files(checkpoint):
+            storage.write(partial / name, content)
+            # Of what was to be written, so that reading it back shows what was lost on the way.
+            digests[name] = hashlib.sha256(content).hexdigest()
+        manifest = {"format": "empssl-checkpoint", "schema": SCHEMA, "sha256": digests}
+        storage.write(partial / MANIFEST, _as_json(manifest))
+        sync(partial)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except (OSError, SafetensorError) as error:
         needed = sum(t.nbytes for group in checkpoint.tensors.values() for t in group.values())
-        shutil.rmtree(partial, ignore_errors=True)
+        discard(partial)
         raise CheckpointError(
             f"the checkpoint {folder} could not be written ({error}); it needs "
             f"{needed / 2**20:.0f} MiB{_room(folder.parent)}. Earlier checkpoints are untouched."
@@ -87,6 +88,8 @@ def read(folder: Path, *, files: tuple[str, ...] | None = None) -> Checkpoint:
         manifest = _json(folder / MANIFEST)
         if manifest["format"] != "empssl-checkpoint":
             raise CheckpointError(f"{folder} is no empssl checkpoint: {manifest['format']!r}")
+        if manifest["schema"] < 1:
+            raise ValueError(f"schema {manifest['schema']}")
         if manifest["schema"] > SCHEMA:
             raise CheckpointError(
                 f"{folder} was written by a newer empssl (schema {manifest['schema']}, this one "
@@ -124,12 +127,6 @@ def identity(folder: Path) -> str:
     return digest
 
 
-def sweep(parent: Path) -> None:
-    """Remove what interrupted writes of this folder's checkpoints left behind."""
-    for partial in parent.glob(f".*{_PARTIAL}*"):
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def load_strictly(module: Any, tensors: dict[str, Tensor], source: Path | str) -> None:
     """Load a state dict in which every name and shape must match.
 
@@ -152,6 +149,18 @@ def load_strictly(module: Any, tensors: dict[str, Tensor], source: Path | str) -
     module.load_state_dict(tensors)
 
 
+def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a checkpoint's files, one in memory at a time."""
+    for name, tensors in checkpoint.tensors.items():
+        contiguous = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
+        yield f"{name}.safetensors", save(contiguous)
+    yield STATE, _as_json(checkpoint.state)
+
+
+def _as_json(content: Any) -> bytes:
+    return json.dumps(content, indent=1).encode()
+
+
 def _json(file: Path) -> Any:
     with _open(file) as stream:
         return json.load(stream)
@@ -166,14 +175,6 @@ def _open(file: Path) -> io.BufferedReader:
     if not stat.S_ISREG(os.stat(file).st_mode):  # asked first: opening a pipe would wait for ever
         raise OSError(f"{file.name} is not a file")
     return open(file, "rb")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _room(folder: Path) -> str:

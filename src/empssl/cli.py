@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,7 +28,9 @@ VERBS = {
     "train": "learn an encoder from images without labels",
     "embed": "write an embedding of every image to a Parquet file",
     "evaluate": "score a run's encoder on labeled images",
+    "examine": "measure how healthy a run's embeddings are, without labels",
     "compare": "put runs, or a grid of objectives, in one table with plots",
+    "reproduce": "make a table or figure of the paper, theirs beside ours",
     "report": "write one HTML file that shows a run",
     "bench": "measure what a training step costs on this machine",
     "doctor": "say what this machine has, and what will be slow on it",
@@ -72,8 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(getattr(result, "exit_code", 0))
     except EmpsslError as error:
         return _fail(speaker, error, error.exit_code, as_json)
-    except KeyboardInterrupt:
-        return _fail(speaker, StoppedError("interrupted", 130), 130, as_json)
+    except KeyboardInterrupt as stop:  # with the signal's number, if it was not Ctrl-C
+        code = 128 + int(stop.args[0] if stop.args else signal.SIGINT)
+        return _fail(speaker, StoppedError("interrupted", code), code, as_json)
     except Exception as error:  # a bug: its place matters more than its message
         traceback.print_exc()
         return _fail(speaker, error, 1, as_json)

@@ -1,19 +1,22 @@
 """Embeddings of a whole data set, as a Parquet file."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from empssl.bag import Crops
-from empssl.data import BadSamples, Split, open_images
-from empssl.errors import UsageError
+from empssl.data import BadSample, BadSamples, Split, open_images
+from empssl.errors import StoppedError, UsageError
 from empssl.models import Layer
 from empssl.pretrained import Encoder
 from empssl.progress import progress
 from empssl.shapes import Embeddings, Valid
+from empssl.shards import Shards
+from empssl.stop import stop_requests
+from empssl.storage import writing
 
 
 def embed(
@@ -35,7 +38,8 @@ def embed(
     Row i is image i. Its columns are `index`, `name`, `label` (where there are labels), `valid`
     and `embedding`; an image that could not be read has `valid` false and no embedding, and is
     listed in a file beside the output. The file's metadata says which weights and crops made it.
-    Memory does not grow with the number of images.
+    Memory does not grow with the number of images. A call that ended early, however it did, goes on
+    where it was when it is made again: what is finished waits in a hidden folder beside `out`.
 
     Args:
         run: a run directory.
@@ -58,6 +62,9 @@ def embed(
     Raises:
         DataError: no usable images, or too many bad ones.
         UsageError: `out` exists.
+        CheckpointError: the storage refused, or the run is damaged.
+        RunInUseError: another process is writing `out`.
+        StoppedError: Ctrl-C or SIGTERM came.
     """
     out = Path(out)
     if out.exists() and not overwrite:
@@ -72,22 +79,22 @@ def embed(
         "fingerprint": images.fingerprint, "layer": layer, "crops": str(chosen), "seed": seed,
         "image_side": encoder.image_side,
     }  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    listing = out.with_name(f"{out.stem}.bad_samples.jsonl")
-    listing.unlink(missing_ok=True)
-    bad = BadSamples(listing, len(images))
     schema = _schema(encoder.dim(layer), labeled=images.labels is not None)
     schema = schema.with_metadata({b"empssl": json.dumps(protocol).encode()})
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with (
-            pq.ParquetWriter(partial, schema) as writer,
-            progress("embedding", len(images)) as advance,
-        ):
-            for rows in encoder.batches(len(images)):
+    shards = Shards(out, schema)
+    with (
+        shards.held(),
+        stop_requests() as request,
+        progress("embedding", len(images)) as advance,
+    ):
+        listing = out.with_name(f"{out.stem}.bad_samples.jsonl")
+        with writing(listing):
+            listing.unlink(missing_ok=True)
+        bad = BadSamples(listing, len(images))
+        for rows in encoder.batches(len(images)):
+            found = shards.notes(rows)
+            if found is None:
                 got = images.read(rows)
-                for sample in got.bad:
-                    bad.add(sample, epoch=0, step=0)
                 samples = torch.tensor(rows)
                 bags = encoder.embed(got.pixels[got.valid], samples[got.valid], chosen, [layer])
                 columns = {
@@ -98,11 +105,18 @@ def embed(
                 }
                 if images.labels is not None:
                     columns["label"] = images.labels[samples].numpy()
-                writer.write_table(pa.table(columns, schema))
-                advance(rows.stop)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+                found = [asdict(sample) for sample in got.bad]
+                shards.add(rows, pa.table(columns, schema), found)
+            for sample in found:
+                bad.add(BadSample(**sample), epoch=0, step=0)
+            advance(rows.stop)
+            if request.signal and rows.stop < len(images):
+                raise StoppedError(
+                    f"stopped after image {rows.stop} of {len(images)}; the same command goes on "
+                    "from there",
+                    128 + request.signal,
+                )
+        shards.join()
     return out
 
 

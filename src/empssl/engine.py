@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from empssl import __version__
+from empssl.ending import joining
 from empssl.errors import UsageError, nearest
-from empssl.peers import expecting, start_children
+from empssl.processes import start_children
 from empssl.shapes import BatchLabels, Projections
 
 try:
@@ -72,7 +73,7 @@ def launch(*, device: str, devices: int, num_nodes: int = 1, precision: Precisio
         if devices * num_nodes > 1:
             environment: Any = fabric.strategy
             start_children(environment.cluster_environment, devices, num_nodes)
-        with expecting():
+        with joining():
             fabric.launch()
     if fabric.world_size > 1:
         atexit.register(_leave)

@@ -3,7 +3,7 @@
 Every message says what was given, what was expected and what to do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -32,9 +32,19 @@ class CheckpointError(EmpsslError):
 
 
 class DivergenceError(EmpsslError):
-    """A loss or gradient that is not finite. No weight that is kept has changed."""
+    """A loss or gradient that is not finite. No weight that is kept has changed.
+
+    Args:
+        message: what was not finite, and where it was first.
+        rows: the images of this process's share of the batch in which it began; empty where that
+            cannot be told.
+    """
 
     exit_code = 5
+
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class CollapseError(EmpsslError):
@@ -64,7 +74,9 @@ class RankError(EmpsslError):
         told: whether a process has told the user already.
     """
 
-    def __init__(self, message: str, exit_code: int = 9, *, told: bool = False) -> None:
+    exit_code = 9
+
+    def __init__(self, message: str, exit_code: int = exit_code, *, told: bool = False) -> None:
         super().__init__(message)
         self.exit_code, self.told = exit_code, told
 

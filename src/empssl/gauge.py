@@ -1,20 +1,24 @@
 """How alike a step's projections are, the same measures whatever the objective."""
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from empssl.shapes import Projections, Scalar
+from empssl.view_axis import HERE, ViewAxis
 
 DISTORTION = 0.2  # of `fill`, the paper's
 UNIFORMITY_SCALE = 2.0  # t in Wang and Isola
+SPECTRA = 50  # kept of a run, or a few less
 TINY = 1e-12  # where there is no variance, participation is 1
 
 
 @torch.no_grad()
-def gauge(projections: Projections) -> dict[str, Scalar]:
+def gauge(projections: Projections, views: ViewAxis = HERE) -> dict[str, Scalar]:
     """Measures of collapse on unit rows; but for alignment of the first view's batch alone.
 
     fill             the coding rate of the rows about their mean, as a share of the most there can
@@ -34,9 +38,11 @@ def gauge(projections: Projections) -> dict[str, Scalar]:
     measures are not either.
 
     Args:
-        projections: of the whole batch, of any length.
+        projections: of the whole batch, of any length. Of several processes that hold some views
+            each, the first one's are those that count: it has the first view.
+        views: where the others are.
     """
-    views, batch, dim = projections.shape
+    _, batch, dim = projections.shape
     with torch.autocast(projections.device.type, enabled=False):
         z = F.normalize(projections.detach().to(_at_least_single(projections)), dim=-1)
         Z = z[0]
@@ -49,14 +55,55 @@ def gauge(projections: Projections) -> dict[str, Scalar]:
         rank = min(batch - 1, dim)
         most = rank / 2 * math.log1p(dim / (rank * DISTORTION))
         # The mean over pairs, from the length of the means.
-        apart = 2 * (1 - z.mean(0).square().sum(-1).mean())
+        apart = 2 * (1 - views.mean(z).square().sum(-1).mean())
+        count = views.count(z)
         near = (2 * UNIFORMITY_SCALE * (Z @ Z.T - 1)).exp() * (1 - eye)
         return {
             "fill": rate / most,
             "participation": (gram.trace().square() + TINY) / (gram.square().sum() + TINY),
             "spread": Z.std(0).mean() * dim**0.5,
             "uniformity": (near.sum() / (batch * (batch - 1))).log(),
-        } | ({"alignment": apart * views / (views - 1)} if views > 1 else {})
+        } | ({"alignment": apart * count / (count - 1)} if count > 1 else {})
+
+
+@torch.no_grad()
+def spectrum(projections: Projections) -> Float[Tensor, " rank"]:
+    """Variances of the first view's unit rows along their principal directions, largest first.
+
+    The eigenvalues of their covariance, as many as can differ from zero: min(b - 1, d). They are
+    what `fill` and `participation` sum up. Of projections that are not finite they mean nothing.
+
+    In float64, on the CPU.
+
+    Args:
+        projections: of the whole batch, of any length.
+    """
+    _, batch, dim = projections.shape
+    with torch.autocast(projections.device.type, enabled=False):
+        Z = F.normalize(projections[0].detach().to(_at_least_single(projections)), dim=-1)
+        centered = Z - Z.mean(0)
+        # Of the two products with the same eigenvalues, the smaller.
+        gram = centered @ centered.T if batch <= dim else centered.T @ centered
+    # On the CPU, since not every device has a solver, and this one is quick. It fails on NaN, of
+    # which the step has yet to say in its own words.
+    gram = gram.cpu().double().nan_to_num(0.0, 0.0, 0.0)
+    values: Tensor = torch.linalg.eigvalsh(gram / batch)
+    return values.flip(0)[: min(batch - 1, dim)].clamp(min=0)
+
+
+@cache
+def spectrum_steps(steps: int) -> frozenset[int]:
+    """The steps of a run whose spectrum is kept: the first, the last and some fifty between.
+
+    Half at even distances, half at even ratios: most directions are learned early. They follow
+    from the number of steps alone, so that a resumed run keeps the same.
+
+    >>> len(spectrum_steps(1000)), min(spectrum_steps(1000)), max(spectrum_steps(1000))
+    (45, 0, 999)
+    """
+    shares = [k / (SPECTRA // 2 - 1) for k in range(SPECTRA // 2)]
+    even = {round((steps - 1) * share) for share in shares}
+    return frozenset(even | {round(steps**share) - 1 for share in shares})
 
 
 def _at_least_single(x: Tensor) -> torch.dtype:

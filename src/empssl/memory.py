@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from empssl.engine import Fabric, give_memory_back
 from empssl.errors import UsageError, nearest
 from empssl.models import Network
-from empssl.models.batchnorm import summed
 from empssl.models.pieces import Carry, Piece, Statistics, pieces_of
 from empssl.objectives.objective import Loss
+from empssl.processes import summed
 from empssl.recomputation import Recomputation
 
 Memory = Literal["auto", "whole", "exact", "two-pass"]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from empssl import checkpoint
-from empssl.bag import Crops, embed_bags
+from empssl.bag import Crops, embed_bags, embed_growing_bags
 from empssl.checkpoint import Checkpoint
 from empssl.data.decode import UndecodableError, decode, upright
 from empssl.data.square import square
@@ -137,6 +137,19 @@ class Encoder:
             self.dim(layer)
         return embed_bags(self._folded, self.policy, images, samples, crops, layers)
 
+    def embed_growing(
+        self,
+        images: Images,
+        samples: Tensor,
+        crops: Crops,
+        layers: Sequence[Layer],
+        counts: Sequence[int],
+    ) -> list[dict[Layer, Embeddings]]:
+        """As `empssl.bag.embed_growing_bags`."""
+        for layer in layers:
+            self.dim(layer)
+        return embed_growing_bags(self._folded, self.policy, images, samples, crops, layers, counts)
+
     @cached_property
     def _folded(self) -> Network:
         return folded(self.network)
@@ -147,8 +160,9 @@ class Encoder:
         Raises:
             UsageError: there is no such layer.
         """
-        if layer not in self.network.layers:
-            raise UsageError(f"no layer '{layer}', choose from: {', '.join(self.network.layers)}")
+        known = self.network.every_layer
+        if layer not in known:
+            raise UsageError(f"no layer '{layer}', choose from: {', '.join(known)}")
         return self.network.width(layer)
 
     def batches(self, count: int, size: int = 512) -> Iterator[range]:

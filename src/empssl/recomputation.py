@@ -12,8 +12,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from empssl.models.batchnorm import summed, track
+from empssl.models.batchnorm import track
 from empssl.models.pieces import Carry, Moments, Piece, Statistics
+from empssl.processes import summed
 
 Context = Callable[[], AbstractContextManager[object]]
 Found = list[Statistics | None]  # of each tensor that enters a piece

@@ -7,7 +7,9 @@ metrics.jsonl         one line a step
 bad_samples.jsonl     one line an image that could not be used
 checkpoints/step-*/   to resume from
 model/                the trained network
+epochs/*/             the network as it was after so many epochs, where that was asked for
 evaluations/*.json    scores
+quality/*.json        measures of its embeddings that need no labels
 report.html
 """
 
@@ -23,8 +25,10 @@ import yaml
 from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
 from empssl.errors import CheckpointError, UsageError
-from empssl.storage import hold, replace, writing
+from empssl.storage import PARTIAL, discard, hold, make_folder, replace, sweep, sync, writing
 
+CONFIG = "config.yaml"
+LOCK = ".lock"
 KEPT_CHECKPOINTS = 2
 
 
@@ -40,40 +44,63 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not (self.path / "config.yaml").is_file():
+        if not self.exists(self.path):
             what = "is not a run directory" if self.path.exists() else "does not exist"
             raise CheckpointError(
-                f"{self.path} {what}: it should hold config.yaml, as `empssl train --out` makes it"
+                f"{self.path} {what}: it should hold {CONFIG}, as `empssl train --out` makes it"
             )
 
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """Whether there is a run at this path."""
+        return (path / CONFIG).is_file()
+
     @classmethod
-    def create(cls, path: str | Path, config: dict[str, Any], *, overwrite: bool = False) -> "Run":
-        """Make the directory of a new run.
+    @contextmanager
+    def creating(
+        cls, path: str | Path, config: dict[str, Any], *, overwrite: bool = False
+    ) -> Iterator["Run"]:
+        """Make the directory of a new run, and lock it as `lock` does while the block runs.
 
         Raises:
             UsageError: as `check_free`.
+            RunInUseError: another process writes to it, or makes it at this moment.
             CheckpointError: the storage refused.
         """
         path = Path(path)
         cls.check_free(path, overwrite=overwrite)
         with writing(path):
-            if (path / "config.yaml").exists():
-                with cls(path).lock():
-                    shutil.rmtree(path)
-            path.mkdir(parents=True, exist_ok=True)
-        replace(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        return cls(path)
+            make_folder(path)
+        with _held(path):
+            cls.check_free(path, overwrite=overwrite)  # again: now nobody else makes it
+            with writing(path):
+                # What makes it a run goes last: without, --overwrite would leave the rest alone.
+                for entry in sorted(path.iterdir(), key=lambda e: e.name == CONFIG):
+                    if entry.is_dir() and not entry.is_symlink():
+                        shutil.rmtree(entry)
+                    elif entry.name != LOCK:
+                        entry.unlink()
+            replace(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+            yield cls(path)
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any], *, overwrite: bool = False) -> "Run":
+        """As `creating`, without keeping the lock."""
+        with cls.creating(path, config, overwrite=overwrite) as run:
+            return run
 
     @classmethod
     def check_free(cls, path: str | Path, *, overwrite: bool) -> None:
         """See that a new run may be made here, and leave everything as it is.
+
+        What a process leaves that ends before the run has a configuration does not count.
 
         Raises:
             UsageError: something is there already, and either `overwrite` is False or it is not a
                 run, which is never removed.
         """
         path = Path(path)
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        if not path.exists() or (path.is_dir() and all(map(_is_debris, path.iterdir()))):
             return
         if not overwrite:
             raise UsageError(
@@ -94,19 +121,17 @@ class Run:
         Raises:
             RunInUseError: another process holds it.
         """
-        with hold(self.path / ".lock", self.path):
-            for parent in (self.path, self.path / "checkpoints"):
-                checkpoint.sweep(parent)
+        with _held(self.path):
             yield
 
     @property
     def config(self) -> dict[str, Any]:
         try:
-            config = yaml.safe_load((self.path / "config.yaml").read_bytes())
-        except yaml.YAMLError as error:
-            raise CheckpointError(f"{self.path / 'config.yaml'} is damaged: {error}") from error
+            config = yaml.safe_load((self.path / CONFIG).read_bytes())
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise CheckpointError(f"{self.path / CONFIG} is damaged: {error}") from error
         if not isinstance(config, dict):
-            raise CheckpointError(f"{self.path / 'config.yaml'} holds no settings")
+            raise CheckpointError(f"{self.path / CONFIG} holds no settings")
         return config
 
     @property
@@ -130,8 +155,10 @@ class Run:
             content: dict[str, Any] = json.loads((self.path / name).read_bytes())
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.path / name} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{self.path / name} is damaged: it holds no settings")
         return content
 
     @property
@@ -152,11 +179,18 @@ class Run:
             file.write(json.dumps(entry) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One entry a step, in order. A line that was being written at a crash is left out."""
+        """One entry a step, in order. A line that was being written at a crash is left out.
+
+        Raises:
+            CheckpointError: another line is damaged.
+        """
         if not self.metrics_path.exists():
             return []
         whole = self.metrics_path.read_bytes().rpartition(b"\n")[0]
-        return [json.loads(line) for line in whole.splitlines()]
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise CheckpointError(f"{self.metrics_path} is damaged: {error}") from error
 
     def trim_metrics(self, steps: int) -> None:
         """Keep the lines of the first `steps` steps: those that a checkpoint stands for."""
@@ -164,10 +198,22 @@ class Run:
         replace(self.metrics_path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def save_checkpoint(self, step: int, content: Checkpoint) -> None:
-        """Write a checkpoint; once it has been read back whole, remove all but the newest."""
+        """Write a checkpoint; once it has been read back whole, remove all but the newest.
+
+        What was noted of the steps that it stands for is on the disk before it is.
+        """
+        for path in (self.metrics_path, self.bad_samples_path):
+            with writing(path):
+                if path.exists():
+                    sync(path)
         _write_once(self.path / "checkpoints" / f"step-{step:09d}", content)
         for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old, ignore_errors=True)  # one too many does no harm
+            discard(old)  # one too many does no harm
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether there are any, whole or damaged."""
+        return bool(self._checkpoints())
 
     def load_checkpoint(
         self, *, files: tuple[str, ...] | None = None
@@ -203,6 +249,23 @@ class Run:
     def save_model(self, content: Checkpoint) -> None:
         _write_once(self.path / "model", content)
 
+    def save_epoch(self, epoch: float, content: Checkpoint) -> None:
+        """Keep the network as it is after so many epochs."""
+        _write_once(self.path / "epochs" / f"{epoch:g}", content)
+
+    def epoch(self, epoch: float) -> Path:
+        """Where the network as it was after so many epochs is.
+
+        Raises:
+            UsageError: it was not kept.
+        """
+        folder = self.path / "epochs" / f"{epoch:g}"
+        if not folder.is_dir():
+            kept = sorted((f.name for f in folder.parent.glob("[0-9]*")), key=float)
+            what = f"it kept {', '.join(kept)}" if kept else "it kept none: see --keep-epochs"
+            raise UsageError(f"{self.path} did not keep the network of epoch {epoch:g}; {what}")
+        return folder
+
     def load_model(self) -> tuple[Checkpoint, Path]:
         """The trained network, or the newest checkpoint of a run that is not finished.
 
@@ -215,7 +278,13 @@ class Run:
         return found, folder
 
     def save_evaluation(self, name: str, content: dict[str, Any]) -> Path:
-        folder = self.path / "evaluations"
+        return self._save_json("evaluations", name, content)
+
+    def save_quality(self, name: str, content: dict[str, Any]) -> Path:
+        return self._save_json("quality", name, content)
+
+    def _save_json(self, folder_name: str, name: str, content: dict[str, Any]) -> Path:
+        folder = self.path / folder_name
         with writing(folder):
             folder.mkdir(exist_ok=True)
         path = folder / f"{name}.json"
@@ -223,8 +292,25 @@ class Run:
         return path
 
     def evaluations(self) -> list[dict[str, Any]]:
-        folder = self.path / "evaluations"
-        return [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
+        """Every evaluation that was saved, by name.
+
+        Raises:
+            CheckpointError: one is damaged.
+        """
+        files = sorted((self.path / "evaluations").glob("*.json"))
+        return [self._read_json(f"evaluations/{file.name}") for file in files]
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    with hold(path / LOCK, path):
+        for parent in (path, path / "checkpoints", path / "epochs"):
+            sweep(parent)
+        yield
+
+
+def _is_debris(entry: Path) -> bool:
+    return entry.name == LOCK or (entry.name.startswith(".") and PARTIAL in entry.name)
 
 
 def _write_once(folder: Path, content: Checkpoint) -> None:
@@ -232,6 +318,6 @@ def _write_once(folder: Path, content: Checkpoint) -> None:
     try:
         checkpoint.read(folder, files=())
     except CheckpointError:
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
         checkpoint.write(folder, content)
         checkpoint.read(folder, files=())

@@ -1,17 +1,21 @@
 """One optimization step: views to projections to loss to gradients to new weights."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from empssl.diagnosis import diagnose, remembered_finite
 from empssl.engine import Fabric, gather, gather_labels
 from empssl.errors import DivergenceError
-from empssl.gauge import gauge
+from empssl.gauge import gauge, spectrum
 from empssl.memory import WHOLE, Plan, backward
 from empssl.models.target import Target
 from empssl.objectives.objective import Loss, Objective
 from empssl.shapes import BatchLabels, Projections, Targets, Views
+from empssl.sharding import joined
+from empssl.view_axis import HERE, ViewAxis
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class StepResult:
         loss: of the whole batch, and its terms.
         gauge: how alike its projections are.
         gradient_norm: over all weights, the objective's among them.
+        spectrum: variances of its projections, where they were asked for.
         finite: whether the step could be taken. Read later: on a GPU to read it is to wait.
     """
 
@@ -29,6 +34,7 @@ class StepResult:
     gauge: dict[str, Tensor]
     gradient_norm: float | Tensor
     finite: Tensor
+    spectrum: Tensor | None = None
 
 
 def training_step(
@@ -40,6 +46,9 @@ def training_step(
     plan: Plan = WHOLE,
     target: Target | None = None,
     labels: BatchLabels | None = None,
+    axis: ViewAxis = HERE,
+    *,
+    with_spectrum: bool = False,
 ) -> StepResult:
     """Take one step on the views that this process holds of the global batch.
 
@@ -52,10 +61,13 @@ def training_step(
         plan: how much of it is in memory at once.
         target: the momentum target, for an objective that has one; it is not moved here.
         labels: of the batch, for an objective that needs them.
+        axis: where the views are that this process does not hold.
+        with_spectrum: measure it too, for which the host waits.
 
     Raises:
-        DivergenceError: on the CPU, the loss or a gradient is not finite; no weight has been
-            touched. On a GPU gradients are zeros from then on, and `finite` tells.
+        DivergenceError: on the CPU, the loss, a gradient or what an optimizer remembers is not
+            finite; no weight has been touched. On a GPU gradients are zeros from then on, and
+            `finite` tells.
     """
     batch = views.shape[1]
     seen, aimed = views[objective.weak_views :], views[: objective.target_views]
@@ -63,27 +75,36 @@ def training_step(
     targets = None if target is None else gather(fabric, target.project(aimed, fabric.autocast()))
     every = None if labels is None else gather_labels(fabric, labels)
     measured: dict[str, Tensor] = {}
+    variances: Tensor | None = None
 
     def to_loss(projections: Tensor) -> Loss:
-        nonlocal targets
-        z = gather(fabric, projections.unflatten(0, (len(seen), batch)))
-        measured.update(gauge(z))
+        nonlocal targets, variances
+        z = joined(fabric, projections.unflatten(0, (len(seen), batch)), axis)
+        measured.update(gauge(z, axis))
+        variances = spectrum(z) if with_spectrum else None
         if objective.target == "itself":
             targets = z.detach()[: objective.target_views]
-        return objective_loss(objective, z, targets, every)
+        return objective_loss(objective, z, targets, every, axis)
 
-    loss = backward(fabric, network, images, to_loss, plan, batch)
+    def diagnosis(total: float) -> DivergenceError:
+        return diagnose(fabric, network, objective, optimizers, images, total, batch=batch)
+
+    try:
+        loss = backward(fabric, network, images, to_loss, plan, batch)
+    except DivergenceError as error:
+        raise diagnosis(math.nan) from error
     norm = gradient_norm(network, objective)
     finite = torch.isfinite(loss.total.detach()) & torch.isfinite(norm)
-    if views.device.type != "cuda" and not finite:
-        raise DivergenceError(_diagnosis(network, objective, loss))
+    if views.device.type != "cuda" and not (finite and remembered_finite(optimizers)):
+        raise diagnosis(loss.total.item())
     if views.device.type == "cuda":
         drop_unless(finite, network, objective)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     objective.after_update(targets)
-    return StepResult(loss, measured, norm if views.device.type == "cuda" else float(norm), finite)
+    length = norm if views.device.type == "cuda" else float(norm)
+    return StepResult(loss, measured, length, finite, variances)
 
 
 def drop_unless(finite: Tensor, *modules: nn.Module) -> None:
@@ -99,20 +120,26 @@ def objective_loss(
     projections: Projections,
     targets: Targets | None = None,
     labels: BatchLabels | None = None,
+    axis: ViewAxis = HERE,
 ) -> Loss:
     """The objective in its own precision: at least float32, and never under autocast.
 
     Args:
         objective: what is lowered.
-        projections: of the whole batch.
+        projections: of the whole batch, or of some of its views.
         targets: for an objective that learns towards some, else none.
         labels: for an objective that needs them, else none.
+        axis: where the other views are, for an objective that sums over them.
 
     Raises:
         DivergenceError: the projections are not finite, and the objective cannot go on.
     """
-    asked = {"targets": None if targets is None else _at_least_single(targets), "labels": labels}
-    given = {name: values for name, values in asked.items() if values is not None}
+    asked = {
+        "targets": None if targets is None else _at_least_single(targets),
+        "labels": labels,
+        "views": axis if objective.sums_views else None,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
     with torch.autocast(projections.device.type, enabled=False):
         try:
             loss: Loss = objective(_at_least_single(projections), **given)
@@ -130,11 +157,3 @@ def gradient_norm(*modules: nn.Module) -> Tensor:
     gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
     norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
     return norm
-
-
-def _diagnosis(network: nn.Module, objective: Objective, loss: Loss) -> str:
-    original = getattr(network, "module", network)  # names without those of Fabric's wrappers
-    named = [*original.named_parameters(), *objective.named_parameters(prefix="objective")]
-    bad = [name for name, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
-    where = f"the first bad gradient is that of {bad[0]}" if bad else "the gradients are finite"
-    return f"the loss is {loss.total.item():g} and {where}"

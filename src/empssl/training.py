@@ -6,9 +6,10 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +19,14 @@ from torch import Tensor, nn
 from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
 from empssl.data import BadSamples, Split, in_memory, open_images
-from empssl.data.images import ImageSet
+from empssl.data.images import BadSample, ImageSet
 from empssl.data.in_memory import resident
+from empssl.data.near_constant import near_constant
 from empssl.data.sampler import Sampler
+from empssl.diagnosis import all_finite
 from empssl.draws import uniform
 from empssl.duration import parse_duration
+from empssl.ending import ending_together
 from empssl.engine import (
     Compile,
     Fabric,
@@ -34,14 +38,17 @@ from empssl.engine import (
     settle,
 )
 from empssl.errors import (
+    CheckpointError,
     DataError,
     DivergenceError,
     EmpsslError,
     OutOfMemoryError,
+    RankError,
     StoppedError,
     UsageError,
 )
 from empssl.flops import projecting_flops, training_flops
+from empssl.gauge import spectrum_steps
 from empssl.health import CollapseWatch
 from empssl.load import LoadWatch
 from empssl.memory import Memory, Plan, free_bytes, is_out_of_memory, smaller
@@ -52,12 +59,13 @@ from empssl.models.target import Target
 from empssl.objectives import build_objective
 from empssl.objectives.objective import Objective
 from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
-from empssl.peers import Peers, check_same, code_digest, restarted, together
 from empssl.pending import Measured, Pending
 from empssl.preflight import check_disk, checkpoint_bytes
+from empssl.processes import check_same, gathered, restarted, torchrun_launch
 from empssl.progress import progress
 from empssl.recipes import resolve
 from empssl.run import Run
+from empssl.sharding import Shard, Share
 from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
 from empssl.stop import StopRequest, stop_requests
@@ -67,7 +75,9 @@ from empssl.views import POLICIES, Policy
 CHECKPOINT_SECONDS = 300.0
 SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a run may change
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
+LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
 T = TypeVar("T")
+Found = tuple[BadSample, int, int]  # a bad image, and the epoch and step for which it was read
 
 
 def train(
@@ -89,6 +99,7 @@ def train(
     schedule: Spec | str | None = None,
     split: Split = "train",
     seed: int = 0,
+    keep_epochs: Sequence[float] = (),
     data_dir: str | Path | None = None,
     download: bool = False,
     device: str = "auto",
@@ -97,6 +108,7 @@ def train(
     precision: Precision = "auto",
     compile: Compile = "auto",  # noqa: A002 (torch's word)
     memory: Memory = "auto",
+    shard: Shard = "images",
     patience: str = "10m",
     resume: bool = False,
     overwrite: bool = False,
@@ -131,6 +143,8 @@ def train(
         split: train leaves out what `evaluate` tests on: the test images of a known data set,
             and a fifth of a folder with classes; all leaves out nothing.
         seed: of the weights, the order and the views.
+        keep_epochs: after how many passes the network is also kept as it is then, such as 1 2 5;
+            `evaluate --epoch` scores it. The learning rate knows nothing of them.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
@@ -143,7 +157,12 @@ def train(
             computes the rest again, with the same gradients; auto is exact where the whole is not
             expected to fit. two-pass takes less work than exact, but normalizes each chunk by
             statistics of its own, which is another method.
-        patience: several processes end where no step is done for so long, and say where each is.
+        shard: what processes share of a step. images: each takes some images, and the projections
+            of all travel. patches: each takes some patches of all images, and only what the
+            objective adds up over patches travels; for objectives to which that is enough, and
+            with the same numbers. Each process then reads all images.
+        patience: where several processes have not finished a step for so long, all of them end, and
+            one says where each was.
         resume: continue the run at `out`.
         overwrite: replace the run at `out`.
 
@@ -157,15 +176,18 @@ def train(
         OutOfMemoryError: a step did not fit; says how it will, or that nothing smaller is left.
         StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
     """
-    given = {
+    given: dict[str, Any] = {
         "patches": patches, "batch": batch, "epochs": epochs, "budget": budget,
         "image_side": image_side, "views": views, "backbone": backbone, "projector": projector,
         "whitened": whitened, "objective": objective, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
-    began = time.monotonic()
-    if restarted() and (Path(out) / "config.yaml").exists():  # by torchrun, with the same command
+    began, limit = time.monotonic(), parse_duration(patience)
+    if not resume and _begun_before(Path(out)):
         resume, overwrite = True, False
-    chosen = {"split": split, "seed": seed, "precision": precision, "memory": memory}
+    chosen = {
+        "split": split, "seed": seed, "keep_epochs": tuple(keep_epochs), "precision": precision,
+        "memory": memory, "shard": shard,
+    }  # fmt: skip
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten; leave out one of the two")
     if resume:
@@ -177,10 +199,11 @@ def train(
         settings = {"data": data} | resolve(recipe, given) | chosen
         Run.check_free(out, overwrite=overwrite)
     _check(settings)
+    _rehearse(settings)
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
                     precision=settings["precision"])  # fmt: skip
-    seconds = parse_duration(patience)
-    with together(fabric.global_rank, fabric.world_size, fabric.broadcast, seconds) as peers:
+    with ending_together(fabric, limit) as begin, ExitStack() as held:
+        check_same(settings | {"out": str(out), "resume": resume})
         images = open_images(
             data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
             download=download,
@@ -188,38 +211,28 @@ def train(
         with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
             images = in_memory(images, progress=advance)
             advance(len(images))
-        check_same(
-            fabric.world_size,
-            settings
-            | {
-                "images": images.fingerprint,
-                "out": str(out),
-                "resume": resume,
-                "the code of empssl": code_digest(),
-                "torch": torch.__version__,
-            },
-        )
+        check_same({"the images' fingerprint": images.fingerprint})
         training = Training.build(settings, fabric, images, began)
-        training.peers = peers
         training.compile(resolve_compile(compile, fabric))
         place = {
             "data_dir": data_dir and str(data_dir), "download": download, "device": device,
             "devices": devices, "num_nodes": num_nodes, "compile": compile, "patience": patience,
         }  # fmt: skip
-        with ExitStack() as held, stop_requests() as request:
+        request = held.enter_context(stop_requests())
 
-            def open_run() -> Run:
-                training.check_room(Path(out))
-                run = Run(out) if resume else Run.create(out, settings | place, overwrite=overwrite)
-                held.enter_context(run.lock())
-                return run
+        def open_run() -> Run:
+            training.check_room(Path(out))
+            if not resume:
+                return held.enter_context(Run.creating(out, settings | place, overwrite=overwrite))
+            held.enter_context(Run(out).lock())
+            return Run(out)
 
-            training.enter(_on_first(fabric, open_run) or Run(out))
-            if resume:
-                training.restore()
-            else:
-                training.start()
-            training.loop(request)
+        training.enter(_on_first(fabric, open_run) or Run(out))
+        if resume:
+            training.restore()
+        else:
+            training.start()
+        training.loop(request, begin)
     return training.run.path
 
 
@@ -234,6 +247,7 @@ class Training:
     objective: Objective
     target: Target | None  # where the objective learns towards a momentum target
     policy: Policy
+    share: Share
     sampler: Sampler
     images: ImageSet
     settings: dict[str, Any]
@@ -243,9 +257,9 @@ class Training:
     memory: Plan
     run: Run = field(init=False)
     bad: BadSamples = field(init=False)
+    found: list[Found] = field(default_factory=list)  # bad images that `bad` does not know yet
     plan: dict[str, Any] = field(default_factory=dict)
     compiled: str = "none"
-    peers: Peers | None = None
     step: int = 0
     seconds: float = 0.0
 
@@ -258,7 +272,6 @@ class Training:
         Raises:
             UsageError: settings that cannot be carried out.
         """
-        build(SCHEDULES, settings["schedule"], steps=1)  # a wrong option should not wait for start
         policy = build(POLICIES, settings["views"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings["seed"])
@@ -270,9 +283,13 @@ class Training:
         flops = _flops_per_view(network, objective, settings, policy.view_side(images.side))
         if fabric.world_size > 1:
             globalize(network)
+        share = Share.of(
+            settings.get("shard", "images"), objective, name=settings["objective"]["name"],
+            patches=settings["patches"], rank=fabric.global_rank, world=fabric.world_size,
+        )  # fmt: skip
         sampler = Sampler(
             resident(images, fabric.device), batch=settings["batch"], seed=settings["seed"],
-            rank=fabric.global_rank, world=fabric.world_size,
+            rank=share.rank, world=share.world,
         )  # fmt: skip
         dtype = torch.float64 if settings["precision"] == "64-true" else torch.float32
         network.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -282,7 +299,7 @@ class Training:
         optimizers = build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])
         memory = cls._memory(settings, fabric, network, policy, images.side)
         return cls(
-            fabric, network, module, optimizers, objective, target, policy, sampler, images,
+            fabric, network, module, optimizers, objective, target, policy, share, sampler, images,
             settings, flops, began, policy, memory,
         )  # fmt: skip
 
@@ -311,8 +328,8 @@ class Training:
         if mode == "none" or self.memory.mode != "whole":
             return
         plain, kept = self.module, {k: v.clone() for k, v in self.network.state_dict().items()}
-        count = self.settings["patches"] - self.objective.weak_views
-        batch = self.settings["batch"] // self.fabric.world_size
+        count = len(self.share.views) - self.objective.weak_views
+        batch = self.settings["batch"] // self.share.world
         side, device = self.images.side, self.fabric.device
         images = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
         u = torch.full((count, batch, self.policy.draws), 0.5, device=device)
@@ -379,6 +396,7 @@ class Training:
             "steps_per_epoch": per_epoch,
             "samples": len(self.images),
             "usable_samples": len(self.sampler.usable),
+            "near_constant": self._near_constant(),
             "image_side": self.images.side,
             "patch_side": self.policy.patch_side(self.images.side),
             "view_side": self.policy.view_side(self.images.side),
@@ -391,6 +409,7 @@ class Training:
                 "compiled": self.compiled,
                 "memory": self.memory.mode,
                 "startup_seconds": time.monotonic() - self.began,
+                "launch": torchrun_launch(),
             }
         views = self.settings["patches"] * self.settings["batch"]
         self._say(
@@ -400,56 +419,93 @@ class Training:
             f"{steps * views * self.flops_per_view / 1e15:.3g} PFLOP"
         )
 
+    def _near_constant(self) -> dict[str, int]:
+        """Of some images, evenly spread, how many have next to nothing to see; tells if many do."""
+        usable = self.sampler.usable
+        spread = usable[:: max(1, len(usable) // LOOKED_AT)][:LOOKED_AT]
+        got = self.images.read(spread.tolist())
+        found = {"found": int(near_constant(got.pixels[got.valid]).sum()), "of": len(spread)}
+        if found["found"] > NEAR_CONSTANT_SHARE * found["of"]:
+            self._say(
+                f"{found['found']} of {found['of']} images looked at are nearly of one color; "
+                "see whether they are what they should be: nothing can be learned from them"
+            )
+        return found
+
     def restore(self) -> None:
-        """Continue from the newest whole checkpoint.
+        """Continue from the newest whole checkpoint; a run that never wrote one starts again.
 
         Raises:
             DataError: the images are not those that the run began with.
+            CheckpointError: there are checkpoints, but none is whole, or not of this run.
         """
-        saved, folder, problems = self.run.load_checkpoint()
-        for problem in problems:
-            self._say(f"{problem}; using {folder.name}, the one before")
-        check_same(self.fabric.world_size, {"the newest checkpoint": folder.name})
         self.plan = self.run.plan
-        if self.images.fingerprint != self.plan["fingerprint"]:
+        if self.images.fingerprint != self.plan.get("fingerprint", self.images.fingerprint):
             raise DataError(
                 f"{self.settings['data']} has changed since {self.run.path} was started; restore "
                 "the images, or start a new run"
             )
+        if not self.run.has_checkpoints:
+            self._say(f"{self.run.path} stopped before its first checkpoint; starting again")
+            if self.fabric.is_global_zero:
+                self.run.trim_metrics(0)
+            self.start()
+            return
+        saved, folder, problems = self.run.load_checkpoint()
+        for problem in problems:
+            self._say(f"{problem}; using {folder.name}, the one before")
+        check_same({"the checkpoint to continue from": folder.name})
         for group, module in self._modules.items():
             checkpoint.load_strictly(module, saved.tensors.get(group, {}), folder)
-        for index, optimizer in enumerate(self.optimizers):
-            optimizer.load_state_dict(
-                _unflatten(saved.state["optimizers"][index], saved.tensors["optimizer"], index)
-            )
-            _as_weights(optimizer)
-        self.step, self.seconds = saved.state["step"], saved.state["seconds"]
+        try:
+            for index, optimizer in enumerate(self.optimizers):
+                optimizer.load_state_dict(
+                    _unflatten(saved.state["optimizers"][index], saved.tensors["optimizer"], index)
+                )
+                _as_weights(optimizer)
+            self.step, self.seconds = saved.state["step"], saved.state["seconds"]
+            self.plan["steps"], self.plan["steps_per_epoch"]  # or KeyError
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder} or {self.run.path / 'plan.json'} does not hold what it takes to "
+                f"continue ({error!r})"
+            ) from error
         if self.fabric.is_global_zero:
             self.run.trim_metrics(self.step)
             self.run.environment = self.run.environment | {"memory": self.memory.mode}
 
-    def loop(self, request: StopRequest) -> None:
-        """Train to the end of the plan, with a line of metrics for each step."""
+    def loop(self, request: StopRequest, begin: Callable[[int], None] = lambda step: None) -> None:
+        """Train to the end of the plan, with a line of metrics for each step.
+
+        Args:
+            request: which signal has come.
+            begin: told of each step before it is taken.
+        """
         steps = self.plan["steps"]
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
-        watch, load, before = CollapseWatch(self.objective.low_fill), LoadWatch(), self.seconds
+        watch, load, before = CollapseWatch(), LoadWatch(), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
         shared = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
-        pending = Pending(self.fabric.device)
+        pending, keep = Pending(self.fabric.device), self._kept_at()
+        spectra = spectrum_steps(steps)
         first = self.fabric.is_global_zero
         at_first = at = saved = time.monotonic()
         self.module.train()
         with progress("training", steps, silent=not first) as advance:
             while self.step < steps:
-                if self.peers is not None:
-                    self.peers.begin(self.step)
+                begin(self.step)
                 lr = set_lr(self.optimizers, schedule(self.step))
-                result, samples = self._take_step(self.step, self.step / steps)
+                result, samples = self._take_step(
+                    self.step, self.step / steps, with_spectrum=self.step in spectra
+                )
                 pending.add(self._entry(result, lr), samples)
                 self.step += 1
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
-                signal, due = agree(self.fabric, request.signal, late)
-                if not (pending.due or signal or due or self.step == steps):
+                signal, due, bad = agree(self.fabric, request.signal, late, bool(self.found))
+                if bad:
+                    self._write_bad()
+                kept = keep.get(self.step)
+                if not (pending.due or signal or due or kept or self.step == steps):
                     continue
                 measured = pending.read()
                 now = time.monotonic()
@@ -460,12 +516,14 @@ class Training:
                     entry["seconds"] = self.seconds
                     if first:
                         self.run.add_metrics(entry)
-                    if warning := watch.update(entry["step"], entry["fill"]):
+                    if warning := watch.update(entry["step"], entry):
                         self._say(warning)
                 if shared and (warning := load.update()):
                     self._say(warning)
                 advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
                                    "patches/s")  # fmt: skip
+                if kept and first:  # before any checkpoint from which this step is not taken again
+                    self.run.save_epoch(kept, self._model())
                 if signal or due:
                     self._save()
                     saved = time.monotonic()
@@ -477,19 +535,34 @@ class Training:
         self.sampler.close()
         self._save()
         if first:
-            self.run.save_model(Checkpoint({"model": self._weights()["model"]}, self._identity()))
+            self.run.save_model(self._model())
 
-    def _take_step(self, step: int, progress: float) -> tuple[StepResult, Tensor]:
+    def _write_bad(self) -> None:
+        """Write down the bad images that were found in any process.
+
+        Raises:
+            DataError: there are too many by now.
+        """
+        every, self.found = gathered(self.found), []
+
+        def write() -> None:
+            for sample, epoch, step in chain(*every):
+                self.bad.add(sample, epoch=epoch, step=step)
+
+        _on_first(self.fabric, write)
+
+    def _take_step(
+        self, step: int, progress: float, *, with_spectrum: bool = False
+    ) -> tuple[StepResult, Tensor]:
         """A step's measurements, perhaps still to be computed, and the samples it saw."""
         if self.compiled == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
         drawn = self.sampler.draw(step)
-        for sample in drawn.bad:
-            self.bad.add(sample, epoch=drawn.epoch, step=step)
+        self.found += [(sample, drawn.epoch, step) for sample in drawn.bad]
         # On the CPU, where the samples' numbers are: on a GPU the seed would have to be copied.
         u = uniform(
             drawn.samples, seed=self.settings["seed"], epoch=drawn.epoch,
-            views=range(self.settings["patches"]), draws=self.policy.draws,
+            views=self.share.views, draws=self.policy.draws,
         )  # fmt: skip
         views = self._views(drawn.pixels, u).to(next(self.network.parameters()).dtype)
         labels = self.images.labels if self.objective.needs_labels else None
@@ -498,10 +571,10 @@ class Training:
         try:
             result = training_step(
                 self.fabric, self.module, self.objective, self.optimizers, views, self.memory,
-                self.target, labels,
+                self.target, labels, self.share.axis, with_spectrum=with_spectrum,
             )  # fmt: skip
         except DivergenceError as error:
-            raise self._diverged(step, str(error), drawn.samples) from error
+            raise self._diverged(step, str(error), drawn.samples, error.rows) from error
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -517,11 +590,17 @@ class Training:
         views = self.augment(pixels, u[weak:])
         return torch.cat([self.policy.weak()(pixels, u[:weak]), views]) if weak else views
 
-    def _diverged(self, step: int, what: str, samples: Tensor) -> DivergenceError:
-        names = [self.images.sample_name(int(i)) for i in samples[:5]]
+    def _diverged(
+        self, step: int, what: str, samples: Tensor, rows: Sequence[int] = ()
+    ) -> DivergenceError:
+        names = [
+            self.images.sample_name(int(i)) for i in (samples[list(rows)] if rows else samples)
+        ]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return DivergenceError(
             f"step {step}: {what}. It changed no weight that is kept, and checkpoints that were "
-            f"written are good. Its images began with {', '.join(names)}. "
+            f"written are good. {'It began in' if rows else 'Its images were'} "
+            f"{', '.join(names[:5])}{more}. "
             "Lower the learning rate, or try --precision 32-true"
         )
 
@@ -567,6 +646,8 @@ class Training:
         }
         entry |= result.loss.terms | result.gauge
         entry |= {"gradient_norm": result.gradient_norm, "lr": lr}
+        if result.spectrum is not None:
+            entry["spectrum"] = [float(f"{value:.4g}") for value in result.spectrum.tolist()]
         clipped = getattr(self.optimizers[0], "clip_fraction", None)
         if clipped is not None:
             entry["clip_fraction"] = clipped
@@ -603,6 +684,16 @@ class Training:
         states = {group: dict(module.state_dict()) for group, module in self._modules.items()}
         return {group: state for group, state in states.items() if state}
 
+    def _kept_at(self) -> dict[int, float]:
+        """Epochs after which the network is kept, by step; what lies past the end is left out."""
+        per_epoch, epochs = self.plan["steps_per_epoch"], self.settings.get("keep_epochs", ())
+        found = {max(1, round(epoch * per_epoch)): epoch for epoch in epochs}
+        return {step: epoch for step, epoch in found.items() if step <= self.plan["steps"]}
+
+    def _model(self) -> Checkpoint:
+        """The network alone, as it is now."""
+        return Checkpoint({"model": self._weights()["model"]}, self._identity())
+
     def _identity(self) -> dict[str, Any]:
         """What it takes to make the network and its views again."""
         keys = ("backbone", "projector", "whitened", "views", "patches")
@@ -615,7 +706,16 @@ class Training:
         }
 
     def _save(self) -> None:
-        """Write a checkpoint; the processes other than the first wait for it."""
+        """Write a checkpoint; the processes other than the first wait for it.
+
+        Raises:
+            DivergenceError: the last update made weights that are not finite. None is written.
+        """
+        if not all_finite(t for tensors in self._weights().values() for t in tensors.values()):
+            raise DivergenceError(
+                f"step {self.step}: the update before it made weights that are not finite. They "
+                "are not kept, and checkpoints that were written are good. Lower the learning rate"
+            )
 
         def save() -> None:
             flat = [_flatten(o.state_dict(), i) for i, o in enumerate(self.optimizers)]
@@ -648,6 +748,29 @@ def _check(settings: dict[str, Any]) -> None:
         raise UsageError(f"epochs is {settings['epochs']}, expected a positive number")
     if settings["budget"] is not None:
         parse_duration(settings["budget"])
+    if not -(2**63) <= settings["seed"] < 2**63:
+        raise UsageError(f"seed is {settings['seed']}, expected a number of 64 bits")
+    if settings["image_side"] is not None and settings["image_side"] < 1:
+        raise UsageError(f"image_side is {settings['image_side']}, expected 1 pixel or more")
+    if not all(0 < epoch < math.inf for epoch in settings.get("keep_epochs", ())):
+        kept = ", ".join(map(str, settings["keep_epochs"]))
+        raise UsageError(f"keep_epochs are {kept}; each must be a positive number")
+
+
+def _rehearse(settings: dict[str, Any]) -> None:
+    """Make all that settings describe, without memory.
+
+    What is wrong with them should not wait for the images, which may take an hour to read.
+
+    Raises:
+        UsageError: a name or an option with which nothing can be made.
+    """
+    build(SCHEDULES, settings["schedule"], steps=1)
+    build(POLICIES, settings["views"])
+    with torch.device("meta"):
+        network = build_network(settings["backbone"], settings["projector"], settings["whitened"])
+        objective = build_objective(settings["objective"], dim=network.projector.dim)
+    build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])
 
 
 def _check_objective(objective: Objective, settings: dict[str, Any], images: ImageSet) -> None:
@@ -676,6 +799,12 @@ def _flops_per_view(
     return flops / len(views)
 
 
+def _begun_before(out: Path) -> bool:
+    """Whether torchrun has started this command again, after it had begun the run at `out`."""
+    launch = torchrun_launch()
+    return restarted() and Run.exists(out) and launch == Run(out).environment.get("launch", "")
+
+
 def _resumed_settings(
     run: Run, data: str, recipe: str | None, given: dict[str, Any]
 ) -> dict[str, Any]:
@@ -683,14 +812,20 @@ def _resumed_settings(
 
     Raises:
         UsageError: some are given anew, with other values.
+        CheckpointError: some were not written down.
     """
     config = run.config
-    asked = resolve(recipe or config["recipe"], {**_as_given(config), **_without_none(given)})
-    asked |= {"data": data}
-    changed = [key for key, value in asked.items() if _plain(config[key]) != _plain(value)]
-    if "memory" in changed and {config["memory"], asked["memory"]} <= SAME_GRADIENTS:
-        changed.remove("memory")
-        config["memory"] = asked["memory"]
+    try:
+        asked = resolve(recipe or config["recipe"], {**_as_given(config), **_without_none(given)})
+        asked |= {"data": data}
+        changed = [
+            key for key, value in asked.items() if _plain(config.get(key)) != _plain(value)
+        ]  # fmt: skip
+        if "memory" in changed and {config["memory"], asked["memory"]} <= SAME_GRADIENTS:
+            changed.remove("memory")
+            config["memory"] = asked["memory"]
+    except KeyError as error:
+        raise CheckpointError(f"the configuration of {run.path} does not say {error}") from error
     if changed:
         raise UsageError(
             f"a resumed run keeps its settings, but {', '.join(changed)} would change; leave "
@@ -722,9 +857,12 @@ def _on_first(fabric: Fabric, action: Callable[[], T]) -> T | None:
             result = action()
         except EmpsslError as caught:
             error = caught
-    error = fabric.broadcast(error) if fabric.world_size > 1 else error
+    code = error.exit_code if error is not None else 0
+    code = fabric.broadcast(code) if fabric.world_size > 1 else code
     if error is not None:
         raise error
+    if code:
+        raise RankError("process 0 could not do its part", code)
     return result
 
 

@@ -25,7 +25,7 @@ def words(out: Path) -> list[str]:
     return [
         "train", "digits", "--out", str(out), "--recipe", "demo", "--patches", "2", "--batch", "8",
         "--epochs", "0.05", "--backbone.width", "4", "--projector.hidden", "16",
-        "--projector.dim", "8", "--patience", PATIENCE,
+        "--projector.dim", "8", "--patience", PATIENCE, "--devices", "2",
     ]  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def plant(fault: str, at: Path) -> None:
 
     step, seen = training.training_step, []
 
-    def faulty(*args: Any) -> Any:
+    def faulty(*args: Any, **options: Any) -> Any:
         if len(seen) == STEP:
             at.write_text(str(time.time()))
             if fault == "kill":
@@ -47,7 +47,7 @@ def plant(fault: str, at: Path) -> None:
             elif fault == "skip":
                 seen.append(seen[-1])
                 return seen[-1]
-        seen.append(step(*args))
+        seen.append(step(*args, **options))
         return seen[-1]
 
     training.training_step = faulty
@@ -55,11 +55,11 @@ def plant(fault: str, at: Path) -> None:
 
 def differ(what: str) -> list[str]:
     """Make this process unlike the others; the words to add to its command."""
-    from empssl import training
+    from empssl import processes
     from empssl.data.images import MemoryImages
 
     if what == "code":
-        training.code_digest = lambda: "another"
+        processes.code_digest = lambda: "another"
     elif what == "data":
         MemoryImages.fingerprint = property(lambda self: "another", lambda self, value: None)
     return ["--seed", "1"] if what == "settings" else []

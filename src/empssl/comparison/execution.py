@@ -3,7 +3,7 @@
 import gc
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from empssl.training import train
 
 
 def carry_out(cell: Cell, cells: Sequence[Cell], protocol: Protocol, folder: Folder) -> bool:
-    """Do what is left of a cell. An error is written down, and is no reason to stop the others.
+    """Do what is left of a cell: `alone`, with one cell of each network for the baselines.
 
     Args:
         cell: which.
-        cells: all of them: one of each network has the baselines.
+        cells: all of them.
         protocol: how to score.
         folder: of the comparison.
 
@@ -31,11 +31,30 @@ def carry_out(cell: Cell, cells: Sequence[Cell], protocol: Protocol, folder: Fol
     Raises:
         StoppedError: the user or the system asked to stop.
     """
+
+    def work() -> None:
+        make(cell)
+        _score(cell, cells, protocol)
+
+    return alone(cell.name, folder, work)
+
+
+def alone(name: str, folder: Folder, work: Callable[[], None]) -> bool:
+    """Work on a cell that no other process works on.
+
+    An error is written down, and is no reason to stop the others.
+
+    Returns:
+        False if another process is at work on it.
+
+    Raises:
+        StoppedError: the user or the system asked to stop.
+    """
     try:
-        with folder.claim(cell.name):
-            if not folder.failed_since(cell.name):
-                folder.forgive(cell.name)
-                _attempt(cell, cells, protocol, folder)
+        with folder.claim(name):
+            if not folder.failed_since(name):
+                folder.forgive(name)
+                _attempt(name, folder, work)
     except RunInUseError:
         return False
     gc.collect()
@@ -44,20 +63,19 @@ def carry_out(cell: Cell, cells: Sequence[Cell], protocol: Protocol, folder: Fol
     return True
 
 
-def _attempt(cell: Cell, cells: Sequence[Cell], protocol: Protocol, folder: Folder) -> None:
+def _attempt(name: str, folder: Folder, work: Callable[[], None]) -> None:
     try:
-        _train(cell)
-        _score(cell, cells, protocol)
+        work()
     except (StoppedError, RunInUseError):
         raise
     except Exception as error:  # a bug in one objective should not cost the night's other cells
         if not isinstance(error, EmpsslError):
             traceback.print_exc()
-        folder.fail(cell.name, f"{type(error).__name__}: {error}")
-        say(f"{cell.name} failed: {error}")
+        folder.fail(name, f"{type(error).__name__}: {error}")
+        say(f"{name} failed: {error}")
 
 
-def _train(cell: Cell) -> None:
+def make(cell: Cell) -> None:
     """Train from the last checkpoint there is; without one, from the start."""
     if cell.made or (cell.run is not None and cell.run.identity is not None):
         return

@@ -3,6 +3,7 @@
 runs/NAME             the run of a cell
 cells/NAME.lock       held by the process that works on it
 cells/NAME.failed     why it failed the last time
+cells/NAME.map        where the page's map has its images
 compare.json          everything
 compare.md            the table
 compare.html          the table and the plots
@@ -67,6 +68,17 @@ class Folder:
         """Whether it failed after this process began: then trying again would change nothing."""
         file = self._file(name, "failed")
         return file.exists() and file.stat().st_mtime >= self.began
+
+    def keep_map(self, name: str, content: str) -> None:
+        """Write down a cell's map, which takes seconds to make."""
+        with writing(self.path):
+            (self.path / "cells").mkdir(parents=True, exist_ok=True)
+        replace(self._file(name, "map"), content)
+
+    def kept_map(self, name: str) -> str | None:
+        """A cell's map as it was kept; None if there is none."""
+        file = self._file(name, "map")
+        return file.read_text() if file.exists() else None
 
     def write(self, *, record: str, table: str, page: str) -> None:
         with writing(self.path):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from empssl.comparison.ends import End, named, room
 from empssl.comparison.spread import Spread, percent
 from empssl.comparison.table import EFFORTS, Row, Table
 from empssl.reporting.chart import Axis, Chart, Line, Note, Tick, path
@@ -85,7 +86,8 @@ def _effort(row: Row, axis: str) -> Spread | None:
 
 
 def _plot(table: Table, column: str, axis: str, points: Sequence[Point]) -> Plot:
-    x, log = _x_axis(points)
+    looks = marks(table) if axis == "n" else {}  # named at the ends of their lines
+    x, log = _x_axis(points, room(list(looks), WIDTH))
     bases = {row.label: row.scores[column] for row in table.baselines}
     y = _y_axis([row.scores[column] for _, row in points] + [*bases.values()])
     at = {id(row): _place(x, effort.mean, log) for effort, row in points}
@@ -93,10 +95,13 @@ def _plot(table: Table, column: str, axis: str, points: Sequence[Point]) -> Plot
         Line(path(np.array([0.0, WIDTH]), np.full(2, float(y.place(base.mean)))), look)
         for look, base in zip(dashes(table).values(), bases.values(), strict=True) if base
     ]  # fmt: skip
-    notes: list[Note] = []
+    spots: list[Note] = []
+    ends: list[End] = []
     for label, look in marks(table).items():
         own = [(effort, row) for effort, row in points if row.label == label]
         places = [(at[id(row)], float(y.place(_score(row, column).mean))) for _, row in own]
+        if places and label in looks:
+            ends.append(End(label, look, *places[-1]))
         if len(places) > 1:
             lines.append(Line(path(*np.array(places).T), f"join {look}"))
         for (effort, row), (right, down) in zip(own, places, strict=True):
@@ -109,12 +114,24 @@ def _plot(table: Table, column: str, axis: str, points: Sequence[Point]) -> Plot
                 lines.append(Line(path(np.array(across), np.full(2, down)), f"spread {look}"))
             dot = path(np.array([right]), np.array([down]))
             lines.append(Line(dot, f"spot {look}", _words(effort, row, column, axis)))
-            if axis != "n" and all(abs(right - n.x) + abs(down - n.y) > _NEAR for n in notes):
-                notes.append(Note(right, down, str(row.n)))
+            spots.append(Note(right, down, str(row.n)))
+    names, leaders = named(ends, HEIGHT)
+    lines = leaders + lines
+    notes = names + (_readable(spots) if axis != "n" else [])
     about = "; ".join(_words(effort, row, column, axis) for effort, row in points)
     ticks = _x_ticks(x, axis, points, log)
     chart = Chart(ticks, y.ticks(5), lines, notes=notes, width=WIDTH, height=HEIGHT)
     return Plot(_AXES[axis], f"{column} against {_AXES[axis]}: {about}", chart)
+
+
+def _readable(spots: Sequence[Note]) -> list[Note]:
+    """Those notes that cover neither a mark nor another note."""
+    notes: list[Note] = []
+    for spot in spots:
+        free = all(abs(spot.x - n.x) + abs(spot.y - n.y) > _NEAR for n in notes)
+        if free and not any(0 < s.x - spot.x < 20 and 0 < spot.y - s.y < 18 for s in spots):
+            notes.append(spot)
+    return notes
 
 
 def _score(row: Row, column: str) -> Spread:
@@ -128,21 +145,22 @@ def _words(effort: Spread, row: Row, column: str, axis: str) -> str:
     return found if axis == "n" else f"{found} at {effort.text()} {_AXES[axis]}"
 
 
-def _x_axis(points: Sequence[Point]) -> tuple[Axis, bool]:
-    """With room at both ends; and whether it is logarithmic."""
+def _x_axis(points: Sequence[Point], names: float) -> tuple[Axis, bool]:
+    """With room at both ends, and for names at the right; and whether it is logarithmic."""
     low, high = min(x.low for x, _ in points), max(x.high for x, _ in points)
     log = high > _LOG_FROM * low > 0
     if log:
         low, high = float(np.log10(low)), float(np.log10(high))
-    room = 0.06 * (high - low)
-    return Axis(low - room, high + room, WIDTH), log
+    margin = 0.06 * (high - low) or 1.0
+    span = (high - low + 2 * margin) / (1 - names)
+    return Axis(low - margin, low - margin + span, WIDTH), log
 
 
 def _y_axis(scores: Sequence[Spread | None]) -> Axis:
     known = [score for score in scores if score]
     low, high = min(s.low for s in known), max(s.high for s in known)
-    room = 0.08 * (high - low) or 1.0
-    return Axis(low - room, high + room, HEIGHT, reverse=True)
+    margin = 0.08 * (high - low) or 1.0
+    return Axis(low - margin, high + margin, HEIGHT, reverse=True)
 
 
 def _place(x: Axis, value: float, log: bool) -> float:

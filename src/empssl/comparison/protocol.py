@@ -56,7 +56,10 @@ class Protocol:
         """The results that are asked for, and what ridge makes of whitened patches."""
         return [
             row for row in results
-            if (row["probe"] in self.probes and row["crops"] == self.crops)
+            if (
+                row["probe"] in self.probes and row["crops"] == self.crops
+                and row["layer"] in LAYERS
+            )
             or (row["model"] == "whitened-patches" and row["probe"] in (*self.probes, "ridge"))
         ]  # fmt: skip
 

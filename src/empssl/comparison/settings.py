@@ -4,8 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-# What a run records besides: its seed, and where and how it was computed.
-_ASIDE = {"seed", "data_dir", "download", "device", "devices", "num_nodes", "compile"}
+# What a run records besides: its seed, what it kept, and where and how it was computed.
+_ASIDE = {
+    "seed", "keep_epochs", "data_dir", "download", "device", "devices", "num_nodes", "compile",
+    "shard",
+}  # fmt: skip
 
 Flat = dict[str, Any]
 

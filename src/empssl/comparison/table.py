@@ -24,6 +24,7 @@ class Row:
         efforts: patches, pflop and seconds of training, start-up apart.
         fill: room between collapse (0) and full spread (1) that the last step's projections use.
         scores: accuracy by column.
+        cells: the names of those that are finished.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Row:
     efforts: dict[str, Spread | None]
     fill: Spread | None
     scores: dict[str, Spread | None]
+    cells: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def _row(label: str, group: Sequence[Outcome], columns: Sequence[str]) -> Row:
             ])
             for column in columns
         },
+        cells=tuple(outcome.cell.name for outcome in done),
     )  # fmt: skip
 
 

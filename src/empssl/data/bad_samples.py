@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from empssl.data.images import BadSample
-from empssl.errors import DataError
+from empssl.errors import CheckpointError, DataError
+from empssl.storage import writing
 
 
 class BadSamples:
@@ -37,9 +38,12 @@ class BadSamples:
         self._reasons: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
         if path is not None and path.exists():
-            for line in _whole_lines(path):
-                row = json.loads(line)
-                self._note(row["name"], row["reason"], row["error"])
+            try:
+                for line in _whole_lines(path):
+                    row = json.loads(line)
+                    self._note(row["name"], row["reason"], row["error"])
+            except (ValueError, LookupError, TypeError) as error:
+                raise CheckpointError(f"{path} is damaged: {error!r}") from error
 
     @property
     def count(self) -> int:
@@ -50,13 +54,14 @@ class BadSamples:
 
         Raises:
             DataError: more bad images than the budget.
+            CheckpointError: the storage refused.
         """
         if sample.name in self._names:
             return
         self._note(sample.name, sample.reason, sample.error)
         if self.path is not None:
             # As ASCII: names may hold newlines and bytes that are not text.
-            with self.path.open("a", encoding="ascii") as file:
+            with writing(self.path), self.path.open("a", encoding="ascii") as file:
                 file.write(json.dumps(asdict(sample) | {"epoch": epoch, "step": step}) + "\n")
         if self.count > self.budget:
             listed = f", listed in '{self.path}'" if self.path is not None else ""
@@ -83,6 +88,6 @@ def _whole_lines(path: Path) -> list[bytes]:
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
-        with path.open("r+b") as file:
+        with writing(path), path.open("r+b") as file:
             file.truncate(len(whole))
     return whole.splitlines()

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import re
 import stat
@@ -90,7 +91,7 @@ def decode(
             pipe, device or broken link; `vanished`, `permission`; `ambiguous-range` for 32-bit
             numbers, unless they are floats within [0, 1], which are scaled to 255.
     """
-    _ignore_pillow_warnings()
+    _quiet_pillow()
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), max_pixels, shrink_to)
     with _open_regular(source) as file:
@@ -184,9 +185,13 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _ignore_pillow_warnings() -> None:
+def _quiet_pillow() -> None:
+    """Keep what Pillow says besides its errors from whoever has not asked for it."""
     # `warnings.catch_warnings` is not safe where several threads decode: it would restore the
     # filters of another thread. So the one filter stays, and is put back where it was removed.
     pillow = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
     if pillow not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
+    logger = logging.getLogger("PIL")
+    if not logger.handlers:  # then Python prints errors that are logged, as it has nobody to tell
+        logger.addHandler(logging.NullHandler())

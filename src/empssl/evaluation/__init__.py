@@ -1,32 +1,40 @@
 """How good embeddings are: probes on frozen features, beside what needs no training."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from empssl.bag import Crops, joint
-from empssl.data import ImageSet, MemoryImages, open_images
-from empssl.errors import DataError, UsageError, nearest
-from empssl.evaluation.draw import balanced
+from empssl.bag import Crops
+from empssl.data import ImageSet, MemoryImages, Split, open_images
+from empssl.data.duplicates import found_in
+from empssl.errors import UsageError, nearest
+from empssl.evaluation.embedded import Embedded, check_one_source
+from empssl.evaluation.features import (
+    features,
+    growing_features,
+    labeled_images,
+    whitened_features,
+)
+from empssl.evaluation.few_shot import FewShot
 from empssl.evaluation.knn import knn_score
 from empssl.evaluation.linear import lbfgs_probe, sgd_probe
+from empssl.evaluation.result import Breakdown, Curve, Evaluation, Result
 from empssl.evaluation.ridge import ridge_probe
 from empssl.evaluation.score import Score
-from empssl.models import VIEW_LAYERS, Layer
+from empssl.models import Layer
 from empssl.models.whitened_patches import WhitenedPatches
 from empssl.pretrained import Encoder
 from empssl.progress import progress
 from empssl.run import Run
-from empssl.shapes import Embeddings
+
+__all__ = ["PROBES", "Evaluation", "Probe", "evaluate"]
 
 Probe = Literal["linear", "linear_sgd", "ridge", "knn"]
+Where = Literal[Layer, "all"]
 PROBES: dict[Probe, Callable[..., Score]] = {
     "linear": lbfgs_probe,
     "linear_sgd": sgd_probe,
@@ -36,71 +44,46 @@ PROBES: dict[Probe, Callable[..., Score]] = {
 
 
 @dataclass(frozen=True)
-class Result:
-    """One score, with all that it depends on.
+class _Asked:
+    """Which scores were asked for; see `evaluate`."""
 
-    Attributes:
-        probe: `linear` (L-BFGS, strength chosen on a part of train), `linear_sgd` (the authors'
-            protocol), `ridge` or `knn`.
-        layer: where the embedding was taken.
-        crops: which patches were averaged.
-        accuracy: percent of the test images.
-        model: SHA-256 of the weights, `random-SEED`, or `whitened-patches`.
-        details: what the probe chose and recorded.
-    """
-
-    probe: str
-    layer: str
-    crops: str
-    accuracy: float
-    balanced_accuracy: float
-    train_size: int
-    test_size: int
-    seed: int | None
-    model: str
-    details: dict[str, Any] = field(default_factory=dict)
+    probes: tuple[Probe, ...]
+    layers: tuple[Layer, ...]
+    crops: tuple[Crops, ...]
+    few_shot: tuple[int, ...]
+    curve: tuple[int, ...]
+    breakdown: bool
+    seed: int
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """All scores of a run on one data set.
+class _Labels:
+    """Labels of the train and the test images, and the names of the classes of train."""
 
-    Attributes:
-        dataset: what was scored on.
-        run: which run.
-        protocol: what holds for every row.
-        asked: which rows were asked for.
-        results: of the run's network.
-        baselines: of the same network with random weights, and of whitened patches with ridge
-            regression, which need no training.
-    """
+    train: Tensor
+    test: Tensor
+    names: list[str]
 
-    dataset: str
-    run: str
-    protocol: dict[str, Any]
-    asked: dict[str, Any]
-    results: list[Result]
-    baselines: list[Result]
+    @classmethod
+    def of(cls, train: Tensor, test: Tensor, names: Sequence[str] = ()) -> "_Labels":
+        present = train.unique().tolist()
+        return cls(train, test, [names[at] if at < len(names) else str(at) for at in present])
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
 
-    @property
-    def name(self) -> str:
-        """Unlike that of an evaluation of other data, with another protocol or other questions."""
-        key = json.dumps([self.dataset, self.protocol, self.asked], sort_keys=True)
-        return f"{Path(self.dataset).name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+@dataclass(frozen=True)
+class _Found:
+    """What was found for one or several models."""
 
-    def table(self) -> str:
-        """A line for each score, for a person."""
-        lines = [f"{'model':18} {'probe':11} {'layer':9} {'crops':10} {'accuracy':>8}"]
-        for row in [*self.results, *self.baselines]:
-            model = self.run if row in self.results else row.model
-            lines.append(
-                f"{model[-18:]:18} {row.probe:11} {row.layer:9} {row.crops:10} {row.accuracy:7.2f}%"
-            )
-        sizes = f"{self.results[0].train_size} train, {self.results[0].test_size} test"
-        return "\n".join([*lines, f"{self.dataset}: {sizes} images, frozen encoder, eval mode"])
+    results: list[Result] = field(default_factory=list)
+    few_shot: list[FewShot] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+
+    def __add__(self, other: "_Found") -> "_Found":
+        return _Found(
+            self.results + other.results,
+            self.few_shot + other.few_shot,
+            self.curves + other.curves,
+        )
 
 
 def evaluate(
@@ -108,10 +91,14 @@ def evaluate(
     data: str,
     *,
     probes: Sequence[Probe] = ("linear", "knn"),
-    layers: Sequence[Layer] | None = None,
+    layers: Sequence[Where] = (),
     crops: Sequence[str] = ("grid3",),
     train_size: int | None = None,
+    few_shot: Sequence[int] = (),
+    curve: Sequence[int] = (),
+    breakdown: bool = False,
     baselines: bool = True,
+    epoch: float | None = None,
     seed: int = 0,
     data_dir: str | Path | None = None,
     download: bool = False,
@@ -120,195 +107,299 @@ def evaluate(
     """Score a run's frozen encoder on labeled images, beside what needs no training.
 
     Args:
-        run: a run directory.
-        data: as in `train`; it must have labels. Another data set than that of training makes
-            it a transfer.
+        run: a run directory; or the file of its train images' embeddings, and as `data` that of
+            the test images', which must come from one network. Files have no baselines.
+        data: as in `train`; it must have labels. Other data than those of training make it a
+            transfer: the encoder stays as it is and the probes learn from these images.
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
             linear_sgd is the authors' protocol (100 epochs, last epoch); ridge has a closed form;
             knn is a vote of the 20 nearest.
-        layers: where embeddings are taken; all that the network has by default.
+        layers: where embeddings are taken: backbone, head (the projector's first block) and joint
+            by default; all adds stem, stage1, stage2, stage3 and projection.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
             them), random128 the authors' 128 augmented ones, whole takes the whole image.
         train_size: learn the probes from so many of the train images, drawn with as many of every
             class as there are: cheaper, and lower scores. All by default.
+        few_shot: also learn from so many images of each class, 10 draws for each number; linear
+            and ridge with strength 1, since there are no labels to choose one by.
+        curve: also give test images bags of so many patches, in a random order, and last of all.
+            The probe is learned from whole bags.
+        breakdown: also the accuracy of each class, what it is taken for (the confusion matrix), and
+            whether a probe with probabilities is as sure as it is right (expected calibration
+            error, 15 bins of equal width).
         baselines: also score random weights, and whitened patches with ridge regression.
+        epoch: score the network that `train --keep-epochs` kept then; the last by default.
         seed: of random crops, the baselines, the probes and what is drawn.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
 
     Returns:
-        All scores; they are also written to the run's `evaluations` folder, where they replace
+        All scores; those of a run are also written to its `evaluations` folder, where they replace
         those of the same data, protocol and questions, and no others.
 
     Raises:
-        DataError: no labels, or nothing to compare.
-        UsageError: an unknown probe, layer or crops.
+        DataError: no labels, a class with too few images, or too many that cannot be read.
+        UsageError: an unknown probe, layer or crops, an epoch that was not kept, or numbers that
+            cannot be drawn.
     """
     for probe in probes:
         if probe not in PROBES:
             raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}")
-    chosen = [Crops.parse(text, seed=seed) for text in crops]
-    encoder = Encoder.from_pretrained(run, device=device)
-    layers = encoder.network.layers if layers is None else layers
-    for layer in layers:
-        encoder.dim(layer)  # or an error, before anything is read
-    opened = [
-        open_images(
+    if Path(run).is_file():
+        if layers or curve or train_size is not None or epoch is not None:
+            raise UsageError(
+                f"{run} holds embeddings of one layer and of whole bags: --layers, --curve, "
+                "--train-size and --epoch need the run directory"
+            )
+        return _of_files(run, data, probes, few_shot, breakdown=breakdown, seed=seed)
+    chosen = tuple(Crops.parse(text, seed=seed) for text in crops)
+    source = Path(run) if epoch is None else Run(run).epoch(epoch)
+    encoder = Encoder.from_pretrained(source, device=device)
+    asked = _Asked(
+        tuple(probes), _layers(layers, encoder), chosen, tuple(sorted(set(few_shot))),
+        tuple(sorted(set(curve))), breakdown, seed,
+    )  # fmt: skip
+    _check_counts(asked, encoder)
+
+    def opened(split: Split) -> ImageSet:
+        return open_images(
             data, split=split, data_dir=data_dir, side=encoder.image_side, download=download
         )
-        for split in ("train", "test")
-    ]
-    splits = [_labeled(opened[0], train_size, seed), _labeled(opened[1])]
-    patches = encoder.network.whitened
-    if patches is None and baselines:
-        patches = WhitenedPatches().fit(splits[0].pixels, seed=seed)
-    whole: list[Tensor] = []
-    if patches is not None and (baselines or "joint" in layers):
-        whole = [_whole(patches, images) for images in splits]
-    score = partial(
-        _score, splits=splits, whole=whole, probes=probes, layers=layers, crops=chosen, seed=seed
-    )
-    results = score(encoder)
-    others: list[Result] = []
+
+    train, train_tally = labeled_images(opened("train"), train_size, seed=seed)
+    test, test_tally = labeled_images(opened("test"))
+    splits = (train, test)
+    copies = int(found_in(test.pixels, train.pixels).sum())
+    config = Run(run).config
+    transfer = _is_transfer(Run(run), data, splits[0].fingerprint)
+
+    own = encoder.network.whitened
+    whole: tuple[Tensor, ...] = ()
+    if own is not None and ("joint" in asked.layers or (baselines and not transfer)):
+        whole = tuple(whitened_features(own, images) for images in splits)
+    found = _score(encoder, splits, whole, asked)
+    results = found.results
     if baselines:
-        others = score(Encoder.random(run, seed=seed, device=device))
-        others += _whitened(whole, splits, probes, seed)
+        found += _score(Encoder.random(run, seed=seed, device=device), splits, whole, asked)
+        if own is None or transfer:
+            # What needs no training can be had of the images at hand.
+            size = {} if own is None else {"num_features": own.num_features}
+            patches = WhitenedPatches(**size).fit(splits[0].pixels, seed=seed)
+            whole = tuple(whitened_features(patches, images) for images in splits)
+        found += _whitened(whole, splits, asked)
     evaluation = Evaluation(
         dataset=data,
         run=str(run),
         protocol={
-            "frozen": True, "mode": "eval", "epoch": "last",
+            "frozen": True, "mode": "eval", "epoch": "last" if epoch is None else epoch,
             "train_fingerprint": splits[0].fingerprint, "test_fingerprint": splits[1].fingerprint,
             "image_side": encoder.image_side, "precision": "as trained", "seed": seed,
-            "train_size": train_size,
+            "train_size": train_size, "transfer": transfer, "trained_on": config["data"],
         },
-        asked={
-            "probes": list(probes), "layers": list(layers), "crops": list(map(str, chosen)),
-            "baselines": baselines,
-        },
+        asked=asdict(asked) | {"crops": list(map(str, chosen)), "baselines": baselines},
         results=results,
-        baselines=others,
+        baselines=found.results[len(results):],
+        few_shot=found.few_shot,
+        curves=found.curves,
+        images={"train": train_tally, "test": replace(test_tally, in_train=copies)},
     )  # fmt: skip
     Run(run).save_evaluation(evaluation.name, asdict(evaluation))
     return evaluation
 
 
-def _labeled(images: ImageSet, size: int | None = None, seed: int = 0) -> MemoryImages:
-    """The images that have a label and can be read, all in memory; or a draw of `size` of them."""
-    if images.labels is None:
-        raise DataError(
-            f"{images.name} has no labels to evaluate with; give a folder with one sub-folder per "
-            "class, or a data set with labels"
-        )
-    rows = (images.labels >= 0).nonzero()[:, 0]
-    if size is not None:
-        rows = rows[balanced(images.labels[rows], size, seed=seed)]
-    pixels = torch.empty(len(rows), 3, images.side, images.side, dtype=torch.uint8)
-    valid = torch.zeros(len(rows), dtype=torch.bool)
-    with progress(f"reading {images.split} images", len(rows)) as advance:
-        for part in torch.arange(len(rows)).split(1024):
-            batch = images.read(rows[part].tolist())
-            pixels[part], valid[part] = batch.pixels.cpu(), batch.valid
-            advance(int(part[-1]) + 1)
-    if not valid.all():
-        pixels, rows = pixels[valid], rows[valid]
-    return MemoryImages(
-        pixels, name=images.name, split=images.split, labels=images.labels[rows],
-        class_names=images.class_names, fingerprint=images.fingerprint,
+def _of_files(
+    train_path: str | Path,
+    test_path: str | Path,
+    probes: Sequence[Probe],
+    few_shot: Sequence[int],
+    *,
+    breakdown: bool,
+    seed: int,
+) -> Evaluation:
+    """Score embeddings that are there already.
+
+    Raises:
+        UsageError: they do not come from one network, or share images.
+    """
+    train, test = Embedded.read(train_path), Embedded.read(test_path)
+    check_one_source(train, test)
+    made = train.made
+    crops = Crops.parse(made["crops"], seed=made["seed"])
+    counts = tuple(sorted(set(few_shot)))
+    asked = _Asked(tuple(probes), (made["layer"],), (crops,), counts, (), breakdown, seed)
+    found = _probe(
+        train.embeddings, [test.embeddings], _Labels.of(train.labels, test.labels), asked, (),
+        probes=asked.probes, layer=made["layer"], crops=str(crops), model=made["model_sha256"],
     )  # fmt: skip
+    return Evaluation(
+        dataset=made["data"],
+        run=made["run"],
+        protocol={
+            "frozen": True, "mode": "eval", "epoch": "last",
+            "train_fingerprint": made["fingerprint"], "test_fingerprint": test.made["fingerprint"],
+            "image_side": made["image_side"], "precision": "as trained", "seed": seed,
+            "train_size": None, "embeddings": [str(train.path), str(test.path)],
+        },
+        asked=asdict(asked) | {"crops": [str(crops)], "baselines": False},
+        results=found.results,
+        baselines=[],
+        few_shot=found.few_shot,
+    )  # fmt: skip
+
+
+def _layers(layers: Sequence[Where], encoder: Encoder) -> tuple[Layer, ...]:
+    """Those that are meant, or an error, before anything is read."""
+    if "all" in layers:
+        return encoder.network.every_layer
+    named = tuple(layer for layer in layers if layer != "all") or encoder.network.layers
+    for layer in named:
+        encoder.dim(layer)
+    return named
+
+
+def _check_counts(asked: _Asked, encoder: Encoder) -> None:
+    """See that there are so many patches.
+
+    Raises:
+        UsageError: there are not.
+    """
+    most = max(crop.size(encoder.policy, encoder.image_side) for crop in asked.crops)
+    for name, counts, largest in (("few_shot", asked.few_shot, None), ("curve", asked.curve, most)):
+        for count in counts:
+            if count < 1 or (largest is not None and count > largest):
+                there = "" if largest is None else f" to {largest}, the patches that there are"
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is {count}; give numbers from 1{there}")
+
+
+def _is_transfer(run: Run, data: str, fingerprint: str) -> bool:
+    """Whether these are other data than those of training."""
+    trained = Path(run.config["data"])
+    same = str(trained) == data or trained.resolve() == Path(data).resolve()
+    return not same and run.plan.get("fingerprint") != fingerprint
 
 
 def _score(
     encoder: Encoder,
-    *,
-    splits: Sequence[MemoryImages],
+    splits: tuple[MemoryImages, MemoryImages],
     whole: Sequence[Tensor],
-    probes: Sequence[Probe],
-    layers: Sequence[Layer],
-    crops: Sequence[Crops],
-    seed: int,
-) -> list[Result]:
-    results = []
+    asked: _Asked,
+) -> _Found:
+    """All that was asked of one network, from one pass for each crops."""
     known: list[Tensor | None] = [*whole] or [None] * len(splits)
-    for crop in crops:
-        features = [
-            _features(encoder, images, crop, layers, found)
-            for images, found in zip(splits, known, strict=True)
-        ]
-        for layer in layers:
-            parts = [found[layer] for found in features]
-            scores = _probe(parts, splits, probes, seed)
-            results += [
-                _result(s, p, layer, str(crop), encoder.identity) for p, s in scores.items()
-            ]
-    return results
+    found = _Found()
+    for crops in asked.crops:
+        size = crops.size(encoder.policy, encoder.image_side)
+        counts = [count for count in asked.curve if count < size]
+        train = features(encoder, splits[0], crops, asked.layers, known[0])
+        tests = growing_features(encoder, splits[1], crops, asked.layers, counts, known[1])
+        if asked.curve:
+            counts.append(size)
+        for layer in asked.layers:
+            parts = (train[layer], [test[layer] for test in tests])
+            found += _probe(
+                *parts, _labels(splits), asked, counts, probes=asked.probes, layer=layer,
+                crops=str(crops), model=encoder.identity,
+            )  # fmt: skip
+    return found
 
 
 def _probe(
-    features: Sequence[Tensor],  # not Embeddings: train and test differ in their samples
-    splits: Sequence[MemoryImages],
+    train: Tensor,  # not Embeddings: train and test differ in their samples
+    tests: Sequence[Tensor],
+    grounds: "_Labels",
+    asked: _Asked,
+    counts: Sequence[int],
+    *,
     probes: Sequence[Probe],
-    seed: int,
-) -> dict[Probe, Score]:
-    """The score of the embeddings of train and test by each probe."""
-    (train, test), (labels, test_labels) = features, [s.labels for s in splits]
-    scores: dict[Probe, Score] = {}
+    layer: str,
+    crops: str,
+    model: str,
+) -> _Found:
+    """The scores of one embedding by each probe.
+
+    Args:
+        train: of the train images.
+        tests: of the test images, from growing bags; the last is whole.
+        grounds: the labels of both.
+        asked: what to score.
+        counts: patches of the bags, if a curve was asked for.
+        probes: which.
+        layer: where it was taken.
+        crops: which patches were averaged.
+        model: whose.
+    """
+    labels, test_labels = grounds.train, grounds.test
+    found, about = _Found(), (layer, crops)
     for probe in probes:
-        options = {} if probe == "knn" else {"seed": seed}
+        learn = PROBES[probe]
         with progress(f"{probe} probe, {train.shape[1]} features", 1) as advance:
-            scores[probe] = PROBES[probe](train, labels, test, test_labels, **options)
+            score = _learned(learn, probe, train, labels, tests, test_labels, asked.seed)
             advance(1)
-    return scores
+        points = [
+            score.answers.part(slice(start, start + len(test_labels)))
+            for start in range(0, len(score.answers), len(test_labels))
+        ]
+        last = points[-1]
+        found.results.append(
+            Result(
+                probe, *about, last.accuracy, last.balanced_accuracy, len(train), len(last),
+                score.seed, model, score.details,
+                Breakdown.of(last, grounds.names) if asked.breakdown else None,
+            )
+        )  # fmt: skip
+        if counts:
+            accuracies = [point.accuracy for point in points]
+            sizes = (len(train), len(last))
+            found.curves.append(
+                Curve(probe, *about, model, *sizes, asked.seed, list(counts), accuracies)
+            )
+        for count in asked.few_shot:
+            with progress(f"{probe} probe, {count} labels of each class", 1) as advance:
+                row = FewShot.of(
+                    learn, (train, tests[-1]), (labels, test_labels), count=count, probe=probe,
+                    layer=layer, crops=crops, model=model, seed=asked.seed,
+                )  # fmt: skip
+                advance(1)
+            found.few_shot.append(row)
+    return found
 
 
-def _features(
-    encoder: Encoder,
-    images: MemoryImages,
-    crops: Crops,
-    layers: Sequence[Layer],
-    whole: Tensor | None = None,  # not Embeddings: of other features
-) -> dict[Layer, Embeddings]:
-    """As `Encoder.embed`; `whole` saves it the whitened patches, which take as long as the rest."""
-    known = whole if "joint" in layers else None
-    needed = layers if known is None else VIEW_LAYERS
-    parts = []
-    title = f"embedding {images.split} images"
-    with progress(title, len(images)) as advance:
-        for rows in encoder.batches(len(images)):
-            pixels = images.pixels[rows.start : rows.stop]
-            parts.append(encoder.embed(pixels, torch.tensor(rows), crops, needed))
-            advance(rows.stop)
-    found = {layer: torch.cat([part[layer] for part in parts]) for layer in needed}
-    if known is not None:
-        found["joint"] = joint(found, known)
-    return {layer: found[layer] for layer in layers}
+def _learned(
+    learn: Callable[..., Score],
+    probe: Probe,
+    train: Tensor,
+    labels: Tensor,
+    tests: Sequence[Tensor],
+    test_labels: Tensor,
+    seed: int,
+) -> Score:
+    """The score of one probe on all the bags of the test images, one below the other."""
+    options = {} if probe == "knn" else {"seed": seed}
+    if len(tests) == 1:
+        return learn(train, labels, tests[0], test_labels, **options)
+    return learn(train, labels, torch.cat(list(tests)), test_labels.repeat(len(tests)), **options)
 
 
-def _whole(patches: WhitenedPatches, images: MemoryImages) -> Embeddings:
-    """The whitened patches of every image, which no crops and no weights change."""
-    parts: list[Tensor] = []
-    with progress(f"whitened patches of {images.split} images", len(images)) as advance:
-        for pixels in images.pixels.split(512):
-            parts.append(patches(pixels.to(patches.mean.device)).cpu())
-            advance(sum(map(len, parts)))
-    return torch.cat(parts)
+def _labels(splits: tuple[MemoryImages, MemoryImages]) -> _Labels:
+    train, test = (images.labels for images in splits)
+    assert train is not None
+    assert test is not None
+    return _Labels.of(train, test, splits[0].class_names)
 
 
 def _whitened(
-    whole: Sequence[Tensor], splits: Sequence[MemoryImages], probes: Sequence[Probe], seed: int
-) -> list[Result]:
+    whole: Sequence[Tensor], splits: tuple[MemoryImages, MemoryImages], asked: _Asked
+) -> _Found:
     """Whitened patches with ridge regression, as published, and under the other probes too.
 
     As many features as the network has beside its own, lest the comparison flatter it.
     """
-    every: tuple[Probe, ...] = ("ridge", *(p for p in probes if p not in ("ridge", "linear_sgd")))
-    scores = _probe(whole, splits, every, seed)
-    return [_result(s, p, "none", "whole", "whitened-patches") for p, s in scores.items()]
-
-
-def _result(score: Score, probe: str, layer: str, crops: str, model: str) -> Result:
-    return Result(
-        probe, layer, crops, score.accuracy, score.balanced_accuracy, score.train_size,
-        score.test_size, score.seed, model, score.details,
+    every: tuple[Probe, ...] = (
+        "ridge", *(p for p in asked.probes if p not in ("ridge", "linear_sgd"))
+    )  # fmt: skip
+    return _probe(
+        whole[0], [whole[1]], _labels(splits), asked, (), probes=every, layer="none", crops="whole",
+        model="whitened-patches",
     )  # fmt: skip

@@ -16,8 +16,11 @@ class Classifier:
     weight: Float[Tensor, "class feature"]
     bias: Float[Tensor, " class"]
 
+    def logits(self, embeddings: Embeddings) -> Float[Tensor, "sample class"]:
+        return torch.addmm(self.bias, embeddings, self.weight.T)
+
     def predict(self, embeddings: Embeddings) -> Int64[Tensor, " sample"]:
-        return torch.addmm(self.bias, embeddings, self.weight.T).argmax(1)
+        return self.logits(embeddings).argmax(1)
 
     def after(self, scaling: "Standardization") -> "Classifier":
         """The same classifier for embeddings that have not been standardized."""

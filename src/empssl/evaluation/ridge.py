@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from empssl.evaluation.answers import percent
 from empssl.evaluation.classifier import Classifier, Standardization
 from empssl.evaluation.labeled import (
     Labeled,
@@ -15,7 +16,7 @@ from empssl.evaluation.labeled import (
     TrainEmbeddings,
     TrainLabels,
 )
-from empssl.evaluation.score import Score, percent
+from empssl.evaluation.score import Score
 from empssl.evaluation.strength import Strength
 
 Moments = Float[Tensor, "column column"]

@@ -1,7 +1,5 @@
 """Batch normalization over the images of all processes, on any device."""
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -9,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from empssl.errors import UsageError
+from empssl.processes import added
 
 
 class GlobalBatchNorm(_BatchNorm):
@@ -37,9 +36,9 @@ class GlobalBatchNorm(_BatchNorm):
         values = x if x.dtype == torch.float64 else x.float()
         world = dist.get_world_size()
         rows = values.numel() // values.shape[1] * world
-        mean = _AllReduce.apply(values.mean(axes)) / world
+        mean = added(values.mean(axes)) / world
         centered = values - mean.view(shape)
-        variance = _AllReduce.apply(centered.square().mean(axes)) / world
+        variance = added(centered.square().mean(axes)) / world
         track(self, mean, variance, rows)
         scale = (self.weight * torch.rsqrt(variance + self.eps)).view(shape)
         out: Tensor = (centered * scale + self.bias.view(shape)).to(x.dtype)
@@ -64,31 +63,6 @@ def track(norm: _BatchNorm, mean: Tensor, variance: Tensor, rows: int) -> None:
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
     norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
     norm.num_batches_tracked.add_(1)
-
-
-class _AllReduce(torch.autograd.Function):
-    """The sum over processes, of the values and of their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return summed(x)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
-        return summed(upstream[0])
-
-
-def summed(x: Tensor) -> Tensor:
-    """The sum over processes."""
-    if several():
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-    return x
-
-
-def several() -> bool:
-    """Whether there are other processes."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def globalize(module: nn.Module) -> nn.Module:

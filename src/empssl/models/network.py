@@ -1,16 +1,21 @@
 """Backbone and projector together: the paper's F, and the layers that probes see."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
 from empssl.models.projector import Projector
+from empssl.models.resnet import ResNet
 from empssl.models.whitened_patches import WhitenedPatches
 from empssl.shapes import Embeddings
 
-Layer = Literal["backbone", "head", "joint"]
+Layer = Literal[
+    "stem", "stage1", "stage2", "stage3", "backbone", "head", "projection", "joint"
+]  # fmt: skip
+INNER_LAYERS: tuple[Layer, ...] = ("stem", "stage1", "stage2", "stage3")
 VIEW_LAYERS: tuple[Layer, ...] = ("backbone", "head")  # what a single view has
-LAYERS: tuple[Layer, ...] = (*VIEW_LAYERS, "joint")
+LAYERS: tuple[Layer, ...] = (*VIEW_LAYERS, "joint")  # probed unless others are asked for
 
 
 class Network(nn.Module):
@@ -32,21 +37,41 @@ class Network(nn.Module):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Where this network can be probed."""
+        """Where this network is probed unless it is told."""
         return VIEW_LAYERS if self.whitened is None else LAYERS
+
+    @property
+    def every_layer(self) -> tuple[Layer, ...]:
+        """Where it can be probed, from its input to its output; of timm's, the stages are unknown.
+
+        The last stage is the backbone.
+        """
+        inner = INNER_LAYERS[: self.backbone.stages] if isinstance(self.backbone, ResNet) else ()
+        return (*inner, *VIEW_LAYERS, "projection", *self.layers[len(VIEW_LAYERS) :])
 
     def forward(self, images: Tensor) -> Tensor:
         projection: Tensor = self.projector(self.backbone(images))
         return projection
 
-    def embed(self, images: Tensor) -> dict[Layer, Embeddings]:
-        """The embedding of views at each layer but `joint`, from one pass.
+    def embed(
+        self, images: Tensor, layers: Sequence[Layer] = VIEW_LAYERS
+    ) -> dict[Layer, Embeddings]:
+        """The embedding of views at layers of each view, and at `VIEW_LAYERS`, from one pass.
 
-        `backbone` is the backbone's output, which the paper's text probes; `head` is the
-        projector's first block, which the authors' code probes.
+        `stem` to `stage3` are means over positions inside the backbone; `backbone` is its output,
+        which the paper's text probes; `head` is the projector's first block, which the authors'
+        code probes; `projection` is what the objective sees.
         """
-        backbone = self.backbone(images)
-        return {"backbone": backbone, "head": self.projector.block(backbone)}
+        found: dict[Layer, Embeddings] = {}
+        if any(layer in INNER_LAYERS for layer in layers):
+            *inner, backbone = self.backbone.pooled(images)  # type: ignore[operator]
+            found |= zip(INNER_LAYERS, inner, strict=False)
+        else:
+            backbone = self.backbone(images)
+        found |= {"backbone": backbone, "head": self.projector.block(backbone)}
+        if "projection" in layers:
+            found["projection"] = self.projector.out(found["head"])
+        return found
 
     def width(self, layer: Layer) -> int:
         """Coordinates of the embedding at a layer."""
@@ -55,5 +80,9 @@ class Network(nn.Module):
             return self.width("backbone") + self.width("head") + extra
         if layer == "head":
             return self.projector.feature
+        if layer == "projection":
+            return self.projector.dim
+        if layer in INNER_LAYERS and isinstance(self.backbone, ResNet):
+            return self.backbone.widths[INNER_LAYERS.index(layer)]
         width: int = self.backbone.dim  # type: ignore[assignment]
         return width

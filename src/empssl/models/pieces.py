@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from empssl.models.batchnorm import several, summed
+from empssl.processes import several, summed
 
 Carry = tuple[Tensor, ...]  # what goes from piece to piece, of some patches
 # Of a channel, that are summed at a time. Over 2^18 in float32 a variance is off by 1e-4 of itself.

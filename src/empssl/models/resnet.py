@@ -106,6 +106,7 @@ class ResNet(nn.Module):
 
     Attributes:
         dim: coordinates of the embedding.
+        widths: coordinates of what `pooled` returns.
 
     Raises:
         ValueError: an unknown stem.
@@ -137,6 +138,8 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.stages = len(depths)
         self.dim = channels
+        expanded = [width * 2**stage * block.expansion for stage in range(self.stages)]
+        self.widths: tuple[int, ...] = (width, *expanded)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -146,6 +149,15 @@ class ResNet(nn.Module):
         for stage in range(self.stages):
             x = getattr(self, f"layer{stage + 1}")(x)
         return x.mean((2, 3))
+
+    def pooled(self, x: Tensor) -> list[Tensor]:
+        """Means over positions, after the stem and after each stage; the last is `forward`'s."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        means = [x.mean((2, 3))]
+        for stage in range(self.stages):
+            x = getattr(self, f"layer{stage + 1}")(x)
+            means.append(x.mean((2, 3)))
+        return means
 
     def pieces(self) -> list[Piece]:
         """The network, cut at its norms: the same function of the whole batch."""

@@ -5,6 +5,7 @@ import torch
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_of_others
 from empssl.shapes import Projections
+from empssl.view_axis import HERE, ViewAxis
 
 
 class BarlowTwins(Objective):
@@ -26,18 +27,20 @@ class BarlowTwins(Objective):
         epsilon: added to variances, as in the authors' BatchNorm.
     """
 
+    sums_views = True
+
     def __init__(self, *, redundancy_weight: float = 0.0051, epsilon: float = 1e-5) -> None:
         super().__init__()
         self.redundancy_weight = redundancy_weight
         self.epsilon = epsilon
 
-    def forward(self, projections: Projections) -> Loss:
-        view, batch, _ = projections.shape
-        own, others = self._standardize(projections), self._standardize(mean_of_others(projections))
-        C = own.mT @ others / batch  # view dim dim
+    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+        own = self._standardize(projections)
+        others = self._standardize(mean_of_others(projections, views))
+        C = own.mT @ others / projections.shape[1]  # view dim dim
         agreement = C.diagonal(dim1=-2, dim2=-1)
-        invariance_loss = (1 - agreement).square().sum() / view
-        redundancy_loss = (C.square().sum() - agreement.square().sum()) / view
+        invariance_loss = views.mean((1 - agreement).square().sum(-1))
+        redundancy_loss = views.mean(C.square().sum((-2, -1)) - agreement.square().sum(-1))
         total = invariance_loss + self.redundancy_weight * redundancy_loss
         return Loss(total, {"invariance_loss": invariance_loss, "redundancy_loss": redundancy_loss})
 

@@ -3,11 +3,10 @@
 import math
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
-
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.other_views import others
 from empssl.objectives.predictor import Predictor
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections, Targets
 
 
@@ -52,8 +51,8 @@ class BYOL(Objective):
         self.momentum, self.target_views = momentum, target_views
 
     def forward(self, projections: Projections, *, targets: Targets) -> Loss:
-        q = F.normalize(self.predictor(projections), dim=-1)
-        t = F.normalize(targets, dim=-1)
+        q = unit_rows(self.predictor(projections))
+        t = unit_rows(targets)
         similarity = (q * others(t, len(q))).sum((0, 2)).mean()
         return Loss(4 - 4 * similarity, {"similarity": similarity})
 

@@ -9,9 +9,10 @@ from torch.autograd.function import once_differentiable
 
 from empssl.objectives.gram import cholesky
 from empssl.shapes import Projections, Scalar
+from empssl.view_axis import HERE, ViewAxis
 
 
-def coding_rate(projections: Projections, distortion: float) -> Scalar:
+def coding_rate(projections: Projections, distortion: float, views: ViewAxis = HERE) -> Scalar:
     """Nats needed to code each view's batch, averaged over views.
 
     R(Z) = 1/2 log det(I + d / (b eps^2) Z^T Z),  EMP-SSL eq. 1, computed as the equal
@@ -25,6 +26,7 @@ def coding_rate(projections: Projections, distortion: float) -> Scalar:
     Args:
         projections: unit rows. The value depends on their scale.
         distortion: eps^2, already squared.
+        views: over which the mean is.
 
     Raises:
         ValueError: distortion is not positive.
@@ -38,7 +40,7 @@ def coding_rate(projections: Projections, distortion: float) -> Scalar:
     if not distortion > 0:
         raise ValueError(f"distortion is {distortion}, expected a positive number")
     rate: Tensor = _CodingRate.apply(projections, distortion)
-    return rate.mean()
+    return views.mean(rate)
 
 
 def coding_rate_bounds(batch: int, dim: int, distortion: float) -> tuple[float, float]:

@@ -1,12 +1,10 @@
 """EMP-SSL (Tong et al., 2023), eq. 2."""
 
-from typing import ClassVar
-
-import torch.nn.functional as F
-
 from empssl.objectives.coding_rate import coding_rate
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
+from empssl.view_axis import HERE, ViewAxis
 
 
 class EMP(Objective):
@@ -27,7 +25,7 @@ class EMP(Objective):
         ValueError: distortion is not positive.
     """
 
-    low_fill: ClassVar[float] = 0.3
+    sums_views = True
 
     def __init__(self, *, invariance_weight: float = 200.0, distortion: float = 0.2) -> None:
         super().__init__()
@@ -36,9 +34,9 @@ class EMP(Objective):
         self.invariance_weight = invariance_weight
         self.distortion = distortion
 
-    def forward(self, projections: Projections) -> Loss:
-        z = F.normalize(projections, dim=-1)
-        rate = coding_rate(z, self.distortion)
-        similarity = z.mean(0).norm(dim=-1).mean()
+    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+        z = unit_rows(projections)
+        rate = coding_rate(z, self.distortion, views)
+        similarity = views.mean(z).norm(dim=-1).mean()
         total = -(rate + self.invariance_weight * similarity)
         return Loss(total, {"coding_rate": rate, "similarity": similarity})

@@ -4,6 +4,7 @@ from empssl.objectives.gram import smaller_gram
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_square_distance
 from empssl.shapes import Projections
+from empssl.view_axis import HERE, ViewAxis
 
 
 class FroSSL(Objective):
@@ -27,17 +28,19 @@ class FroSSL(Objective):
         epsilon: added to squared lengths and norms, which vanish where all images are alike.
     """
 
+    sums_views = True
+
     def __init__(self, *, invariance_weight: float = 1.0, epsilon: float = 1e-12) -> None:
         super().__init__()
         self.invariance_weight = invariance_weight
         self.epsilon = epsilon
 
-    def forward(self, projections: Projections) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
         x = projections - projections.mean(1, keepdim=True)
         z = x / (x.square().sum(1, keepdim=True) + self.epsilon).sqrt()
         squared_norm = smaller_gram(z).square().sum((-2, -1)) + self.epsilon
         squared_trace = z.square().sum((-2, -1)).square() + self.epsilon
-        entropy = 2 * (squared_trace / squared_norm).log().mean()
-        invariance_loss = mean_square_distance(z)
+        entropy = 2 * views.mean((squared_trace / squared_norm).log())
+        invariance_loss = mean_square_distance(z, views)
         total = self.invariance_weight * invariance_loss - entropy
         return Loss(total, {"entropy": entropy, "invariance_loss": invariance_loss})

@@ -1,10 +1,11 @@
 """MMCR (Yerxa et al., 2023): maximum manifold capacity representations."""
 
 import torch
-import torch.nn.functional as F
 
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
+from empssl.view_axis import HERE, ViewAxis
 
 
 class MMCR(Objective):
@@ -20,7 +21,9 @@ class MMCR(Objective):
     Any n: as published for n views, which is not a mean over pairs.
     """
 
-    def forward(self, projections: Projections) -> Loss:
-        centers = F.normalize(projections, dim=-1).mean(0)
+    sums_views = True
+
+    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+        centers = views.mean(unit_rows(projections))
         nuclear_norm = torch.linalg.svdvals(centers).sum()
         return Loss(-nuclear_norm, {"nuclear_norm": nuclear_norm})

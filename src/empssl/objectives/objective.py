@@ -26,7 +26,8 @@ class Objective(nn.Module, ABC):
     """What training minimises.
 
     Sees the projections of all views of the whole global batch, in float32 with autocast off,
-    whatever number of processes computed them. A constructor that takes `dim` is given the
+    whatever number of processes computed them; or, if it `sums_views` and processes share patches,
+    those of its process's views. A constructor that takes `dim` is given the
     coordinates of a projection. Parameters are trained with the network's. A forward pass changes
     nothing: what has to change does so in `after_update`.
 
@@ -37,20 +38,21 @@ class Objective(nn.Module, ABC):
             flows: `momentum`, a slow copy of the network; `itself`, the network.
         target_views: leading views that targets are made of; None for all.
         weak_views: leading views that are only cropped and mirrored, and that only the target sees.
-        low_fill: what the gauge's `fill` of healthy runs stays above.
         needs_labels: whether forward is given the images' `labels`, -1 where unknown.
+        sums_views: whether all it has to know of views that lie in other processes are sums over
+            them of a view's size or less. Forward then takes `views`, which adds them up.
     """
 
     prevents_collapse: ClassVar[bool] = True
     target: ClassVar[Literal["momentum", "itself"] | None] = None
-    low_fill: ClassVar[float] = 0.1
     needs_labels: ClassVar[bool] = False
     target_views: int | None = None
     weak_views: int = 0
+    sums_views: bool = False
 
     @abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Loss:
-        """The loss of `projections`, and of the keywords `targets` and `labels` if asked for."""
+        """The loss of `projections`; `targets`, `labels` and `views` are given if asked for."""
 
     def momentum_at(self, progress: float) -> float:
         """How much of itself a momentum target keeps at an update.

@@ -10,9 +10,10 @@ it makes of the other one.
 """
 
 from empssl.shapes import Projections, Scalar
+from empssl.view_axis import HERE, ViewAxis
 
 
-def mean_product(projections: Projections) -> Scalar:
+def mean_product(projections: Projections, views: ViewAxis = HERE) -> Scalar:
     """z_i . z_j, averaged over pairs of views and over images; of unit rows, the mean cosine.
 
     >>> import torch
@@ -20,12 +21,13 @@ def mean_product(projections: Projections) -> Scalar:
     >>> round(float(mean_product(z)), 6)
     0.333333
     """
-    view = projections.shape[0]
-    every, same = projections.sum(0).square(), projections.square().sum(0)
-    return (every - same).sum(-1).mean() / (view * (view - 1))
+    view = views.count(projections)
+    every = views.sum(projections).square().sum(-1).mean()
+    same = views.sum(projections.square().sum(-1).mean(-1))
+    return (every - same) / (view * (view - 1))
 
 
-def mean_square_distance(projections: Projections) -> Scalar:
+def mean_square_distance(projections: Projections, views: ViewAxis = HERE) -> Scalar:
     """||z_i - z_j||^2, averaged over pairs of views and over images.
 
     >>> import torch
@@ -33,16 +35,15 @@ def mean_square_distance(projections: Projections) -> Scalar:
     >>> round(float(mean_square_distance(z)), 6)
     1.333333
     """
-    view = projections.shape[0]
-    apart = (projections - projections.mean(0)).square().sum((0, -1))
-    return apart.mean() * 2 / (view - 1)
+    apart = (projections - views.mean(projections)).square().sum(-1).mean(-1)  # view
+    return views.sum(apart) * 2 / (views.count(projections) - 1)
 
 
-def mean_of_others(projections: Projections) -> Projections:
+def mean_of_others(projections: Projections, views: ViewAxis = HERE) -> Projections:
     """For each view, the mean of all other views; of two views, the other one.
 
     >>> import torch
     >>> mean_of_others(torch.tensor([[[1.0]], [[2.0]], [[6.0]]])).flatten().tolist()
     [4.0, 3.5, 1.5]
     """
-    return (projections.sum(0) - projections) / (projections.shape[0] - 1)
+    return (views.sum(projections) - projections) / (views.count(projections) - 1)

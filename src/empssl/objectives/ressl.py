@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections, Targets
 
 
@@ -69,7 +70,7 @@ class ReSSL(Objective):
         self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=-1))
 
     def forward(self, projections: Projections, *, targets: Targets) -> Loss:
-        z, t = F.normalize(projections, dim=-1), F.normalize(targets, dim=-1)
+        z, t = unit_rows(projections), unit_rows(targets)
         relation = (t @ self.queue.T / self.teacher_temperature).softmax(-1).mean(0)
         found = (z @ self.queue.T / self.student_temperature).log_softmax(-1)  # view batch queue
         relation_loss = -(relation * found).sum(-1).mean()

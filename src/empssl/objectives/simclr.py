@@ -3,12 +3,13 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from empssl.errors import nearest
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_of_others
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections, Scalar
+from empssl.view_axis import HERE, ViewAxis
 
 
 class SimCLR(Objective):
@@ -35,6 +36,8 @@ class SimCLR(Objective):
         ValueError: temperature is not positive, or there are no such partners.
     """
 
+    sums_views = True  # with mean partners
+
     def __init__(
         self, *, temperature: float = 0.5, partners: Literal["mean", "each"] = "mean"
     ) -> None:
@@ -45,21 +48,24 @@ class SimCLR(Objective):
             raise ValueError(f"no partners '{partners}': {nearest(partners, ['mean', 'each'])}")
         self.temperature = temperature
         self.partners = partners
+        self.sums_views = partners == "mean"
 
-    def forward(self, projections: Projections) -> Loss:
-        z = F.normalize(projections, dim=-1)
+    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+        z = unit_rows(projections)
         if self.partners == "mean":
-            terms = [self._terms(z, F.normalize(mean_of_others(z), dim=-1))]
+            terms = [self._terms(z, unit_rows(mean_of_others(z, views)), views)]
         else:
-            terms = [self._terms(z, z.roll(shift, 0)) for shift in range(1, len(z))]
+            terms = [self._terms(z, z.roll(shift, 0), views) for shift in range(1, len(z))]
         similarity, contrast_loss = (torch.stack(term).mean() for term in zip(*terms, strict=True))
         total = contrast_loss - similarity / self.temperature
         return Loss(total, {"similarity": similarity, "contrast_loss": contrast_loss})
 
-    def _terms(self, z: Projections, partner: Projections) -> tuple[Scalar, Scalar]:
+    def _terms(
+        self, z: Projections, partner: Projections, views: ViewAxis
+    ) -> tuple[Scalar, Scalar]:
         own = (z @ z.mT / self.temperature).diagonal_scatter(
             z.new_full(z.shape[:2], -torch.inf), dim1=-2, dim2=-1
         )  # view batch batch
         others = z @ partner.mT / self.temperature
-        contrast_loss = torch.cat([own, others], -1).logsumexp(-1).mean()
-        return (z * partner).sum(-1).mean(), contrast_loss
+        contrast_loss = views.mean(torch.cat([own, others], -1).logsumexp(-1).mean(-1))
+        return views.mean((z * partner).sum(-1).mean(-1)), contrast_loss

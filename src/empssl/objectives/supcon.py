@@ -3,9 +3,9 @@
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import BatchLabels, Projections
 
 
@@ -41,7 +41,7 @@ class SupCon(Objective):
 
     def forward(self, projections: Projections, *, labels: BatchLabels) -> Loss:
         views, batch, _ = projections.shape
-        z = F.normalize(projections, dim=-1).flatten(0, 1)  # view*batch dim
+        z = unit_rows(projections).flatten(0, 1)  # view*batch dim
         cosines = z @ z.T
         itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
         image = torch.eye(batch, dtype=torch.bool, device=z.device)

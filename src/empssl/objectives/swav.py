@@ -9,6 +9,7 @@ from torch import nn
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.other_views import others
 from empssl.objectives.sinkhorn import codes
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections, Targets
 
 
@@ -61,7 +62,7 @@ class SwAV(Objective):
         self.target_views = target_views
 
     def forward(self, projections: Projections, *, targets: Targets) -> Loss:
-        z, t = F.normalize(projections, dim=-1), F.normalize(targets, dim=-1)
+        z, t = unit_rows(projections), unit_rows(targets)
         assigned = codes(
             t @ self.prototypes.T, epsilon=self.epsilon, iterations=self.iterations
         )  # target batch prototype

@@ -1,11 +1,11 @@
 """Total coding rate (Li et al., 2022): the first stage of NMCE, and EMP-SSL's predecessor."""
 
-import torch.nn.functional as F
-
 from empssl.objectives.coding_rate import coding_rate
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_product
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
+from empssl.view_axis import HERE, ViewAxis
 
 
 class TCR(Objective):
@@ -38,10 +38,14 @@ class TCR(Objective):
         self.invariance_weight = invariance_weight
         self.distortion = distortion
         self.pooled = pooled
+        self.sums_views = not pooled
 
-    def forward(self, projections: Projections) -> Loss:
-        z = F.normalize(projections, dim=-1)
-        rate = coding_rate(z.flatten(0, 1)[None] if self.pooled else z, self.distortion)
-        similarity = mean_product(z)
+    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+        z = unit_rows(projections)
+        if self.pooled:
+            rate = coding_rate(z.flatten(0, 1)[None], self.distortion)
+        else:
+            rate = coding_rate(z, self.distortion, views)
+        similarity = mean_product(z, views)
         total = -(rate + self.invariance_weight * similarity)
         return Loss(total, {"coding_rate": rate, "similarity": similarity})

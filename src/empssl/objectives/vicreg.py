@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_square_distance
 from empssl.shapes import Projections
+from empssl.view_axis import HERE, ViewAxis
 
 
 class VICReg(Objective):
@@ -29,6 +30,8 @@ class VICReg(Objective):
         epsilon: added to variances, so that equal rows have a gradient.
     """
 
+    sums_views = True
+
     def __init__(
         self, *, invariance_weight: float = 25.0, variance_weight: float = 25.0,
         covariance_weight: float = 1.0, epsilon: float = 1e-4,
@@ -39,14 +42,15 @@ class VICReg(Objective):
         self.covariance_weight = covariance_weight
         self.epsilon = epsilon
 
-    def forward(self, projections: Projections) -> Loss:
-        view, batch, dim = projections.shape
-        invariance_loss = mean_square_distance(projections) / dim
+    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+        _, batch, dim = projections.shape
+        invariance_loss = mean_square_distance(projections, views) / dim
         centered = projections - projections.mean(1, keepdim=True)
         C = centered.mT @ centered / (batch - 1)  # view dim dim
         variance = C.diagonal(dim1=-2, dim2=-1)
-        variance_loss = F.relu(1 - torch.sqrt(variance + self.epsilon)).mean()
-        covariance_loss = 2 * (C.square().sum() - variance.square().sum()) / (view * dim)
+        variance_loss = views.mean(F.relu(1 - torch.sqrt(variance + self.epsilon)).mean(-1))
+        off_diagonal = C.square().sum((-2, -1)) - variance.square().sum(-1)  # view
+        covariance_loss = 2 * views.mean(off_diagonal) / dim
         total = (
             self.invariance_weight * invariance_loss
             + self.variance_weight * variance_loss

@@ -1,12 +1,13 @@
 """I-VNE+ (Kim et al., 2023): von Neumann entropy beside the cosine of views."""
 
 import torch
-import torch.nn.functional as F
 
 from empssl.objectives.gram import smaller_gram
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_product
+from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
+from empssl.view_axis import HERE, ViewAxis
 
 
 class VNE(Objective):
@@ -30,6 +31,8 @@ class VNE(Objective):
         epsilon: added to eigenvalues inside the logarithm.
     """
 
+    sums_views = True
+
     def __init__(
         self, *, invariance_weight: float = 4.16, entropy_weight: float = 1.0, epsilon: float = 1e-7
     ) -> None:
@@ -38,10 +41,10 @@ class VNE(Objective):
         self.entropy_weight = entropy_weight
         self.epsilon = epsilon
 
-    def forward(self, projections: Projections) -> Loss:
-        z = F.normalize(projections, dim=-1)
-        similarity = mean_product(z)
+    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+        z = unit_rows(projections)
+        similarity = mean_product(z, views)
         shares = torch.linalg.eigvalsh(smaller_gram(z) / z.shape[1]).clamp(min=0)
-        entropy = -(shares * (shares + self.epsilon).log()).sum(-1).mean()
+        entropy = -views.mean((shares * (shares + self.epsilon).log()).sum(-1))
         total = -(self.invariance_weight * similarity + self.entropy_weight * entropy)
         return Loss(total, {"similarity": similarity, "entropy": entropy})

@@ -8,6 +8,7 @@ from empssl.objectives.gram import cholesky
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_product
 from empssl.shapes import Projections
+from empssl.view_axis import HERE, ViewAxis
 
 SHORTEST = 0.1  # whitened rows have length sqrt(dim) on average; below this they have no direction
 
@@ -41,6 +42,8 @@ class WMSE(Objective):
         ValueError: slice_size is below 2, or shrinkage not between 0 and 1.
     """
 
+    sums_views = True
+
     def __init__(
         self, *, slice_size: int | None = None, shrinkage: float = 1e-3, epsilon: float = 1e-8
     ) -> None:
@@ -53,7 +56,7 @@ class WMSE(Objective):
         self.shrinkage = shrinkage
         self.epsilon = epsilon
 
-    def forward(self, projections: Projections) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
         _, batch, _ = projections.shape
         size = self.slice_size or batch
         if batch % size:
@@ -63,7 +66,7 @@ class WMSE(Objective):
             )
         slices = projections.unflatten(1, (-1, size)).flatten(0, 1)  # view*slice size dim
         w = self._whiten(slices).reshape(projections.shape)
-        distance_loss = 2 - 2 * mean_product(F.normalize(w, dim=-1, eps=SHORTEST))
+        distance_loss = 2 - 2 * mean_product(F.normalize(w, dim=-1, eps=SHORTEST), views)
         return Loss(distance_loss, {"distance_loss": distance_loss})
 
     def _whiten(self, z: Projections) -> Projections:

@@ -10,10 +10,10 @@ import empssl
 from empssl.data import open_images
 from empssl.engine import resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
-from empssl.health import CollapseWatch
+from empssl.health import LOW, CollapseWatch, collapse
 from empssl.models import Layer
-from empssl.objectives import OBJECTIVES
 from empssl.pretrained import Encoder
+from empssl.reporting.agreement import agreements
 from empssl.reporting.curves import curves
 from empssl.reporting.map import COLORS, embedding_map
 from empssl.reporting.neighbors import queries
@@ -23,6 +23,7 @@ from empssl.reporting.record import bad_samples, entries
 from empssl.reporting.sample import CROPS, Sample
 from empssl.reporting.scores import scores
 from empssl.reporting.spectrum import spectrum
+from empssl.reporting.spectrum_over_time import spectrum_over_time
 from empssl.run import Run
 from empssl.storage import replace
 
@@ -76,7 +77,6 @@ def report(
         if data is not None:
             raise
         lacking.append(Lack("The images cannot be opened any more", str(error)))
-    low = OBJECTIVES[config["objective"]["name"]].low_fill  # type: ignore[attr-defined]
     metrics, evaluations = source.metrics(), source.evaluations()
     html = render(
         version=empssl.__version__,
@@ -87,8 +87,9 @@ def report(
         plan=plan,
         progress=_progress(metrics, plan),
         scores=scores(evaluations, encoder.identity if encoder else None),
-        curves=curves(metrics, low),
-        health=_health(metrics, low),
+        curves=curves(metrics),
+        health=_health(metrics),
+        spectrum_over_time=spectrum_over_time(metrics),
         lacking=lacking,
         sample=sample,
         as_trained=sample is not None and sample.fingerprint == plan.get("fingerprint"),
@@ -132,10 +133,11 @@ def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[Lack]]:
 def _embedded(sample: Sample | None, encoder: Encoder | None) -> dict[str, Any]:
     """What it takes both images and weights to show."""
     if sample is None or encoder is None:
-        return {"spectrum": None, "queries": [], "map": None}
+        return {"spectrum": None, "agreements": None, "queries": [], "map": None}
     embeddings = sample.embed(encoder)
     return {
         "spectrum": spectrum(embeddings),
+        "agreements": agreements(sample, encoder, LAYER),
         "queries": queries(sample, embeddings[LAYER]),
         "map": embedding_map(sample, embeddings[LAYER]),
     }
@@ -154,13 +156,12 @@ def _progress(metrics: list[dict[str, Any]], plan: dict[str, Any]) -> dict[str, 
     }
 
 
-def _health(metrics: list[dict[str, Any]], low: float) -> dict[str, Any]:
-    """The last fill, and the warnings that training gave."""
-    fills = [(entry["step"], entry["fill"]) for entry in metrics if "fill" in entry]
-    watch = CollapseWatch(low)
-    warnings = [text for step, fill in fills if (text := watch.update(step, fill))]
-    last = fills[-1][1] if fills else None
-    return {"fill": last, "threshold": low, "warnings": warnings}
+def _health(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last step's measures of collapse, and the warnings that training gave."""
+    watch = CollapseWatch()
+    warnings = [text for entry in metrics if (text := watch.update(entry["step"], entry))]
+    last = metrics[-1] if metrics else {}
+    return {"last": last, "low": LOW, "looks": collapse(last), "warnings": warnings}
 
 
 def _commands(run: Run, config: dict[str, Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -62,11 +63,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Note:
-    """Words beside a point of the drawing."""
+    """Words beside a point of the drawing.
+
+    Attributes:
+        kind: `beside` the point, above it; or at the `end` of a line, to its right.
+    """
 
     x: float
     y: float
     text: str
+    kind: Literal["beside", "end"] = "beside"
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from empssl.health import LOW
 from empssl.reporting.chart import HEIGHT, WIDTH, Axis, Chart, Line, Tick, envelope, path
 from empssl.reporting.numerals import numeral
 
 # How far the run is, rather than what it measured.
 _PROGRESS = {"step", "epoch", "patches", "pflop", "seconds"}
-_ABOUT = {
+# What a quantity is, in a sentence.
+ABOUT = {
     "loss": "What training minimizes: the terms, weighted and with their signs turned.",
     "coding_rate": "How spread out the projections are; larger is better.",
     "similarity": "Mean cosine of a view to its image’s mean view; 1 is all alike.",
-    "fill": "Spread: 0 is collapse, 1 the most there can be. Dashed: too low.",
-    "participation": "Directions that the projections share evenly; 1 is collapse.",
-    "spread": "Standard deviation over images, 1 on the whole sphere; 0 is collapse.",
+    "fill": "Coding rate about the mean: 0 is collapse, 1 the most there can be.",
+    "participation": "Directions that projections share evenly; 1 is collapse.",
+    "spread": "Standard deviation over images, 1 at most; 0 is collapse.",
     "alignment": "Mean square distance of two views of an image; 0 is the closest.",
-    "uniformity": "How evenly images lie on the sphere: 0 is collapse, near -4 the best.",
+    "uniformity": "How evenly images lie on the sphere: 0 is collapse, near −4 the best.",
     "gradient_norm": "Length of the gradient over all weights.",
     "lr": "Learning rate, as scheduled.",
     "clip_fraction": "Share of weight tensors whose LARS trust ratio was capped.",
@@ -50,12 +52,11 @@ class Curve:
     chart: Chart
 
 
-def curves(metrics: Sequence[dict[str, Any]], low_fill: float) -> list[Curve]:
+def curves(metrics: Sequence[dict[str, Any]]) -> list[Curve]:
     """A curve for each quantity in the metrics, in their order.
 
     Args:
         metrics: lines of metrics.jsonl.
-        low_fill: where `fill` is too low.
     """
     names = list(dict.fromkeys(name for entry in metrics for name in entry))
     steps = np.array([entry["step"] for entry in metrics], float)
@@ -63,7 +64,7 @@ def curves(metrics: Sequence[dict[str, Any]], low_fill: float) -> list[Curve]:
     for name in names:
         values = np.array([_number(entry.get(name)) for entry in metrics])
         if name not in _PROGRESS and np.isfinite(values).any():
-            found.append(_curve(name, steps, values, low_fill))
+            found.append(_curve(name, steps, values))
     return found
 
 
@@ -71,7 +72,7 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
 
 
-def _curve(name: str, steps: np.ndarray, values: np.ndarray, low_fill: float) -> Curve:
+def _curve(name: str, steps: np.ndarray, values: np.ndarray) -> Curve:
     window = max(1, len(values) // 25) | 1
     smooth = moving_mean(values, window)
     finite = values[np.isfinite(values)]
@@ -83,11 +84,11 @@ def _curve(name: str, steps: np.ndarray, values: np.ndarray, low_fill: float) ->
         lines.append(Line(path(x.place(at), y.place(value)), "raw"))
     at, value = envelope(steps, smooth)
     lines.append(Line(path(x.place(at), y.place(value)), "smooth"))
-    mark = Tick(float(y.place(low_fill)), "") if name == "fill" else None
+    mark = Tick(float(y.place(LOW[name])), "") if name in LOW else None
     chart = Chart(x.ticks(4, whole=True), y.ticks(4), lines, mark)
     return Curve(
         name=name,
-        about=_ABOUT.get(name, ""),
+        about=ABOUT.get(name, ""),
         first=numeral(finite[0]),
         last=numeral(finite[-1]),
         least=numeral(finite.min()),
@@ -121,5 +122,6 @@ def _y_axis(name: str, finite: np.ndarray, smooth: np.ndarray) -> Axis:
     high = max(np.percentile(finite, 99), np.nanmax(smooth))
     if name in _FROM_ZERO:
         low = 0.0
+    high = max(high, LOW.get(name, high))  # or its mark would lie outside
     room = 0.06 * (high - low) or abs(high) or 1.0
     return Axis(low if name in _FROM_ZERO else low - room, high + room, HEIGHT, reverse=True)

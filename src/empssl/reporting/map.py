@@ -4,21 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch.nn.functional as F
 from PIL import Image
 
-from empssl.progress import progress
 from empssl.reporting.picture import Picture, sheet
+from empssl.reporting.plane import plane
 from empssl.reporting.sample import Sample
 from empssl.shapes import Embeddings
 from empssl.views.crop import resize
 
 COLORS = 10
 _WIDTH, _MARGIN = 1000.0, 20.0
-_FEWEST_FOR_TSNE = 30
-_PERPLEXITY = 30.0
-_COMPONENTS = 50
-_SEED = 0
+_TEXT = 27.0  # size of the names of classes, as in the style sheet
 _SHEET, _GAP = 1040, 2  # pixels
 
 
@@ -60,47 +56,27 @@ class Map:
 
 def embedding_map(sample: Sample, embeddings: Embeddings) -> Map | None:
     """The embeddings on a plane; None for fewer than three, or if they are all alike."""
-    unit = F.normalize(embeddings).double().numpy()
-    if len(unit) < 3 or np.ptp(unit, axis=0).max() < 1e-6:
+    found = plane(embeddings)
+    if found is None:
         return None
-    points, method = _plane(unit)
     # Landscape, as directions mean nothing; and both axes alike, so that distances compare.
-    points = points[:, np.argsort(-np.ptp(points, axis=0))]
+    points = found.points[:, np.argsort(-np.ptp(found.points, axis=0))]
     points = (points - points.min(0)) / np.ptp(points[:, 0]) * (_WIDTH - 2 * _MARGIN) + _MARGIN
     height = float(np.ceil(points[:, 1].max() + _MARGIN))
     pictures, shown = _pictures(sample, points, height)
-    return Map(method, _WIDTH, height, _groups(sample, points), pictures, shown)
+    method = f"{found.reading} Made by {found.how}."
+    return Map(method, _WIDTH, height, groups(sample, points, _WIDTH), pictures, shown)
 
 
-def _plane(unit: np.ndarray) -> tuple[np.ndarray, str]:
-    # Imported here: it takes a second, and a report without pictures does not need it.
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
+def groups(sample: Sample, points: np.ndarray, width: float, text: float = _TEXT) -> list[Group]:
+    """Dots by class, the most frequent first; only so many classes have a color.
 
-    count, dim = unit.shape
-    if count < _FEWEST_FOR_TSNE:
-        flat = PCA(2, svd_solver="full").fit_transform(unit)
-        return flat, (
-            "The axes are the two directions in which the embeddings differ most: the first two "
-            f"principal components of {count} embeddings of length 1."
-        )
-    components = min(_COMPONENTS, count, dim)
-    reduced = PCA(components, random_state=_SEED).fit_transform(unit)
-    perplexity = min(_PERPLEXITY, (count - 1) / 3)
-    with progress("placing images on the map", 1) as advance:
-        plane = TSNE(
-            perplexity=perplexity, init="pca", learning_rate="auto", random_state=_SEED
-        ).fit_transform(reduced)
-        advance(1)
-    return plane, (
-        "Islands mean something; the distances between them, and their sizes, mean little. Made by "
-        f"t-SNE of {count:,} embeddings of length 1, after PCA to {components} dimensions; "
-        f"perplexity {perplexity:.3g}, seed {_SEED}."
-    )
-
-
-def _groups(sample: Sample, points: np.ndarray) -> list[Group]:
-    """Dots by class, the most frequent first; only so many classes have a color."""
+    Args:
+        sample: the images.
+        points: (sample, 2), where they are.
+        width: of the drawing, which names of classes must not leave.
+        text: size of the names.
+    """
     if sample.labels is None:
         return [Group("", len(points), None, _dots(points), None)]
     labels = sample.labels.numpy()
@@ -110,24 +86,24 @@ def _groups(sample: Sample, points: np.ndarray) -> list[Group]:
     values, counts, known = values[order], counts[order], known[order]
     # In the order of their labels, so that the legend reads as the classes are listed elsewhere.
     colored = np.sort(values[:COLORS][known[:COLORS]])
-    groups: list[Group] = []
+    found: list[Group] = []
     taken: list[tuple[float, float, float]] = []
     rest = ~np.isin(labels, colored)
     if rest.any():
         name = "other classes" if known.sum() > COLORS else "unlabeled"
-        groups.append(Group(name, int(rest.sum()), None, _dots(points[rest]), None))
+        found.append(Group(name, int(rest.sum()), None, _dots(points[rest]), None))
     for color, value in enumerate(colored.tolist()):
         own = points[labels == value]
         name = sample.class_name(value)
         x, y = np.median(own, axis=0)
-        half = 7.5 * len(name) + 6
-        free = all(abs(x - a) > half + b or abs(y - c) > 34 for a, b, c in taken)
+        half = (0.28 * len(name) + 0.22) * text
+        free = all(abs(x - a) > half + b or abs(y - c) > 1.26 * text for a, b, c in taken)
         if free:
-            x = min(max(x, half), _WIDTH - half)
+            x = min(max(x, half), width - half)
             taken.append((x, half, y))
         at = (round(float(x), 1), round(float(y), 1)) if free else None
-        groups.append(Group(name, len(own), color, _dots(own), at))
-    return groups
+        found.append(Group(name, len(own), color, _dots(own), at))
+    return found
 
 
 def _dots(points: np.ndarray) -> str:

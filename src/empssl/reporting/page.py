@@ -1,5 +1,7 @@
 """The page: one HTML file that needs nothing else."""
 
+import base64
+import hashlib
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,7 +23,12 @@ def render(template: str = "page.html.jinja", **content: Any) -> str:
     )
     environment.filters |= {"numeral": numeral, "duration": duration}
     style, _, _ = loader.get_source(environment, "page.css")
-    return environment.get_template(template).render(style=Markup(style), **content)
+    script, _, _ = loader.get_source(environment, "sort.js.jinja")
+    # The page names its only script by its hash, so that a browser runs no other.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(
+        style=Markup(style), script=Markup(script), script_hash=f"sha256-{digest}", **content
+    )
 
 
 def _shown(value: Any) -> Any:

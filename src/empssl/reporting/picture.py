@@ -27,9 +27,9 @@ class Picture:
     blocks: bool
 
 
-def picture(pixels: UInt8[Tensor, "3 side side"]) -> Picture:
+def picture(pixels: UInt8[Tensor, "3 side side"], largest: int = _LARGEST) -> Picture:
     """An image or a view, scaled down if it is larger than it will be shown."""
-    return _picture(_image(pixels, _LARGEST), blocks=pixels.shape[-1] <= _BLOCKS)
+    return _picture(_image(pixels, largest), blocks=pixels.shape[-1] <= _BLOCKS)
 
 
 def tiles(pixels: UInt8[Tensor, "tile 3 side side"], columns: int) -> Picture:

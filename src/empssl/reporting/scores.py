@@ -1,10 +1,11 @@
-"""Scores of the run beside those of its baselines, a table for each data set and protocol."""
+"""Scores of the run beside those of its baselines, a table for each protocol."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_EVEN = 0.5  # percent by which balanced accuracy may be off before it is worth a column
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Row:
         encoder: what made the embeddings, in words.
         trained: the run's own network, not a baseline.
         stale: the run's network, but with other weights than it has now.
+        balanced: mean accuracy over classes; None where it was not measured.
     """
 
     encoder: str
@@ -24,15 +26,24 @@ class Row:
     layer: str
     crops: str
     accuracy: float
-    train_size: int
-    test_size: int
+    balanced: float | None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores on one data set, the run's among its baselines', best first."""
+    """All scores of one protocol on one data set, the run's among its baselines', best first.
+
+    Attributes:
+        apart: what sets the protocol apart from the others on this data set, in words; empty if
+            there is no other.
+        train_size: images that a probe learns from; None where that was not written down.
+        test_size: images that it is scored on.
+    """
 
     dataset: str
+    apart: str
+    train_size: int | None
+    test_size: int | None
     rows: Sequence[Row]
 
     @property
@@ -44,40 +55,67 @@ class Scores:
         """The best of what needed no training."""
         return next((row for row in self.rows if not row.trained), None)
 
+    @property
+    def uneven(self) -> bool:
+        """Whether classes differ in size, so that balanced accuracy says something else."""
+        return any(
+            row.balanced is not None and abs(row.balanced - row.accuracy) > _EVEN
+            for row in self.rows
+        )
+
 
 def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[Scores]:
-    """The evaluations of a run. Those with one protocol share a table.
+    """The evaluations of a run: only scores of one protocol stand in one table.
 
     Args:
         evaluations: as the run directory holds them.
         identity: of the weights that it holds now; None if that is not known.
     """
-    alike: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, tuple[dict[str, Any], list[Row]]] = {}
     for evaluation in evaluations:
-        key = json.dumps([evaluation["dataset"], evaluation["protocol"]], sort_keys=True)
-        alike.setdefault(key, []).append(evaluation)
+        own = [(result, True) for result in evaluation["results"]]
+        others = [(result, False) for result in evaluation.get("baselines", [])]
+        for result, trained in own + others:
+            sizes = {name: result.get(name) for name in ("train_size", "test_size")}
+            ground = {"dataset": Path(evaluation["dataset"]).name}
+            ground |= _plain(evaluation.get("protocol", {})) | sizes
+            _, rows = groups.setdefault(str(ground), (ground, []))
+            rows.append(_row(result, identity if trained else None, trained=trained))
+    grounds = [ground for ground, _ in groups.values()]
     return [
         Scores(
-            dataset=Path(group[0]["dataset"]).name,
-            rows=sorted(
-                dict.fromkeys(
-                    [_row(row, identity, trained=True) for e in group for row in e["results"]]
-                    + [_row(row, trained=False) for e in group for row in e["baselines"]]
-                ),
-                key=lambda row: -row.accuracy,
-            ),
+            dataset=ground["dataset"],
+            apart=_apart(ground, [g for g in grounds if g["dataset"] == ground["dataset"]]),
+            train_size=ground["train_size"],
+            test_size=ground["test_size"],
+            rows=sorted(dict.fromkeys(rows), key=lambda row: -row.accuracy),
         )
-        for group in alike.values()
+        for ground, rows in groups.values()
     ]
 
 
+def _plain(protocol: dict[str, Any]) -> dict[str, Any]:
+    """What of a protocol is a word or a number."""
+    return {k: v for k, v in protocol.items() if isinstance(v, str | int | float)}
+
+
+def _apart(ground: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+    """The entries in which a protocol differs from the others of its data set."""
+    keys = [key for key in ground if any(o.get(key) != ground[key] for o in others)]
+    shown = [key for key in keys if not key.endswith("fingerprint")] or keys
+    return ", ".join(f"{key.replace('_', ' ')} {ground[key]}" for key in shown)
+
+
 def _row(result: dict[str, Any], identity: str | None = None, *, trained: bool) -> Row:
-    shown = ("probe", "layer", "crops", "accuracy", "train_size", "test_size")
     return Row(
         encoder="this run" if trained else _baseline(result["model"]),
         trained=trained,
         stale=identity is not None and result["model"] != identity,
-        **{key: result[key] for key in shown},
+        probe=result["probe"],
+        layer=result["layer"],
+        crops=result["crops"],
+        accuracy=result["accuracy"],
+        balanced=result.get("balanced_accuracy"),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from empssl.models import Layer
-from empssl.reporting.chart import Axis, Chart, Line, Tick, path
+from empssl.reporting.chart import Axis, Chart, Line, Note, Tick, path
 from empssl.shapes import Embeddings
 from empssl.spectrum import effective_rank, eigenvalues
 
@@ -49,7 +49,14 @@ def spectrum(embeddings: Mapping[Layer, Embeddings]) -> Spectrum:
         Line(path(x.place(np.arange(1, len(fall) + 1)), y.place(fall)), layer)
         for layer, fall in falls.items()
     ]
+    # The shorter line ends where there is room; along the longest there is room above it.
+    named = {layer: int((0.6 if len(f) == longest else 0.97) * (len(f) - 1))
+             for layer, f in falls.items()}  # fmt: skip
+    notes = [
+        Note(float(x.place(at + 1)), float(y.place(falls[layer][at])), layer)
+        for layer, at in named.items()
+    ]
     marks = [Tick(float(y.place(-d)), "1" if d == 0 else f"10⁻{'⁰¹²³⁴⁵⁶'[d]}")
              for d in range(0, _DECADES + 1, 2)]  # fmt: skip
-    return Spectrum(ranks, Chart(x.ticks(5, whole=True), marks, lines, width=_WIDTH,
+    return Spectrum(ranks, Chart(x.ticks(5, whole=True), marks, lines, notes=notes, width=_WIDTH,
                                  height=_HEIGHT))  # fmt: skip

@@ -1,0 +1,213 @@
+"""What an evaluation found: scores, and all that each depends on."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from empssl.evaluation.answers import Answers
+from empssl.evaluation.calibration import Calibration
+from empssl.evaluation.few_shot import FewShot
+from empssl.evaluation.tally import Tally
+
+_UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """A score, class by class.
+
+    Attributes:
+        classes: their names, in the order of what follows.
+        per_class: percent of the test images of each; None where test has none.
+        confusion: images of the class of the row that were put in that of the column.
+        calibration: of the probe's probabilities; None if it gives none.
+    """
+
+    classes: list[str]
+    per_class: list[float | None]
+    confusion: list[list[int]]
+    calibration: Calibration | None
+
+    @classmethod
+    def of(cls, answers: Answers, classes: Sequence[str]) -> "Breakdown":
+        sure = answers.probabilities
+        calibration = None if sure is None else Calibration.of(sure, answers.truth)
+        return cls(list(classes), answers.per_class, answers.confusion, calibration)
+
+    def lines(self) -> list[str]:
+        """A line for each class: how many are right, and what the others are taken for."""
+        width = max(map(len, self.classes))
+        found = []
+        for at, row in enumerate(self.confusion):
+            accuracy = self.per_class[at]
+            if accuracy is None:
+                continue
+            wrong = sorted(
+                (i for i in range(len(row)) if i != at and row[i]), key=lambda i: -row[i]
+            )
+            taken = ", ".join(f"{self.classes[i]} {row[i]}" for i in wrong[:3])
+            found.append(
+                f"  {self.classes[at]:{width}} {accuracy:6.2f}% of {sum(row)}"
+                + (f", the others for {taken}" if taken else "")
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Result:
+    """One score, with all that it depends on.
+
+    Attributes:
+        probe: `linear` (L-BFGS, strength chosen on a part of train), `linear_sgd` (the authors'
+            protocol), `ridge` or `knn`.
+        layer: where the embedding was taken.
+        crops: which patches were averaged.
+        accuracy: percent of the test images.
+        balanced_accuracy: mean over the classes of the percent of each.
+        model: SHA-256 of the weights, `random-SEED`, or `whitened-patches`.
+        details: what the probe chose and recorded.
+        breakdown: class by class, if that was asked for.
+    """
+
+    probe: str
+    layer: str
+    crops: str
+    accuracy: float
+    balanced_accuracy: float
+    train_size: int
+    test_size: int
+    seed: int | None
+    model: str
+    details: dict[str, Any] = field(default_factory=dict)
+    breakdown: Breakdown | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy against the number of patches of a test image.
+
+    The probe is the same at every point: learned from whole bags of the train images.
+
+    Attributes:
+        patches: averaged for a test image, in a random order of its own; the last are all.
+        accuracies: percent of the test images.
+    """
+
+    probe: str
+    layer: str
+    crops: str
+    model: str
+    train_size: int
+    test_size: int
+    seed: int
+    patches: list[int]
+    accuracies: list[float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores of a run on one data set.
+
+    Attributes:
+        dataset: what was scored on.
+        run: which run.
+        protocol: what holds for every row.
+        asked: which rows were asked for.
+        results: of the run's network.
+        baselines: of the same network with random weights, and of whitened patches with ridge
+            regression, which need no training.
+        few_shot: of the network and of the baselines, from a few labels.
+        curves: of the network and of the one with random weights, against test patches.
+        images: by split, what became of its images.
+    """
+
+    dataset: str
+    run: str
+    protocol: dict[str, Any]
+    asked: dict[str, Any]
+    results: list[Result]
+    baselines: list[Result]
+    few_shot: list[FewShot] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    images: dict[str, Tally] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Unlike that of an evaluation of other data, with another protocol or other questions."""
+        key = json.dumps([self.dataset, self.protocol, self.asked], sort_keys=True)
+        return f"{Path(self.dataset).name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    def table(self) -> str:
+        """A line for each score, for a person."""
+        rows = [*self.results, *self.baselines]
+        uneven = any(abs(row.accuracy - row.balanced_accuracy) > _UNEVEN for row in rows)
+        lines = [_HEAD + f" {'accuracy':>9}" + (f" {'balanced':>9}" if uneven else "")]
+        for row in rows:
+            balanced = f" {row.balanced_accuracy:8.2f}%" if uneven else ""
+            lines.append(self._start(row) + f" {row.accuracy:8.2f}%" + balanced)
+        lines += [*self._few_shot(), *self._curves(), *self._breakdowns()]
+        sizes = f"{self.results[0].train_size} train, {self.results[0].test_size} test"
+        lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
+        if self.protocol.get("transfer"):
+            lines.append(f"a transfer: the encoder was trained on {self.protocol['trained_on']}")
+        remarks = (line for split, tally in self.images.items() for line in tally.remarks(split))
+        return "\n".join([*lines, *remarks])
+
+    def _start(self, row: Result | FewShot | Curve) -> str:
+        own = row.model == self.results[0].model
+        model = self.run if own else row.model
+        return f"{model[-18:]:18} {row.probe:11} {row.layer:10} {row.crops:10}"
+
+    def _few_shot(self) -> list[str]:
+        if not self.few_shot:
+            return []
+        counts = list(dict.fromkeys(row.shots for row in self.few_shot))
+        found: dict[str, list[str]] = {}
+        for row in self.few_shot:
+            found.setdefault(self._start(row), []).append(
+                f" {row.mean:5.2f}+-{row.deviation:5.2f}%"
+            )
+        draws = len(self.few_shot[0].accuracies)
+        return [
+            "",
+            f"labels of each class: accuracy, mean and standard deviation over {draws} draws",
+            _HEAD + "".join(f" {count:>13}" for count in counts),
+            *(start + "".join(cells) for start, cells in found.items()),
+            "",
+        ]
+
+    def _curves(self) -> list[str]:
+        if not self.curves:
+            return []
+        lines = ["", "accuracy with so many patches of a test image; all, in the probe's learning"]
+        for row in self.curves:
+            points = zip(row.patches, row.accuracies, strict=True)
+            lines.append(self._start(row) + " " + ", ".join(f"{n}: {a:.2f}%" for n, a in points))
+        return [*lines, ""]
+
+    def _breakdowns(self) -> list[str]:
+        broken = [row for row in self.results if row.breakdown is not None]
+        if not broken:
+            return []
+        lines = []
+        for row in broken:
+            calibration = row.breakdown.calibration if row.breakdown else None
+            if calibration is not None:
+                lines.append(
+                    self._start(row)
+                    + f" expected calibration error {calibration.expected_error:.2f} points, "
+                    f"{calibration.num_bins} bins of equal width"
+                )
+        best = max(broken, key=lambda row: row.accuracy)
+        assert best.breakdown is not None
+        title = f"by class, {best.probe} {best.layer} {best.crops}:"
+        return ["", *lines, title, *best.breakdown.lines(), ""]
+
+
+_HEAD = f"{'model':18} {'probe':11} {'layer':10} {'crops':10}"

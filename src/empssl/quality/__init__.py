@@ -1,0 +1,102 @@
+"""How healthy embeddings are, without labels."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from empssl.bag import Crops
+from empssl.data import Split, open_images
+from empssl.errors import DataError, UsageError
+from empssl.models import VIEW_LAYERS, Layer
+from empssl.pretrained import Encoder
+from empssl.quality.embedded import embed_sample, read_sample, sample_rows
+from empssl.quality.measures import MEASURES, Measure
+from empssl.quality.quality import Quality, Reading, measured
+from empssl.run import Run
+
+__all__ = ["MEASURES", "Measure", "Quality", "Reading", "examine"]
+
+
+def examine(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    images: int = 2000,
+    layers: Sequence[Layer] = VIEW_LAYERS,
+    crops: str = "grid3",
+    views: int = 8,
+    random: bool = True,
+    split: Split = "train",
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+) -> Quality:
+    """Measure how healthy a run's embeddings are, without labels, beside random weights.
+
+    No measure is a score: each can be good where classes are read off badly. What the same network
+    measures with random weights says where its scale begins.
+
+    Args:
+        run: a run directory.
+        data: as in `train`, labeled or not; the run's own by default.
+        images: how many, at even distances, are embedded.
+        layers: where embeddings are taken.
+        crops: whose mean is an image's embedding, as in `evaluate`.
+        views: random patches of each image, 2 or more, for alignment, lidar and
+            separation.
+        random: also measure the same network with random weights.
+        split: train, test or all.
+        seed: of the sample, the patches, the random weights and the rotation probe.
+        data_dir: where a data set known by name lies; the run's own by default.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        All measures; they are also written to the run's `quality` folder.
+
+    Raises:
+        DataError: fewer than four images that can be read, or embeddings that are not finite.
+        UsageError: an unknown layer or crops, or too few images or views.
+    """
+    least = {"images": (images, 4), "views": (views, 2), "layers": (len(layers), 1)}
+    for name, (value, expected) in least.items():
+        if value < expected:
+            raise UsageError(f"{name} is {value}, expected {expected} or more")
+    chosen = Crops.parse(crops, seed=seed)
+    source = Run(run)
+    encoder = Encoder.from_pretrained(run, device=device)
+    for layer in layers:
+        encoder.dim(layer)  # or an error, before anything is read
+    found = open_images(
+        data or source.config["data"], split=split, side=encoder.image_side,
+        data_dir=data_dir or source.config["data_dir"],
+    )  # fmt: skip
+    pixels, rows = read_sample(found, sample_rows(len(found), images, seed=seed))
+    if len(rows) < 4:
+        raise DataError(
+            f"{len(rows)} images of {found.name} could be read, expected 4 or more; give more "
+            "with --data"
+        )
+
+    def of(encoder: Encoder) -> dict[tuple[str, Layer], float]:
+        embedded = embed_sample(encoder, pixels, rows, layers, crops=chosen, views=views, seed=seed)
+        return measured(embedded, seed=seed)
+
+    own = of(encoder)
+    other = of(Encoder.random(run, seed=seed, device=device)) if random else {}
+    quality = Quality(
+        dataset=found.name,
+        run=str(run),
+        protocol={
+            "model": encoder.identity, "fingerprint": found.fingerprint, "split": split,
+            "images": len(rows), "crops": crops, "views": views, "seed": seed,
+            "image_side": encoder.image_side,
+            "widths": {layer: encoder.dim(layer) for layer in layers},
+        },
+        readings=[
+            Reading(name, layer, value, other.get((name, layer)), MEASURES[name].healthy,
+                    MEASURES[name].meaning, MEASURES[name].source)
+            for (name, layer), value in own.items()
+        ],
+    )  # fmt: skip
+    source.save_quality(Path(found.name).name, asdict(quality))
+    return quality

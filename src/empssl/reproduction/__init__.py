@@ -1,0 +1,192 @@
+"""Every table and figure of the paper by command, theirs beside ours."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from empssl.comparison.execution import alone, say
+from empssl.comparison.folder import Folder
+from empssl.errors import CellsFailedError, RunInUseError, StoppedError, UsageError, nearest
+from empssl.reproduction.document import markdown, record
+from empssl.reproduction.exhibits import EXHIBITS
+from empssl.reproduction.figures import draw
+from empssl.reproduction.finding import findings
+from empssl.reproduction.forecast import Forecast
+from empssl.reproduction.plan import Plan
+from empssl.reproduction.scale import SCALES
+from empssl.reproduction.scores import Scores
+from empssl.storage import replace, writing
+
+__all__ = ["Forecast", "Listing", "Reproduction", "reproduce"]
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What can be reproduced: titles by name."""
+
+    titles: Mapping[str, str]
+
+    def to_json(self) -> str:
+        return json.dumps(dict(self.titles), indent=1)
+
+    def table(self) -> str:
+        width = max(len(name) for name in self.titles)
+        return "\n".join(f"{name:{width}}  {title}" for name, title in self.titles.items())
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What was found: the documents, and how many numbers each has of how many."""
+
+    documents: Mapping[str, Path]
+    counts: Mapping[str, tuple[int, int]]
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {name: {"document": str(path), "numbers": self.counts[name][0],
+                    "of": self.counts[name][1]} for name, path in self.documents.items()},
+            indent=1,
+        )  # fmt: skip
+
+    def table(self) -> str:
+        return "\n".join(
+            f"{path}: ours beside {self.counts[name][0]} of {self.counts[name][1]} numbers"
+            for name, path in self.documents.items()
+        )
+
+
+def reproduce(
+    exhibits: Sequence[str] = (),
+    *,
+    scale: Literal["laptop", "paper"] = "laptop",
+    out: str | Path = "reproduced",
+    list: bool = False,  # noqa: A002 (what it does)
+    dry_run: bool = False,
+    seeds: int | None = None,
+    data: Mapping[str, str] | None = None,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+) -> Reproduction | Forecast | Listing:
+    """Make tables and figures of the paper, theirs beside ours.
+
+    A run that several exhibits need is made once: the one of 30 epochs feeds tables 2, 3 and 5 and
+    figure 3. Work goes on where it was stopped: what is finished is left alone, and a run that
+    failed is tried again and does not stop the others. The documents are written after every run,
+    the pictures at the end.
+
+    Args:
+        exhibits: table1 to table6, figure3 to figure8, readings, fidelity, or all.
+        scale: laptop takes minutes to an hour or two an exhibit on two cores, with a smaller
+            network, fewer patches and shorter training; paper is the real thing, on GPUs.
+        out: a directory for the documents, the runs and their scores; a scale each.
+        list: only say what can be reproduced.
+        dry_run: only say what would be done, and what it costs on this machine.
+        seeds: of every run; as many as each exhibit asks for by default.
+        data: where a data set is that is not found by its name, as YAML: '{tiny-imagenet: PATH}'.
+        data_dir: where a data set known by name lies.
+        download: fetch a data set known by name if it is not there.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        The documents written; with `list` the exhibits, with `dry_run` the runs and their costs.
+
+    Raises:
+        UsageError: an unknown exhibit or scale, or another scale than the directory's.
+        CellsFailedError: runs failed; the documents have the others.
+        RunInUseError: another process is at work on runs that the documents lack.
+        StoppedError: Ctrl-C or SIGTERM came; the same command goes on.
+    """
+    if list:
+        return Listing({name: exhibit.title for name, exhibit in EXHIBITS.items()})
+    exhibits = [exhibits] if isinstance(exhibits, str) else exhibits
+    for name in exhibits:
+        if name not in (*EXHIBITS, ALL):
+            raise UsageError(f"no exhibit '{name}': {nearest(name, (*EXHIBITS, ALL))}")
+    if not exhibits:
+        raise UsageError("name an exhibit, such as table2, or all; --list lists them")
+    if scale not in SCALES:
+        raise UsageError(f"no scale '{scale}': {nearest(scale, SCALES)}")
+    if seeds is not None and seeds < 1:
+        raise UsageError(f"seeds is {seeds}, expected 1 or more")
+    chosen = {n: e for n, e in EXHIBITS.items() if n in exhibits or ALL in exhibits}
+    known = {number.on for exhibit in EXHIBITS.values() for number in exhibit.numbers}
+    for name in data or {}:
+        if name not in known:
+            raise UsageError(f"no data set '{name}' in the paper: {nearest(name, known)}")
+    folder, place = Folder(out), {"data_dir": data_dir, "download": download, "device": device}
+    plan = Plan.of(chosen, SCALES[scale], data=data or {}, seeds=seeds, place=place, folder=folder)
+    scores = Scores(folder.path)
+    if dry_run:
+        return Forecast.of(plan, scores, folder, device=device)
+    return _carried_out(plan, scores, folder)
+
+
+def _carried_out(plan: Plan, scores: Scores, folder: Folder) -> Reproduction:
+    """Do all that is left, writing down after every run what there is.
+
+    Raises:
+        CellsFailedError, RunInUseError, StoppedError: as `reproduce`.
+    """
+    runs = plan.runs()
+    left = [cell for cell in runs if scores.missing(cell, plan.looks_at(cell))]
+    for why, names in plan.reasons().items():
+        say(f"not run: {', '.join(names)}: {why}")
+    busy = []
+    try:
+        for number, cell in enumerate(left):
+            say(f"run {number + 1} of {len(left)}, {cell.name}")
+            looks = plan.looks_at(cell)
+            if alone(cell.name, folder, lambda: scores.complete(cell, looks)):  # noqa: B023
+                _write(plan, scores, folder, plan.used_by(cell))
+            else:
+                busy.append(cell.name)
+    except (StoppedError, KeyboardInterrupt) as error:
+        _write(plan, scores, folder, plan.exhibits)
+        code = error.exit_code if isinstance(error, StoppedError) else 130
+        raise StoppedError(f"stopped at {cell.name}; the same command goes on", code) from error
+    pictures = {name: _drawn(name, plan, scores, folder) for name in plan.exhibits}
+    result = _write(plan, scores, folder, plan.exhibits, pictures)
+    failed = [cell.name for cell in runs if folder.failure(cell.name)]
+    if failed:
+        raise CellsFailedError(
+            f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the documents in "
+            f"{folder.path} say why, and have the others"
+        )
+    if busy:
+        raise RunInUseError(
+            f"another process is at work on {', '.join(busy)}; give the command again after it"
+        )
+    return result
+
+
+def _drawn(name: str, plan: Plan, scores: Scores, folder: Folder) -> list[str]:
+    with writing(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        found = findings(plan, plan.exhibits[name], scores, folder)
+        return draw(name, plan, found, folder.path)
+
+
+def _write(
+    plan: Plan,
+    scores: Scores,
+    folder: Folder,
+    names: Iterable[str],
+    pictures: Mapping[str, Sequence[str]] | None = None,
+) -> Reproduction:
+    """Write these documents as they are now; pictures take seconds, and are drawn at the end."""
+    documents, counts = {}, {}
+    with writing(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        found = findings(plan, plan.exhibits[name], scores, folder)
+        documents[name] = folder.path / f"{name}.md"
+        counts[name] = sum(bool(finding.values) for finding in found), len(found)
+        shown = (pictures or {}).get(name, ())
+        replace(documents[name], markdown(name, plan, found, pictures=shown))
+        replace(folder.path / f"{name}.json", record(name, plan, found))
+    return Reproduction(documents, counts)

@@ -1,0 +1,233 @@
+"""The document of an exhibit: Markdown for people, JSON for programs."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from empssl.comparison.spread import percent
+from empssl.reporting.numerals import duration, numeral
+from empssl.reproduction.exhibit import Exhibit
+from empssl.reproduction.experiment import Experiment
+from empssl.reproduction.fidelity import BASE, DISCREPANCIES
+from empssl.reproduction.finding import Finding
+from empssl.reproduction.map import PARAMETERS
+from empssl.reproduction.paper import GOALS, PROTOCOL
+from empssl.reproduction.plan import Plan
+from empssl.reproduction.verdict import judge
+
+EMPTY = "–"
+WITHIN = (
+    "An accuracy at an epoch before the last is that of one run's network as it was then, its "
+    "learning rate still high. The paper does the same: its Table 2 has 82.6 % after one of 30 "
+    "epochs, its Table 1 85.1 % after one epoch with a schedule of its own. It follows that a run "
+    "that was planned to end there would have done better."
+)
+
+
+def markdown(name: str, plan: Plan, found: Sequence[Finding], *, pictures: Sequence[str]) -> str:
+    """All that is known of an exhibit, theirs beside ours."""
+    exhibit, scale = plan.exhibits[name], plan.scale
+    parts = [f"# {_heading(name)}. {exhibit.title}", f"The paper: {exhibit.says} {exhibit.unread}"]
+    parts += [f"![{exhibit.title}]({file})" for file in pictures if file.endswith(".png")]
+    if exhibit.claims:
+        parts += ["## Did it hold here?", *_claims(exhibit, found)]
+    parts += ["## Theirs and ours", fidelity(found) if name == "fidelity" else table(plan, found)]
+    if any(finding.number.what == "curve" and finding.curves for finding in found):
+        parts += ["Accuracy of each epoch that was looked at, mean over seeds:", curves(found)]
+    for state, title in (("not run", "Not run"), ("failed", "Failed"), ("begun", "Not finished")):
+        lines = _listed(found, state)
+        parts += [f"## {title}", "\n".join(lines)] if lines else []
+    parts += ["## How it was measured", f"Theirs. {PROTOCOL}.", f"Ours, scale `{scale.name}`."]
+    parts.append("\n".join(f"- {text}" for text in scale.differs))
+    parts += [f"- {theirs} is {ours} here." for theirs, ours in plan.data.items()]
+    parts += [WITHIN] if any(plan.epoch(n) or n.what == "curve" for n in exhibit.numbers) else []
+    parts += [PARAMETERS + "."] if exhibit.plot == "maps" else []
+    parts.append(f"`empssl reproduce {name} --scale {scale.name}` goes on, or does it again.")
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def table(plan: Plan, found: Sequence[Finding]) -> str:
+    """A line for each number."""
+    head = ["method", "trained on", "scored on", "their epochs", "theirs", "ours", "seeds",
+            "difference", "backbone", "our probe", "our epochs", "our n x batch", "PFLOP", "time",
+            "note"]  # fmt: skip
+    lines = [head]
+    for finding in found:
+        number, last = finding.number, finding.last
+        settings = plan.scale.settings(number.experiment)
+        backbone = [run[-1].backbone for run in finding.curves if run[-1].backbone is not None]
+        lines.append([
+            number.name, number.experiment.data, number.on,
+            str(number.epoch or number.experiment.epochs)
+            + ("" if number.epoch is None else f" of {number.experiment.epochs}"),
+            _written(number.theirs, number.what), ours(finding), str(len(finding.values) or EMPTY),
+            EMPTY if _other_goal(finding, plan) else _signed(finding.difference),
+            percent(sum(backbone) / len(backbone)) if backbone else EMPTY,
+            f"{number.probe}, {number.probed}, {plan.looks(number)[-1].crops}" if last else EMPTY,
+            _epochs(finding, plan), f"{settings['patches']} x {settings['batch']}",
+            numeral(last.pflop) if last else EMPTY, duration(last.seconds) if last else EMPTY,
+            _note(finding, plan),
+        ])  # fmt: skip
+    return _grid(lines)
+
+
+def ours(finding: Finding) -> str:
+    """The mean and the range over seeds; for what has no number, why."""
+    if finding.spread is None:
+        unreached = "not reached" if finding.unreached else EMPTY
+        return {"done": unreached, "begun": "not finished"}.get(finding.state, finding.state)
+    write = {"accuracy": percent, "curve": percent, "best": percent}.get(finding.number.what)
+    return finding.spread.text(write or numeral)
+
+
+def curves(found: Sequence[Finding]) -> str:
+    """Accuracies by epoch, mean over seeds."""
+    shown = [finding for finding in found if finding.number.what == "curve" and finding.curves]
+    epochs = sorted({point.epoch for f in shown for run in f.curves for point in run})
+    lines = [["method", *(f"epoch {epoch:g}" for epoch in epochs)]]
+    for finding in shown:
+        line = [finding.number.name]
+        for epoch in epochs:
+            values = [p.value for run in finding.curves for p in run if p.epoch == epoch]
+            line.append(percent(sum(values) / len(values)) if values else EMPTY)
+        lines.append(line)
+    return _grid(lines)
+
+
+def fidelity(found: Sequence[Finding]) -> str:
+    """What each discrepancy is worth: points that the change adds to the base, seed by seed."""
+    by_number = {finding.number: finding for finding in found}
+    base = next(f for f in found if f.number.experiment == BASE and f.number.label[:4] == "none")
+    lines = [["", "paper's text", "authors' code", "here", "changed to", "worth, points"]]
+    for discrepancy in DISCREPANCIES:
+        said = [discrepancy.what, discrepancy.paper, discrepancy.code, discrepancy.here]
+        for number in discrepancy.numbers:
+            lines.append([*said, number.label, _worth(by_number.get(number), base)])
+        if not discrepancy.numbers:
+            lines.append([*said, EMPTY, f"not measured: {discrepancy.unmeasured}"])
+    start = f"The base, head layer: {ours(base)} %, {len(base.values)} seeds." if base.values else (
+        "The base has not been run."
+    )  # fmt: skip
+    return f"{start}\n\n{_grid(lines)}"
+
+
+def _worth(finding: Finding | None, base: Finding) -> str:
+    """The mean of paired differences, and their range."""
+    if finding is None or not finding.values or not base.values:
+        return "not yet measured"
+    pairs = [a - b for a, b in zip(finding.values, base.values, strict=False)]
+    text = _signed(sum(pairs) / len(pairs))
+    several = len(pairs) > 1
+    return text + (
+        f" ({_signed(min(pairs))} to {_signed(max(pairs))})" if several else ", one seed"
+    )
+
+
+def record(name: str, plan: Plan, found: Sequence[Finding]) -> str:
+    """The same as JSON, with every value of every seed."""
+    exhibit = plan.exhibits[name]
+    content = {
+        "exhibit": name, "title": exhibit.title, "says": exhibit.says, "unread": exhibit.unread,
+        "scale": plan.scale.name, "differs": plan.scale.differs, "data": dict(plan.data),
+        "their_protocol": PROTOCOL,
+        "numbers": [_entry(finding, plan, exhibit) for finding in found],
+        "claims": [asdict(judge(claim, found)) for claim in exhibit.claims],
+    }  # fmt: skip
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _entry(finding: Finding, plan: Plan, exhibit: Exhibit) -> dict[str, Any]:
+    number, spread = finding.number, finding.spread
+    looks = plan.looks(number)
+    return {
+        "method": number.name,
+        "experiment": _plain(number.experiment),
+        "trained_on": number.experiment.data,
+        "scored_on": number.on,
+        "what": number.what,
+        "theirs": {
+            "value": number.theirs, "epoch": number.epoch or number.experiment.epochs,
+            "source": number.source or "Tong et al., 2023",
+        },
+        "ours": {
+            "state": finding.state, "why": finding.why, "values": finding.values,
+            "mean": spread.mean if spread else None, "deviation": finding.deviation,
+            "unreached": finding.unreached, "probe": number.probe, "layer": number.probed,
+            "crops": looks[-1].crops,
+            "runs": [cell.name for cell in plan.wanted(exhibit, number)],
+            "curves": [[asdict(point) for point in run] for run in finding.curves],
+        },
+        "difference": finding.difference,
+    }  # fmt: skip
+
+
+def _plain(experiment: Experiment) -> dict[str, Any]:
+    return {key: value for key, value in asdict(experiment).items() if value}
+
+
+def _claims(exhibit: Exhibit, found: Sequence[Finding]) -> Iterator[str]:
+    for claim in exhibit.claims:
+        yield from judge(claim, found).paragraphs()
+
+
+def _listed(found: Sequence[Finding], state: str) -> list[str]:
+    """The numbers in a state by what keeps them there, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for finding in found:
+        if finding.state == state:
+            number = finding.number
+            transfer = "" if number.on == number.experiment.data else f" to {number.on}"
+            name = f"{number.name} on {number.experiment.data}{transfer}"
+            names = reasons.setdefault(finding.why or "some of its runs are left", [])
+            names += [] if name in names else [name]
+    return [f"- {'; '.join(names)}: {why}" for why, names in reasons.items()]
+
+
+def _other_goal(finding: Finding, plan: Plan) -> bool:
+    """Whether an effort is to another accuracy than theirs, so that a difference says nothing."""
+    number = finding.number
+    return number.what in ("minutes", "epochs") and plan.scale.goals[number.on] != GOALS[number.on]
+
+
+def _note(finding: Finding, plan: Plan) -> str:
+    notes = [finding.number.source] if finding.number.source else []
+    if finding.number.what in ("minutes", "epochs"):
+        notes.append(
+            f"{finding.number.what}; theirs to {GOALS[finding.number.on]:g} %, ours to "
+            f"{plan.scale.goals[finding.number.on]:g} %"
+        )
+    notes += ["separation of classes"] if finding.number.what == "map" else []
+    if finding.unreached:
+        notes.append(f"{finding.unreached} below the goal at the end")
+    return "; ".join(notes)
+
+
+def _epochs(finding: Finding, plan: Plan) -> str:
+    """Ours: where it was looked at, and how long the schedule is."""
+    whole = plan.scale.length(finding.number.experiment)
+    at = finding.last.epoch if finding.last else plan.epoch(finding.number) or whole
+    return f"{at:g}" if at == whole else f"{at:g} of {whole:g}"
+
+
+def _written(value: float | None, what: str) -> str:
+    if value is None:
+        return EMPTY
+    return numeral(value) if what in ("minutes", "epochs") else percent(value)
+
+
+def _signed(value: float | None) -> str:
+    return EMPTY if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def _heading(name: str) -> str:
+    """`table2` as the paper says it."""
+    kind, digit = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
+    return f"{kind.capitalize()} {digit}".strip()
+
+
+def _grid(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rule = ["---"] * len(lines[0])
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (lines[0], rule, *lines[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)

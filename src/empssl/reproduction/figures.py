@@ -1,0 +1,107 @@
+"""The figures, as PNG and SVG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from empssl.reproduction.exhibit import Exhibit
+from empssl.reproduction.finding import Finding, Point
+from empssl.reproduction.paper import EPOCHS, OURS
+from empssl.reproduction.plan import Plan
+
+FORMATS = ("png", "svg")
+COLUMNS = 3  # of maps
+REACH = 2.4  # standard deviations from the middle of a map to its edge
+
+
+def draw(name: str, plan: Plan, found: Sequence[Finding], folder: Path) -> list[str]:
+    """Draw what there is of a figure.
+
+    Returns:
+        The files' names; none for a table, or where nothing has been run.
+    """
+    exhibit = plan.exhibits[name]
+    if exhibit.plot is None or not any(finding.curves for finding in found):
+        return []
+    # Imported here: it takes a second, and a table does not need it.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": name, "font.size": 9}):
+        if exhibit.plot == "convergence":
+            figure = Figure(figsize=(11, 3.6), layout="constrained")
+            _convergence(figure, exhibit, plan, found)
+        else:
+            rows = -(-len(found) // COLUMNS)
+            figure = Figure(figsize=(9.6, 3.4 * rows), layout="constrained")
+            _maps(figure, found, rows)
+        files = [f"{name}.{kind}" for kind in FORMATS]
+        for file in files:
+            when = {"Date": None} if file.endswith("svg") else {}
+            figure.savefig(folder / file, dpi=150, metadata=when)
+    return files
+
+
+def _convergence(figure: Any, exhibit: Exhibit, plan: Plan, found: Sequence[Finding]) -> None:
+    """Theirs where a table has them, ours by epochs, and ours by compute."""
+    published = {f.number.name: f.number for f in found if f.number.theirs is not None}
+    axes = list(figure.subplots(1, 2 + bool(published), sharey=not published)[:])
+    if published:
+        left = axes.pop(0)
+        for color, number in enumerate(published.values()):
+            theirs = OURS[number.on][number.experiment.n]
+            left.plot(EPOCHS, theirs, "o", color=f"C{color}", mfc="none", label=number.name)
+        left.set_title("the paper, Table 2 (its curve is a picture)")
+        left.set_xlabel("epochs of the paper")
+    for axis, key in zip(axes, ("epoch", "pflop"), strict=True):
+        for color, finding in enumerate(found):
+            if finding.curves:
+                settings = plan.scale.settings(finding.number.experiment)
+                here = f"{settings['patches']} patches, batch {settings['batch']} here"
+                _line(axis, finding, key, f"C{color}", f"{finding.number.name}: {here}")
+        axis.set_title(f"here, scale {plan.scale.name}, {_seeds(found)}")
+        axis.set_xlabel({"epoch": "epochs", "pflop": "PFLOP of training"}[key])
+    for axis in figure.axes:
+        axis.set_ylabel(f"{found[0].number.on}, linear probe, %")
+        axis.grid(color="#dddddd", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    figure.suptitle(exhibit.title)
+
+
+def _line(axis: Any, finding: Finding, key: str, color: str, label: str) -> None:
+    """The mean over seeds, shaded by a standard deviation where there are several."""
+    runs: Sequence[Sequence[Point]] = finding.curves
+    values = np.array([[point.value for point in run] for run in runs])
+    x = np.mean([[getattr(point, key) for point in run] for run in runs], axis=0)
+    axis.plot(x, values.mean(0), "o-", color=color, markersize=3, label=label)
+    if len(values) > 1:
+        spread = values.std(0, ddof=1)
+        axis.fill_between(
+            x, values.mean(0) - spread, values.mean(0) + spread, color=color, alpha=0.2, linewidth=0
+        )
+
+
+def _seeds(found: Sequence[Finding]) -> str:
+    counts = sorted({len(finding.curves) for finding in found if finding.curves})
+    text = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    return f"{text} seed{'s' if counts[-1] > 1 else ''}"
+
+
+def _maps(figure: Any, found: Sequence[Finding], rows: int) -> None:
+    """One plane a method, all with the same axes; one that was not run says why."""
+    grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
+    for axis, finding in zip(grid, found, strict=False):
+        axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
+        axis.set_title(finding.number.name)
+        if not finding.maps:
+            axis.text(0, 0, "not run" if finding.state == "not run" else finding.state, ha="center")
+            continue
+        seen = finding.maps[0]
+        plane, labels = np.array(seen["plane"]), np.array(seen["labels"])
+        axis.scatter(*plane.T, c=labels % 10, cmap="tab10", s=3, linewidths=0)
+        axis.set_xlabel(f"separation {seen['separation']:.3f}")
+    for axis in grid[len(found) :]:
+        axis.set_axis_off()

@@ -1,0 +1,151 @@
+"""A finding: one number of an exhibit, theirs and ours, as it stands on disk."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from empssl.comparison.cell import Cell
+from empssl.comparison.folder import Folder
+from empssl.comparison.spread import Spread
+from empssl.errors import EmpsslError
+from empssl.reproduction.exhibit import Exhibit, Number
+from empssl.reproduction.plan import Look, Plan
+from empssl.reproduction.scores import Scores
+from empssl.run import Run
+
+State = Literal["done", "begun", "not run", "failed"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run's network at one epoch.
+
+    Attributes:
+        epoch: passes over the data; ours, not the paper's.
+        value: accuracy in percent, or the separation of a map.
+        backbone: accuracy of the backbone by the same probe, where there is one.
+        pflop: of training so far.
+        seconds: the same, start-up apart.
+    """
+
+    epoch: float
+    value: float
+    backbone: float | None
+    pflop: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A number, and what became of it.
+
+    Attributes:
+        number: what is asked.
+        state: `begun` lacks some seeds or has none yet; `not run` was never to be.
+        why: of what is not run or failed.
+        values: ours by seed; a seed that did not reach its goal is left out.
+        unreached: seeds that ended below the goal.
+        curves: points by seed, one where the number is of one epoch.
+        maps: planes by seed.
+    """
+
+    number: Number
+    state: State
+    why: str = ""
+    values: tuple[float, ...] = ()
+    unreached: int = 0
+    curves: tuple[tuple[Point, ...], ...] = ()
+    maps: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def spread(self) -> Spread | None:
+        return Spread.of(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over seeds; None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus theirs."""
+        spread, theirs = self.spread, self.number.theirs
+        return None if spread is None or theirs is None else spread.mean - theirs
+
+    @property
+    def last(self) -> Point | None:
+        """Of the first seed: where the number was read."""
+        return self.curves[0][-1] if self.curves else None
+
+
+def findings(plan: Plan, exhibit: Exhibit, scores: Scores, folder: Folder) -> list[Finding]:
+    """All numbers of an exhibit, in its order. Nothing is dropped."""
+    return [_finding(plan, exhibit, number, scores, folder) for number in exhibit.numbers]
+
+
+def _finding(
+    plan: Plan, exhibit: Exhibit, number: Number, scores: Scores, folder: Folder
+) -> Finding:
+    if (why := plan.why_not(number)) is not None:
+        return Finding(number, "not run", why)
+    looks, cells = plan.looks(number), plan.wanted(exhibit, number)
+    curves, maps, reached, unreached = [], [], [], 0
+    goal = plan.scale.goals.get(number.on, 0.0)
+    done = 0
+    for cell in cells:
+        points, planes = _points(cell, looks, number, scores)
+        done += len(points) == len(looks)
+        if len(points) < len(looks):
+            continue
+        maps += planes
+        if number.what in ("minutes", "epochs"):
+            at = next((point for point in points if point.value >= goal), None)
+            unreached += at is None
+            points = points if at is None else points[: points.index(at) + 1]
+            if at is not None:
+                reached.append(at.seconds / 60 if number.what == "minutes" else at.epoch)
+        else:
+            reached.append(points[-1].value)
+        curves.append(tuple(points))
+    failures = {text for cell in cells if (text := folder.failure(cell.name))}
+    state: State = "done" if done == len(cells) else "failed" if failures else "begun"
+    why = "; ".join(sorted(failures)) if state == "failed" else ""
+    return Finding(number, state, why, tuple(reached), unreached, tuple(curves), tuple(maps))
+
+
+def _points(
+    cell: Cell, looks: Sequence[Look], number: Number, scores: Scores
+) -> tuple[list[Point], list[dict[str, Any]]]:
+    """What there is of a run, and its maps."""
+    points, maps = [], []
+    try:
+        efforts = _efforts(cell.run) if cell.run else {}
+        for look in looks:
+            found = scores.find(cell, look)
+            if found is None:
+                continue
+            epoch = float(cell.settings["epochs"]) if look.epoch is None else look.epoch
+            steps = cell.steps if look.epoch is None else round(epoch * cell.steps_per_epoch)
+            effort = efforts[max(1, steps or 1) - 1]
+            value, backbone = _values(found, number)
+            points.append(Point(epoch, value, backbone, effort["pflop"], effort["seconds"]))
+            maps += [found] if number.what == "map" else []
+    except EmpsslError:
+        return [], []
+    return points, maps
+
+
+def _efforts(run: Run) -> dict[int, dict[str, Any]]:
+    return {entry["step"]: entry for entry in run.metrics()}
+
+
+def _values(found: dict[str, Any], number: Number) -> tuple[float, float | None]:
+    """The number, and that of the backbone."""
+    if number.what == "map":
+        return found["separation"], None
+    rows = {row["layer"]: row for row in found["results"] if row["probe"] == number.probe}
+    row = rows[number.probed]
+    value = row["details"]["best_on_test"] if number.what == "best" else row["accuracy"]
+    backbone = None if number.probed == "backbone" else rows["backbone"]["accuracy"]
+    return value, backbone

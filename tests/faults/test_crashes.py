@@ -1,0 +1,126 @@
+"""Kill a run anywhere: resumed, it ends as one that was never interrupted, to the last bit."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from lives import BROKEN, STEPS, training_run
+from tiny import differences
+from victim import Death, Victim
+
+from empssl.run import Run
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Where the first lives of a run end, and a file whose last line was only half written."""
+
+    deaths: tuple[Death, ...]
+    torn: str | None = None
+
+
+def at(where: str, call: int = 0, when: str = "before", torn: str | None = None) -> Crash:
+    return Crash((Death(where, call, when),), torn)  # type: ignore[arg-type]
+
+
+# Writes of a life: config, plan and environment; then weights, optimizer, state and manifest of
+# each checkpoint; then the model's.
+CRASHES = {
+    "the folder is made": at("empssl.storage:sync"),
+    "the lock is held": at("empssl.run:replace"),
+    "half of the configuration": at("empssl.storage:write", 0, "half"),
+    "the configuration is not in place": at("pathlib:Path.replace"),
+    "the configuration is all there is": at("empssl.run:replace", 0, "after"),
+    "half of the plan": at("empssl.storage:write", 1, "half"),
+    "the loader begins": at("empssl.data.sampler:Sampler._read"),
+    "the loader reads ahead": at("empssl.data.sampler:Sampler._read", 4, "after"),
+    "half a line of the ledger": at(
+        "empssl.data.bad_samples:BadSamples.add", 0, "after", torn="bad_samples.jsonl"
+    ),
+    "the first step": at("empssl.training:training_step"),
+    "gradients, but no update": at("empssl.optim:LARS.step", 2),
+    "an update that nobody noted": at("empssl.optim:LARS.step", 2, "after"),
+    "half a line of metrics": at(
+        "empssl.run:Run.add_metrics", 2, "after", torn="metrics.jsonl"
+    ),
+    "metrics without a checkpoint": at("empssl.run:Run.add_metrics", 2, "after"),
+    "the edge of an epoch": at("empssl.data.sampler:Sampler.draw", 3),
+    "half of the weights": at("empssl.storage:write", 7, "half"),
+    "half of the optimizer": at("empssl.storage:write", 8, "half"),
+    "half of the manifest": at("empssl.storage:write", 10, "half"),
+    "a checkpoint without its name": at("pathlib:Path.rename", 1),
+    "a checkpoint that was not read back": at("pathlib:Path.rename", 1, "after"),
+    "before old ones go": at("shutil:rmtree"),
+    "half of an old one": at("os:unlink", 7, "after"),
+    "all steps, but no model": at("empssl.run:Run.save_model"),
+    "half of the model": at("empssl.storage:write", 3 + 4 * STEPS, "half"),
+    "the model is there": at("empssl.run:Run.save_model", 0, "after"),
+    "metrics are cut": Crash((
+        Death("empssl.run:Run.add_metrics", 2, "after"), Death("pathlib:Path.replace"),
+    )),
+    "what is left is removed": Crash((
+        Death("empssl.storage:write", 7, "half"), Death("shutil:rmtree"),
+    )),
+    "a resumed run before its first step": Crash((
+        Death("empssl.training:training_step", 3),
+        Death("empssl.run:Run.trim_metrics", 0, "after"),
+        Death("empssl.training:training_step", 2),
+    )),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    end = Victim(training_run, images, out).end()
+    assert end.code == 0, end.error
+    assert len((out / "bad_samples.jsonl").read_bytes().splitlines()) == BROKEN
+    return out
+
+
+def mismatches(whole: Path, run: Path) -> list[str]:
+    """What two runs do not share, and what interrupted writes left behind."""
+    found = differences(whole, run)
+    for name in ("bad_samples.jsonl", "model/model.safetensors", "config.yaml", "plan.json"):
+        if (whole / name).read_bytes() != (run / name).read_bytes():
+            found.append(name)
+    if [entry["step"] for entry in Run(run).metrics()] != list(range(STEPS)):
+        found.append("steps")
+    return found + [str(path) for path in run.rglob("*") if ".partial-" in path.name]
+
+
+def finish(images: Path, run: Path) -> None:
+    end = Victim(training_run, images, run).end()
+    assert end.code == 0, end.error
+
+
+def test_there_are_as_many_crashes_as_promised() -> None:
+    assert len(CRASHES) >= 24
+
+
+@pytest.mark.parametrize("name", CRASHES)
+def test_a_run_killed_here_loses_nothing(name: str, images: Path, whole: Path, quick: Path) -> None:
+    crash, run = CRASHES[name], quick / "run"
+    for death in crash.deaths:
+        assert Victim(training_run, images, run, death=death).end().code == -9
+    if crash.torn is not None:
+        content = (run / crash.torn).read_bytes()
+        (run / crash.torn).write_bytes(content[: -len(content.splitlines()[-1]) // 2])
+    finish(images, run)
+    assert mismatches(whole, run) == []
+
+
+def test_runs_killed_at_40_random_instants_lose_nothing(
+    images: Path, whole: Path, quick: Path
+) -> None:
+    draw, killed = random.Random(0), 0
+    for number in range(40):
+        run, every = quick / str(number), draw.choice([0.0, 0.02])
+        for _ in range(draw.choice([1, 1, 1, 2, 3])):
+            life = Victim(training_run, images, run, seconds=draw.uniform(0.02, 0.2), every=every)
+            killed += life.end().code < 0
+        finish(images, run)
+        assert mismatches(whole, run) == [], number
+    assert killed >= 40  # else it would show little

@@ -1,0 +1,132 @@
+"""Ctrl-C and SIGTERM, whenever they come: the step is finished and kept; the exit code says so.
+
+How long that takes is told in steps: no test here has a clock.
+"""
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import lives
+import pytest
+from bad_images import photo
+from test_crashes import finish, mismatches, whole
+from tiny import start
+from victim import Death, Victim
+
+from empssl.run import Run
+
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+__all__ = ["whole"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """When a signal comes to a run, and the steps that are done when it ends."""
+
+    where: str
+    call: int = 0
+    when: str = "before"
+    steps: int | None = None  # None: nothing was begun
+
+
+TRAINING = {
+    "listing the images": Phase("empssl.data.folder:list_images"),
+    "the first batch": Phase("empssl.data.sampler:Sampler.draw", 0, steps=1),
+    "the middle of a step": Phase("empssl.optim:LARS.step", 2, steps=3),
+    # That of step 2: the signal is seen when step 3 is done.
+    "a checkpoint being written": Phase("empssl.storage:write", 8, steps=3),
+    "the last step": Phase("empssl.optim:LARS.step", lives.STEPS - 1, steps=lives.STEPS),
+}
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("phase", TRAINING)
+def test_training_stops_after_the_step_and_goes_on_to_the_same_end(
+    phase: str, number: signal.Signals, images: Path, whole: Path, quick: Path
+) -> None:
+    found, run = TRAINING[phase], quick / "run"
+    death = Death(found.where, found.call, found.when, number)  # type: ignore[arg-type]
+    end = Victim(lives.typed, lives.train_command(images, run), death=death).end()
+    last = end.error.splitlines()[-1]
+    if found.steps is None:
+        assert (end.code, last) == (SIGNALS[number], "empssl: interrupted")
+        assert not run.exists()
+        return
+    assert Run(run).load_checkpoint()[0].state["step"] == len(Run(run).metrics()) == found.steps
+    if found.steps == lives.STEPS:
+        assert end.code == 0
+    else:
+        assert end.code == SIGNALS[number]
+        assert last.startswith(f"empssl: stopped after step {found.steps} of {lives.STEPS}")
+        finish(images, run)
+    different = set(mismatches(whole, run)) - {"config.yaml"}  # it was another command's
+    assert different == set()
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_embedding_stops_after_the_batch_and_goes_on_from_there(
+    number: signal.Signals, images: Path, whole: Path, quick: Path
+) -> None:
+    words = ["embed", str(whole), str(images), "--out", str(quick / "out.parquet")]
+    death = Death("empssl.pretrained:Encoder.embed", 2, number=number)
+    end = Victim(lives.typed, words, death=death).end()
+    assert end.code == SIGNALS[number]
+    assert "stopped after image 12 of 26" in end.error.splitlines()[-1]
+    again = Death("empssl.pretrained:Encoder.embed", 4)  # of the 7 batches 3 are there
+    assert Victim(lives.typed, words, death=again).end().code == 0
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_evaluating_stops_and_leaves_nothing(
+    number: signal.Signals, whole: Path, quick: Path
+) -> None:
+    for i in range(20):
+        (quick / "classes" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        (quick / "classes" / str(i % 2) / f"{i}.png").write_bytes(photo(i, side=16))
+    death = Death("empssl.pretrained:Encoder.embed", number=number)
+    words = ["evaluate", str(whole), str(quick / "classes")]
+    end = Victim(lives.typed, words, death=death).end()
+    assert (end.code, end.error.splitlines()[-1]) == (SIGNALS[number], "empssl: interrupted")
+    assert Run(whole).evaluations() == []
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_while_modules_are_imported_ends_the_command(
+    number: signal.Signals, quick: Path
+) -> None:
+    script = (
+        "import builtins, signal, sys\n"
+        f"signal.signal({int(signal.SIGINT)}, signal.default_int_handler)\n"
+        "original = builtins.__import__\n"
+        "def planted(name, *rest):\n"
+        "    if name.startswith('torch.nn'):\n"
+        "        builtins.__import__ = original\n"
+        f"        signal.raise_signal({int(number)})\n"
+        "    return original(name, *rest)\n"
+        "from empssl.__main__ import run\n"
+        "builtins.__import__ = planted\n"
+        "run()"
+    )
+    process = start("train", "digits", "--out", str(quick / "run"), script=script)
+    _, error = process.communicate()
+    assert (process.returncode, error.strip()) == (SIGNALS[number], "empssl: interrupted")
+    assert not (quick / "run").exists()
+
+
+def test_there_are_8_phases_and_2_signals() -> None:
+    phases = [*TRAINING, "embedding", "evaluating", "importing"]
+    assert len(phases) * len(SIGNALS) == 16
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_second_signal_ends_it_at_once_and_the_checkpoint_before_is_good(
+    number: signal.Signals, images: Path, whole: Path, quick: Path
+) -> None:
+    run = quick / "run"
+    death = Death("empssl.storage:write", 8, number=number, times=2)
+    end = Victim(lives.typed, lives.train_command(images, run), death=death).end()
+    assert (end.code, end.error.splitlines()[-1]) == (SIGNALS[number], "empssl: interrupted")
+    assert Run(run).load_checkpoint()[0].state["step"] == 1
+    finish(images, run)
+    assert set(mismatches(whole, run)) <= {"config.yaml"}
