@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json-errors" in words
     words = [word for word in words if word != "--json-errors"]
+    # Where a process loses another one, torch adds a page of addresses to what is said of it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     speaker = "empssl"  # with the verb while its words are read
     try:
         if not words or words[0] in ("-h", "--help"):

@@ -5,6 +5,7 @@ only one to speak. So a run has one cause and one exit code, however many proces
 """
 
 import json
+import math
 import os
 import sys
 import threading
@@ -26,6 +27,8 @@ BEAT_SECONDS = 0.5
 GRACE_SECONDS = 3.0
 # A process that takes steps and says nothing for so long is gone, with its machine perhaps.
 SILENT_SECONDS = 6.0
+# Where there is another sign of it, this is long enough.
+_SURE_SECONDS = GRACE_SECONDS - 2 * BEAT_SECONDS
 _CAUSE = "cause"
 
 
@@ -96,9 +99,11 @@ class _Watch:
         port = fabric.broadcast(first.port if first else 0)
         self.store = first or self._store(port)
         self._ended = threading.Event()
+        self._verdict: RankError | None = None  # once it is known why the run ends
         self._main = threading.main_thread().ident
         self._count = 0
-        self._heard: dict[int, tuple[int, float]] = {}  # by rank: the last count, and since when
+        # By rank: how often it has spoken, and when that was last seen to grow.
+        self._heard = dict.fromkeys(range(self.world), (0, self.at))
         self._beat()
 
     def _store(self, port: int) -> Any:
@@ -119,6 +124,9 @@ class _Watch:
 
     def cause(self, error: BaseException) -> BaseException:
         """What to raise for an error: itself, or the failure of another process behind it."""
+        self.at = math.inf  # no step is to come
+        if self._verdict is not None:
+            return self._verdict
         try:
             if _is_anothers(error):
                 return self._error(self._awaited() or self._claim(self._unanswered(error)))
@@ -141,7 +149,7 @@ class _Watch:
         if self.rank != 0:
             return
         until = time.monotonic() + GRACE_SECONDS
-        while (deaf := self._deaf()) and time.monotonic() < until:
+        while (deaf := self._deaf()) - self._silent(_SURE_SECONDS) and time.monotonic() < until:
             time.sleep(0.1)
         for rank in deaf & children.keys():
             children[rank].kill()
@@ -175,7 +183,7 @@ class _Watch:
         self.store.set(f"beat {self.rank}", json.dumps(beat))
         if self._count > 1:  # by then all have said something
             for rank, other in self._beats().items():
-                if self._heard.get(rank, (0, 0.0))[0] != other["count"]:
+                if self._heard[rank][0] != other["count"]:
                     self._heard[rank] = (other["count"], time.monotonic())
 
     def _beats(self) -> dict[int, dict[str, Any]]:
@@ -203,16 +211,20 @@ class _Watch:
 
     def _error(self, record: dict[str, Any]) -> RankError:
         """The cause as an error of this process, which tells it if it was the one to find it."""
-        if record["rank"] == self.rank:
-            return RankError(record["text"], record["code"])
-        self.store.set(f"heard {self.rank}", "")
-        text = f"process {record['rank']} of {self.world} ended the run: {record['text']}"
-        return RankError(text, record["code"], told=True)
+        told = record["rank"] != self.rank
+        text = f"process {record['rank']} of {self.world}: {record['text']}"
+        self._verdict = RankError(text if told else record["text"], record["code"], told=told)
+        if told:
+            self.store.set(f"heard {self.rank}", "")
+        return self._verdict
 
     def _first_is_gone(self) -> RankError:
         """The error where the store is gone. Without one, it is the second process that speaks."""
+        if self._verdict is not None:  # the first has only left earlier
+            return self._verdict
         text = f"process 0 is gone, {_steps(self.step)}; continue with --resume"
-        return RankError(text, told=self.rank != 1)
+        self._verdict = RankError(text, told=self.rank != 1)
+        return self._verdict
 
     def _trouble(self) -> str | None:
         """What is wrong with another process, or with all of them."""
@@ -220,31 +232,32 @@ class _Watch:
             return f"{gone}, {_steps(self.step)}"
         if self.step is None:
             return None
-        if gone := self._gone(SILENT_SECONDS):
+        halted = time.monotonic() - self.at > self.patience
+        gone = self._gone(_SURE_SECONDS if halted else SILENT_SECONDS)
+        if gone or not halted:
             return gone
-        if time.monotonic() - self.at < self.patience:
-            return None
         beats = self._beats()
         stuck = [f"process {rank}" for rank, beat in beats.items() if not beat["waits"]]
         who = " and ".join(stuck)
-        what = f"{who} does not go on" if stuck else "the processes wait for different things"
+        what = f"{who} did not go on" if stuck else "the processes wait for different things"
         return f"{what}, no step for {self.patience:g} s: {_places(beats)}"
 
     def _unanswered(self, error: BaseException) -> str:
         """Why another process did not answer, though none has said a word."""
-        what = self._gone(GRACE_SECONDS - 2 * BEAT_SECONDS)
+        what = self._gone(_SURE_SECONDS)
         if what is None:
             first = str(error).strip().splitlines()[0]
             what = f"the processes do not do the same ({first}): {_places(self._beats())}"
         return f"{what}; continue with --resume"
 
     def _gone(self, seconds: float) -> str | None:
-        """Processes that have said nothing for so long."""
-        since = time.monotonic() - seconds
-        silent = [rank for rank, (_, at) in self._heard.items() if at < since and rank != self.rank]
-        beats = self._beats()
-        found = [f"process {rank} is gone, {_steps(beats[rank]['step'])}" for rank in silent]
+        found = [f"process {rank} is gone, {_steps(self.step)}" for rank in self._silent(seconds)]
         return ", ".join(found) or None
+
+    def _silent(self, seconds: float) -> set[int]:
+        """Others that have said nothing for so long."""
+        since = time.monotonic() - seconds
+        return {rank for rank, (_, at) in self._heard.items() if at < since and rank != self.rank}
 
 
 def _end(error: RankError, last: Callable[[], None] = lambda: None) -> None:

@@ -71,8 +71,7 @@ def start_children(environment: Any, devices: int, num_nodes: int) -> None:
     for local in range(1, devices):
         children[environment.node_rank() * devices + local] = subprocess.Popen(
             [sys.executable, *sys.orig_argv[1:]],
-            # A lost store is an error that is dealt with; torch would add a page of addresses.
-            env={"TORCH_CPP_LOG_LEVEL": "FATAL"} | os.environ | {"LOCAL_RANK": str(local)},
+            env=os.environ | {"LOCAL_RANK": str(local)},
         )
 
 

@@ -4,7 +4,6 @@ Run as a program it prints a line of JSON for each case; forking a test process 
 threads' locks.
 """
 
-import functools
 import json
 import os
 import signal
@@ -12,25 +11,37 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+WORLD = 2
 STEP = 2  # at which it goes wrong
-PATIENCE = "2s"
-FAULTS = [f"{kind} {rank}" for kind in ("kill", "raise", "hang", "skip") for rank in (0, 1)]
+FAULTS = [f"{kind} {rank}" for kind in ("kill", "raise", "hang", "skip") for rank in range(WORLD)]
 UNLIKE = ["settings", "data", "code"]
+OTHERS = ["whole", "stop", "resume it", "bad", "too many"]
+AT_ONCE = 4  # more of them would wait for the processor, and seem to hang
 
 
-def words(out: Path) -> list[str]:
+def words(out: Path, kind: str) -> list[str]:
+    """The command of a case."""
+    if kind == "resume":
+        return ["train", "digits", "--out", str(out), "--resume", "--devices", str(WORLD)]
+    data, more = "digits", ["--epochs", "0.05"]
+    if kind in ("bad", "too"):
+        data, more = str(out.with_suffix(".images")), ["--epochs", "3", "--image-side", "16"]
+    if kind in ("hang", "skip"):
+        more += ["--patience", "2s"]
     return [
-        "train", "digits", "--out", str(out), "--recipe", "demo", "--patches", "2", "--batch", "8",
-        "--epochs", "0.05", "--backbone.width", "4", "--projector.hidden", "16",
-        "--projector.dim", "8", "--patience", PATIENCE, "--devices", "2",
+        "train", data, "--out", str(out), "--recipe", "demo", "--patches", "2", "--batch", "8",
+        "--backbone.width", "4", "--projector.hidden", "16", "--projector.dim", "8",
+        "--precision", "64-true", "--devices", str(WORLD), *more,
     ]  # fmt: skip
 
 
 def plant(fault: str, at: Path) -> None:
-    """Have this process fail at a step, and note when."""
+    """Have this process fail at a step, and note when; or be asked to stop."""
     from empssl import training
 
     step, seen = training.training_step, []
@@ -40,6 +51,8 @@ def plant(fault: str, at: Path) -> None:
             at.write_text(str(time.time()))
             if fault == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            elif fault == "stop":
+                signal.raise_signal(signal.SIGINT)
             elif fault == "raise":
                 raise RuntimeError("planted")
             elif fault == "hang":
@@ -65,57 +78,102 @@ def differ(what: str) -> list[str]:
     return ["--seed", "1"] if what == "settings" else []
 
 
+def noting(draw: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    """Drawing samples, with a line of JSON that says which."""
+
+    def noted(self: Any, step: int) -> Any:
+        drawn = draw(self, step)
+        with path.open("a") as file:
+            print(json.dumps([step, drawn.samples.tolist()]), file=file)
+        return drawn
+
+    return noted
+
+
 def rank_of(case: str, rank: int, out: Path) -> int:
     """The life of one process; its exit code."""
+    from empssl import data, training
     from empssl.cli import main
+    from empssl.data.sampler import Sampler
 
     kind, _, who = case.partition(" ")
+    Sampler.draw = noting(Sampler.draw, out.with_suffix(f".samples{rank}"))
     more: list[str] = []
     if kind in UNLIKE:
         more = differ(kind) if rank == 1 else []
-    elif str(rank) == who:
+    elif kind in ("bad", "too"):
+        # As a set that does not fit: images are read as steps need them.
+        training.open_images, training.in_memory = data.open_images, lambda images, **_: images
+    elif str(rank) == who or (kind == "stop" and rank == 1):
         plant(kind, out.with_suffix(".at"))
-    return main([*words(out), *more])
+    return main([*words(out, kind), *more])
 
 
-def run(case: str, folder: Path, world: int = 2) -> dict[str, Any]:
-    """Exit codes, what was said, and seconds from the fault until all processes were gone."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    out = folder / case.replace(" ", "-")
-    said = out.with_suffix(".said")
-    began, pids = time.time(), []
-    for rank in range(world):
-        pid = os.fork()
-        if pid == 0:
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-                           "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}  # fmt: skip
-            stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(stream, 1)
-            os.dup2(stream, 2)
-            try:
-                code = rank_of(case, rank, out)
-            except BaseException:
-                traceback.print_exc()
-                code = 99
-            sys.stderr.flush()
-            os._exit(code)
-        pids.append(pid)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    at = out.with_suffix(".at")
-    since = float(at.read_text()) if at.exists() else began
-    return {"case": case, "codes": codes, "said": said.read_text(), "seconds": time.time() - since}
+def started(case: str, rank: int, port: int, out: Path) -> int:
+    """The number of a process that goes through a case."""
+    pid = os.fork()
+    if pid:
+        return pid
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                   "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD)}  # fmt: skip
+    stream = os.open(out.with_suffix(".said"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    try:
+        code = rank_of(case, rank, out)
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
-def main(folder: Path, cases: list[str]) -> None:
-    from empssl import data
+@dataclass
+class Case:
+    """A case under way: its processes, and the exit codes of those that are gone."""
 
-    data.open_digits = functools.cache(data.open_digits)
-    import empssl.training  # noqa: F401
+    name: str
+    out: Path
+    pids: list[int]
+    codes: dict[int, int] = field(default_factory=dict)
 
-    for case in cases:
-        print(json.dumps(run(case, folder)), flush=True)
+    @classmethod
+    def start(cls, name: str, folder: Path) -> "Case":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        out = folder / name.replace(" ", "-")
+        return cls(name, out, [started(name, rank, port, out) for rank in range(WORLD)])
+
+    def report(self) -> dict[str, Any]:
+        """Exit codes, what was said, and seconds from the fault until all were gone."""
+        at = self.out.with_suffix(".at")
+        return {
+            "case": self.name,
+            "codes": [self.codes[pid] for pid in self.pids],
+            "said": self.out.with_suffix(".said").read_text(),
+            "seconds": time.time() - float(at.read_text()) if at.exists() else None,
+        }
+
+
+def main(folder: Path, names: list[str]) -> None:
+    from empssl import data, training
+
+    training.CHECKPOINT_SECONDS = 0.0
+    images = data.in_memory(data.open_images("digits", split="train"))
+    training.open_images = lambda *_, **__: images
+    training._flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
+    under_way: list[Case] = []
+    while names or under_way:
+        while names and len(under_way) < AT_ONCE:
+            under_way.append(Case.start(names.pop(0), folder))
+        pid, status = os.wait()
+        case = next(case for case in under_way if pid in case.pids)
+        case.codes[pid] = os.waitstatus_to_exitcode(status)
+        if len(case.codes) == WORLD:
+            under_way.remove(case)
+            print(json.dumps(case.report()), flush=True)
 
 
 if __name__ == "__main__":
