@@ -21,6 +21,7 @@ STEP = 2  # at which it goes wrong
 FAULTS = [f"{kind} {rank}" for kind in ("kill", "raise", "hang", "skip") for rank in range(WORLD)]
 UNLIKE = ["settings", "data", "code"]
 OTHERS = ["whole", "stop", "resume it", "bad", "too many"]
+PATIENCE = 4  # seconds; a busy machine takes two for a step and its checkpoint
 AT_ONCE = 4  # more of them would wait for the processor, and seem to hang
 
 
@@ -32,7 +33,7 @@ def words(out: Path, kind: str) -> list[str]:
     if kind in ("bad", "too"):
         data, more = str(out.with_suffix(".images")), ["--epochs", "3", "--image-side", "16"]
     if kind in ("hang", "skip"):
-        more += ["--patience", "2s"]
+        more += ["--patience", f"{PATIENCE}s"]
     return [
         "train", data, "--out", str(out), "--recipe", "demo", "--patches", "2", "--batch", "8",
         "--backbone.width", "4", "--projector.hidden", "16", "--projector.dim", "8",

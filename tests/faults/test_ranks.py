@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ranks
 from bad_images import photo
+from conftest import in_memory
 from tiny import SETTINGS, command, train_tiny, weights
 
 from empssl import training
@@ -23,9 +25,9 @@ EPOCHS = {"epochs": 0.05, "precision": "64-true"}  # what `ranks` trains: 9 step
 CAUSES = {
     "kill": r"empssl: process {who} is gone, in step 2; continue with --resume",
     "raise": r"RuntimeError: planted\nin process {who} of 2, in step 2",
-    "hang": r"empssl: process {who} did not go on, no step for 2 s: .*process {who} in step 2 at "
+    "hang": r"empssl: process {who} did not go on, no step for {patience} s: .*process {who} in step 2 at "
     r"faulty \(ranks.py:\d+\).*; continue with --resume",
-    "skip": r"empssl: the processes wait for different things, no step for 2 s: .*process {who} in "
+    "skip": r"empssl: the processes wait for different things, no step for {patience} s: .*process {who} in "
     r"step 2 at agree .*; continue with --resume",
 }
 PLAN = "reading images|training: |empssl: 1,437 of"
@@ -63,8 +65,8 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ranks")
+def folder() -> Iterator[Path]:
+    yield from in_memory()
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def test_after_a_fault_all_processes_are_gone_in_ten_seconds_and_one_says_why(
     assert sum(line.startswith(("empssl", "Traceback")) for line in lines) == 1
     if kind != "raise":  # which is a bug, and leaves its traceback
         assert len(lines) == 1
-    assert re.search(CAUSES[kind].format(who=who) + "$", "\n".join(lines))
+    assert re.search(CAUSES[kind].format(who=who, patience=ranks.PATIENCE) + "$", "\n".join(lines))
 
 
 @pytest.mark.parametrize("fault", ranks.FAULTS)
