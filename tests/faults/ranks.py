@@ -22,6 +22,7 @@ FAULTS = [f"{kind} {rank}" for kind in ("kill", "raise", "hang", "skip") for ran
 UNLIKE = ["settings", "data", "code"]
 OTHERS = ["whole", "stop", "resume it", "bad", "too many"]
 PATIENCE = 4  # seconds; a busy machine takes two for a step and its checkpoint
+LIMIT = 60  # seconds, of a process that nothing ends
 AT_ONCE = 4  # more of them would wait for the processor, and seem to hang
 
 
@@ -120,6 +121,7 @@ def started(case: str, rank: int, port: int, out: Path) -> int:
     stream = os.open(out.with_suffix(".said"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
+    signal.alarm(LIMIT)
     try:
         code = rank_of(case, rank, out)
     except BaseException:

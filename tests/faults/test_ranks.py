@@ -16,19 +16,21 @@ from conftest import in_memory
 from tiny import SETTINGS, command, train_tiny, weights
 
 from empssl import training
+from empssl.checkpoint import Checkpoint
 from empssl.data.sampler import Sampler
 from empssl.run import Run
 
+Ends = dict[str, dict[str, Any]]  # by case
 SECONDS = 10  # from a fault until all processes are gone: what is promised
-BATCH, STEPS = 8, 9
+STEPS = 9
 EPOCHS = {"epochs": 0.05, "precision": "64-true"}  # what `ranks` trains: 9 steps
 CAUSES = {
     "kill": r"empssl: process {who} is gone, in step 2; continue with --resume",
     "raise": r"RuntimeError: planted\nin process {who} of 2, in step 2",
-    "hang": r"empssl: process {who} did not go on, no step for {patience} s: .*process {who} in step 2 at "
-    r"faulty \(ranks.py:\d+\).*; continue with --resume",
-    "skip": r"empssl: the processes wait for different things, no step for {patience} s: .*process {who} in "
-    r"step 2 at agree .*; continue with --resume",
+    "hang": r"empssl: process {who} did not go on, no step for {patience} s: .*process {who} in "
+    r"step 2 at faulty \(ranks.py:\d+\).*; continue with --resume",
+    "skip": r"empssl: the processes wait for different things, no step for {patience} s: .*process "
+    r"{who} in step 2 at agree .*; continue with --resume",
 }
 PLAN = "reading images|training: |empssl: 1,437 of"
 DIFFERENCES = {
@@ -76,31 +78,45 @@ def one(folder: Path) -> tuple[Path, dict[int, list[int]]]:
         return folder / "one", train_noted(folder / "one", patch)
 
 
-@pytest.fixture(scope="module")
-def ends(folder: Path) -> dict[str, dict[str, Any]]:
+def ends_of(cases: list[str], folder: Path) -> Ends:
     """How two processes came through each case."""
-    images(folder / "bad.images", broken=4)  # at most 5 of 28 may be
-    images(folder / "too-many.images", broken=8)  # at most 6 of 32
-    with pytest.MonkeyPatch.context() as patch:
-
-        def stop(step: int, *_: Any, **__: Any) -> None:
-            if step == 4:
-                raise KeyboardInterrupt
-
-        save = Run.save_checkpoint
-        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(Run, "save_checkpoint", lambda run, *a: (save(run, *a), stop(*a)))
-        with pytest.raises(KeyboardInterrupt):
-            train_tiny(folder / "resume-it", **EPOCHS)
-    cases = [*ranks.FAULTS, *ranks.UNLIKE, *ranks.OTHERS]
     done = subprocess.run(
         [sys.executable, ranks.__file__, str(folder), *cases], capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}, timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert sorted(end["case"] for end in found) == sorted(cases)
     return {end["case"]: end for end in found}
+
+
+@pytest.fixture(scope="module")
+def failed(folder: Path) -> Ends:
+    return ends_of(ranks.FAULTS, folder)
+
+
+@pytest.fixture(scope="module")
+def refused(folder: Path) -> Ends:
+    return ends_of(ranks.UNLIKE, folder)
+
+
+@pytest.fixture(scope="module")
+def ends(folder: Path) -> Ends:
+    images(folder / "bad.images", broken=4)  # at most 5 of 28 may be
+    images(folder / "too-many.images", broken=8)  # at most 6 of 32
+    save = Run.save_checkpoint
+
+    def save_and_stop(run: Run, step: int, content: Checkpoint) -> None:
+        save(run, step, content)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(Run, "save_checkpoint", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(folder / "resume-it", **EPOCHS)
+    return ends_of(ranks.OTHERS, folder)
 
 
 # Faults
@@ -112,9 +128,9 @@ def test_there_are_8_faults() -> None:
 
 @pytest.mark.parametrize("fault", ranks.FAULTS)
 def test_after_a_fault_all_processes_are_gone_in_ten_seconds_and_one_says_why(
-    fault: str, ends: dict[str, dict[str, Any]]
+    fault: str, failed: Ends
 ) -> None:
-    end, (kind, who) = ends[fault], fault.split()
+    end, (kind, who) = failed[fault], fault.split()
     assert end["seconds"] <= SECONDS
     code = 1 if kind == "raise" else 9
     assert end["codes"] == [-9 if fault == f"kill {rank}" else code for rank in range(2)]
@@ -127,9 +143,9 @@ def test_after_a_fault_all_processes_are_gone_in_ten_seconds_and_one_says_why(
 
 @pytest.mark.parametrize("fault", ranks.FAULTS)
 def test_after_a_fault_the_checkpoint_of_the_last_step_is_whole(
-    fault: str, folder: Path, ends: dict[str, dict[str, Any]]
+    fault: str, folder: Path, failed: Ends
 ) -> None:
-    saved, _, problems = Run(folder / ends[fault]["case"].replace(" ", "-")).load_checkpoint()
+    saved, _, problems = Run(folder / failed[fault]["case"].replace(" ", "-")).load_checkpoint()
     assert (saved.state["step"], problems) == (ranks.STEP, [])
 
 
@@ -138,10 +154,10 @@ def test_after_a_fault_the_checkpoint_of_the_last_step_is_whole(
 
 @pytest.mark.parametrize("what", ranks.UNLIKE)
 def test_processes_started_unlike_each_other_are_refused(
-    what: str, folder: Path, ends: dict[str, dict[str, Any]]
+    what: str, folder: Path, refused: Ends
 ) -> None:
-    assert ends[what]["codes"] == [2, 2]
-    said = [line for line in ends[what]["said"].splitlines() if line.startswith("empssl")]
+    assert refused[what]["codes"] == [2, 2]
+    said = [line for line in refused[what]["said"].splitlines() if line.startswith("empssl")]
     assert len(said) == 1
     assert re.match(f"empssl: {DIFFERENCES[what]}; start all with the same command", said[0])
     assert not (folder / what).exists()
@@ -151,7 +167,7 @@ def test_processes_started_unlike_each_other_are_refused(
 
 
 def test_two_processes_see_the_samples_of_one(
-    folder: Path, one: tuple[Path, dict[int, list[int]]], ends: dict[str, dict[str, Any]]
+    folder: Path, one: tuple[Path, dict[int, list[int]]], ends: Ends
 ) -> None:
     assert ends["whole"]["codes"] == [0, 0]
     shares = [draws(folder / f"whole.samples{rank}") for rank in range(2)]
@@ -161,7 +177,7 @@ def test_two_processes_see_the_samples_of_one(
 def test_one_process_goes_on_where_two_stopped(
     folder: Path,
     one: tuple[Path, dict[int, list[int]]],
-    ends: dict[str, dict[str, Any]],
+    ends: Ends,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert ends["stop"]["codes"] == [130, 130]
@@ -172,7 +188,7 @@ def test_one_process_goes_on_where_two_stopped(
 
 
 def test_two_processes_go_on_where_one_stopped(
-    folder: Path, one: tuple[Path, dict[int, list[int]]], ends: dict[str, dict[str, Any]]
+    folder: Path, one: tuple[Path, dict[int, list[int]]], ends: Ends
 ) -> None:
     assert ends["resume it"]["codes"] == [0, 0]
     shares = [draws(folder / f"resume-it.samples{rank}") for rank in range(2)]
@@ -181,7 +197,40 @@ def test_two_processes_go_on_where_one_stopped(
     assert losses(folder / "resume-it") == pytest.approx(losses(one[0]), rel=1e-6)
 
 
-# A launcher that starts them again
+# Launchers
+
+DEAD = """
+import os, signal, sys
+from empssl import cli, training
+if os.environ.get("LOCAL_RANK") == "1":
+    {}
+sys.exit(cli.main())
+"""
+DEATHS = {
+    "before the run began": (
+        "sys.exit(3)", "process 1 ended with exit code 3 before the run began"
+    ),
+    "in a step": (
+        "training.training_step = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)",
+        "process 1 was ended by signal 9 (SIGKILL), in step 0; continue with --resume",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", DEATHS)
+def test_a_process_that_the_first_one_started_ends_it(when: str, tmp_path: Path) -> None:
+    act, said = DEATHS[when]
+    (tmp_path / "dead.py").write_text(DEAD.format(act))  # a file, as it is run again
+    words = command(tmp_path / "run", "--devices", "2")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "dead.py"), *words], capture_output=True, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 9
+    assert [line for line in done.stderr.splitlines() if line.startswith("empssl: process")] == [
+        f"empssl: {said}"
+    ]
 
 
 DYING = """
@@ -200,8 +249,9 @@ sys.exit(cli.main())
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_torchrun_starts_again_ends_with_equal_weights(
-    folder: Path, ends: dict[str, dict[str, Any]], tmp_path: Path
+    folder: Path, ends: Ends, tmp_path: Path
 ) -> None:
     (tmp_path / "dying.py").write_text(DYING)
     words = command(tmp_path / "run", "--precision", "64-true", "--epochs", "0.05")
@@ -236,7 +286,7 @@ def ledger(run: Path) -> list[tuple[str, int]]:
 
 
 def test_bad_images_of_all_processes_are_written_down(
-    folder: Path, ends: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    folder: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert ends["bad"]["codes"] == [0, 0]
     monkeypatch.setattr(training, "in_memory", lambda images, **_: images)
@@ -247,7 +297,7 @@ def test_bad_images_of_all_processes_are_written_down(
 
 
 def test_too_many_bad_images_in_all_processes_end_all_of_them(
-    ends: dict[str, dict[str, Any]],
+    ends: Ends,
 ) -> None:
     assert ends["too many"]["codes"] == [3, 3]
     assert ends["too many"]["said"].count("7 of 32 images cannot be used") == 1
