@@ -34,13 +34,19 @@ _CAUSE = "cause"
 
 @contextmanager
 def joining() -> Iterator[None]:
-    """While the processes find each other: if one that was started here ends, end this one too."""
-    joined = threading.Event()
+    """While the processes find each other: if one that was started here ends, end this one too.
+
+    So does one that was started, if that which started it ends.
+    """
+    joined, parent = threading.Event(), os.getppid()
+    started = os.environ.get("LOCAL_RANK", "0") != "0"
 
     def watch() -> None:
         while not joined.wait(BEAT_SECONDS):
             if gone := dead_child():
                 _end(RankError(f"{gone} before the run began"))
+            if started and os.getppid() != parent:
+                _end(RankError("process 0 is gone", told=True))
 
     threading.Thread(target=watch, daemon=True).start()
     try:
