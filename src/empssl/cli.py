@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json-errors" in words
     words = [word for word in words if word != "--json-errors"]
+    # Where a process loses another one, torch adds a page of addresses to what is said of it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     speaker = "empssl"  # with the verb while its words are read
     try:
         if not words or words[0] in ("-h", "--help"):
@@ -274,6 +276,8 @@ def _shown(result: Any, *, print_config: bool, as_json: bool) -> str:
 
 def _fail(speaker: str, error: BaseException, code: int, as_json: bool) -> int:
     message = " ".join(str(error).splitlines())
+    if getattr(error, "told", False):
+        return code
     if as_json:
         line = {"error": type(error).__name__, "exit_code": code, "message": message}
         print(json.dumps(line), file=sys.stderr)

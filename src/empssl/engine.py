@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from empssl import __version__
+from empssl.ending import joining
 from empssl.errors import UsageError, nearest
+from empssl.processes import start_children
 from empssl.shapes import BatchLabels, Projections
 
 try:
@@ -68,7 +70,11 @@ def launch(*, device: str, devices: int, num_nodes: int = 1, precision: Precisio
             strategy="ddp" if devices * num_nodes > 1 else "auto",
             precision="bf16-mixed" if half else "32-true",
         )
-        fabric.launch()
+        if devices * num_nodes > 1:
+            environment: Any = fabric.strategy
+            start_children(environment.cluster_environment, devices, num_nodes)
+        with joining():
+            fabric.launch()
     if fabric.world_size > 1:
         atexit.register(_leave)
     return fabric

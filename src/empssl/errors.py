@@ -66,9 +66,19 @@ class RunInUseError(EmpsslError):
 
 
 class RankError(EmpsslError):
-    """Another process of the same run failed."""
+    """Another process of the same run failed.
+
+    Args:
+        message: which one, and why.
+        exit_code: that of the cause; 9 where it had no time to say one.
+        told: whether a process has told the user already.
+    """
 
     exit_code = 9
+
+    def __init__(self, message: str, exit_code: int = exit_code, *, told: bool = False) -> None:
+        super().__init__(message)
+        self.exit_code, self.told = exit_code, told
 
 
 class CellsFailedError(EmpsslError):

@@ -44,11 +44,16 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not (self.path / CONFIG).is_file():
+        if not self.exists(self.path):
             what = "is not a run directory" if self.path.exists() else "does not exist"
             raise CheckpointError(
                 f"{self.path} {what}: it should hold {CONFIG}, as `empssl train --out` makes it"
             )
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """Whether there is a run at this path."""
+        return (path / CONFIG).is_file()
 
     @classmethod
     @contextmanager

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,13 +19,14 @@ from torch import Tensor, nn
 from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
 from empssl.data import BadSamples, Split, in_memory, open_images
-from empssl.data.images import ImageSet
+from empssl.data.images import BadSample, ImageSet
 from empssl.data.in_memory import resident
 from empssl.data.near_constant import near_constant
 from empssl.data.sampler import Sampler
 from empssl.diagnosis import all_finite
 from empssl.draws import uniform
 from empssl.duration import parse_duration
+from empssl.ending import ending_together
 from empssl.engine import (
     Compile,
     Fabric,
@@ -41,6 +43,7 @@ from empssl.errors import (
     DivergenceError,
     EmpsslError,
     OutOfMemoryError,
+    RankError,
     StoppedError,
     UsageError,
 )
@@ -58,6 +61,7 @@ from empssl.objectives.objective import Objective
 from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
 from empssl.pending import Measured, Pending
 from empssl.preflight import check_disk, checkpoint_bytes
+from empssl.processes import check_same, gathered, restarted, torchrun_launch
 from empssl.progress import progress
 from empssl.recipes import resolve
 from empssl.run import Run
@@ -73,6 +77,7 @@ SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a ru
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
 LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
 T = TypeVar("T")
+Found = tuple[BadSample, int, int]  # a bad image, and the epoch and step for which it was read
 
 
 def train(
@@ -104,6 +109,7 @@ def train(
     compile: Compile = "auto",  # noqa: A002 (torch's word)
     memory: Memory = "auto",
     shard: Shard = "images",
+    patience: str = "10m",
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -155,6 +161,8 @@ def train(
             of all travel. patches: each takes some patches of all images, and only what the
             objective adds up over patches travels; for objectives to which that is enough, and
             with the same numbers. Each process then reads all images.
+        patience: where several processes have not finished a step for so long, all of them end, and
+            one says where each was.
         resume: continue the run at `out`.
         overwrite: replace the run at `out`.
 
@@ -173,7 +181,9 @@ def train(
         "image_side": image_side, "views": views, "backbone": backbone, "projector": projector,
         "whitened": whitened, "objective": objective, "optimizer": optimizer, "schedule": schedule,
     }  # fmt: skip
-    began = time.monotonic()
+    began, limit = time.monotonic(), parse_duration(patience)
+    if not resume and _begun_before(Path(out)):
+        resume, overwrite = True, False
     chosen = {
         "split": split, "seed": seed, "keep_epochs": tuple(keep_epochs), "precision": precision,
         "memory": memory, "shard": shard,
@@ -192,20 +202,23 @@ def train(
     _rehearse(settings)
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
                     precision=settings["precision"])  # fmt: skip
-    images = open_images(
-        data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
-        download=download,
-    )  # fmt: skip
-    with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
-        images = in_memory(images, progress=advance)
-        advance(len(images))
-    training = Training.build(settings, fabric, images, began)
-    training.compile(resolve_compile(compile, fabric))
-    place = {
-        "data_dir": data_dir and str(data_dir), "download": download, "device": device,
-        "devices": devices, "num_nodes": num_nodes, "compile": compile,
-    }  # fmt: skip
-    with ExitStack() as held, stop_requests() as request:
+    with ending_together(fabric, limit) as begin, ExitStack() as held:
+        check_same(settings | {"out": str(out), "resume": resume})
+        images = open_images(
+            data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
+            download=download,
+        )  # fmt: skip
+        with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
+            images = in_memory(images, progress=advance)
+            advance(len(images))
+        check_same({"the images' fingerprint": images.fingerprint})
+        training = Training.build(settings, fabric, images, began)
+        training.compile(resolve_compile(compile, fabric))
+        place = {
+            "data_dir": data_dir and str(data_dir), "download": download, "device": device,
+            "devices": devices, "num_nodes": num_nodes, "compile": compile, "patience": patience,
+        }  # fmt: skip
+        request = held.enter_context(stop_requests())
 
         def open_run() -> Run:
             training.check_room(Path(out))
@@ -219,7 +232,7 @@ def train(
             training.restore()
         else:
             training.start()
-        training.loop(request)
+        training.loop(request, begin)
     return training.run.path
 
 
@@ -244,6 +257,7 @@ class Training:
     memory: Plan
     run: Run = field(init=False)
     bad: BadSamples = field(init=False)
+    found: list[Found] = field(default_factory=list)  # bad images that `bad` does not know yet
     plan: dict[str, Any] = field(default_factory=dict)
     compiled: str = "none"
     step: int = 0
@@ -400,6 +414,7 @@ class Training:
                 "compiled": self.compiled,
                 "memory": self.memory.mode,
                 "startup_seconds": time.monotonic() - self.began,
+                "launch": torchrun_launch(),
             }
         views = self.settings["patches"] * self.settings["batch"]
         self._say(
@@ -451,6 +466,7 @@ class Training:
         saved, folder, problems = self.run.load_checkpoint()
         for problem in problems:
             self._say(f"{problem}; using {folder.name}, the one before")
+        check_same({"the checkpoint to continue from": folder.name})
         for group, module in self._modules.items():
             checkpoint.load_strictly(module, saved.tensors.get(group, {}), folder)
         try:
@@ -470,8 +486,13 @@ class Training:
             self.run.trim_metrics(self.step)
             self.run.environment = self.run.environment | {"memory": self.memory.mode}
 
-    def loop(self, request: StopRequest) -> None:
-        """Train to the end of the plan, with a line of metrics for each step."""
+    def loop(self, request: StopRequest, begin: Callable[[int], None] = lambda step: None) -> None:
+        """Train to the end of the plan, with a line of metrics for each step.
+
+        Args:
+            request: which signal has come.
+            begin: told of each step before it is taken.
+        """
         steps = self.plan["steps"]
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
         watch, load, before = CollapseWatch(), LoadWatch(), self.seconds
@@ -484,6 +505,7 @@ class Training:
         self.module.train()
         with progress("training", steps, silent=not first) as advance:
             while self.step < steps:
+                begin(self.step)
                 lr = set_lr(self.optimizers, schedule(self.step))
                 result, samples = self._take_step(
                     self.step, self.step / steps, with_spectrum=self.step in spectra
@@ -491,7 +513,9 @@ class Training:
                 pending.add(self._entry(result, lr), samples)
                 self.step += 1
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
-                signal, due = agree(self.fabric, request.signal, late)
+                signal, due, bad = agree(self.fabric, request.signal, late, bool(self.found))
+                if bad:
+                    self._write_bad()
                 kept = keep.get(self.step)
                 if not (pending.due or signal or due or kept or self.step == steps):
                     continue
@@ -525,6 +549,20 @@ class Training:
         if first:
             self.run.save_model(self._model())
 
+    def _write_bad(self) -> None:
+        """Write down the bad images that were found in any process.
+
+        Raises:
+            DataError: there are too many by now.
+        """
+        every, self.found = gathered(self.found), []
+
+        def write() -> None:
+            for sample, epoch, step in chain(*every):
+                self.bad.add(sample, epoch=epoch, step=step)
+
+        _on_first(self.fabric, write)
+
     def _take_step(
         self, step: int, progress: float, *, with_spectrum: bool = False
     ) -> tuple[StepResult, Tensor]:
@@ -532,8 +570,7 @@ class Training:
         if self.compiled == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
         drawn = self.sampler.draw(step)
-        for sample in drawn.bad:
-            self.bad.add(sample, epoch=drawn.epoch, step=step)
+        self.found += [(sample, drawn.epoch, step) for sample in drawn.bad]
         # On the CPU, where the samples' numbers are: on a GPU the seed would have to be copied.
         u = uniform(
             drawn.samples, seed=self.settings["seed"], epoch=drawn.epoch,
@@ -774,6 +811,12 @@ def _flops_per_view(
     return flops / len(views)
 
 
+def _begun_before(out: Path) -> bool:
+    """Whether torchrun has started this command again, after it had begun the run at `out`."""
+    launch = torchrun_launch()
+    return restarted() and Run.exists(out) and launch == Run(out).environment.get("launch", "")
+
+
 def _resumed_settings(
     run: Run, data: str, recipe: str | None, given: dict[str, Any]
 ) -> dict[str, Any]:
@@ -826,9 +869,12 @@ def _on_first(fabric: Fabric, action: Callable[[], T]) -> T | None:
             result = action()
         except EmpsslError as caught:
             error = caught
-    error = fabric.broadcast(error) if fabric.world_size > 1 else error
+    code = error.exit_code if error is not None else 0
+    code = fabric.broadcast(code) if fabric.world_size > 1 else code
     if error is not None:
         raise error
+    if code:
+        raise RankError("process 0 could not do its part", code)
     return result
 
 

@@ -10,6 +10,10 @@ import pytest
 
 @pytest.fixture
 def quick() -> Iterator[Path]:
+    yield from in_memory()
+
+
+def in_memory() -> Iterator[Path]:
     """A folder in memory where there is one: a killed process loses nothing of what it wrote."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(dir=memory))
