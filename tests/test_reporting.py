@@ -248,6 +248,17 @@ def test_baselines_stand_among_the_scores_in_order(make: Callable[..., Run]) -> 
     ]
 
 
+def test_the_headline_is_not_chosen_by_accuracy_on_test() -> None:
+    own = [
+        result(97.0, "new") | {"layer": "stage3"}, result(95.0, "new"),
+        result(96.0, "new") | {"probe": "knn"},
+    ]  # fmt: skip
+    [table] = scores([{"dataset": "pets", "results": own}], None)
+    assert [row.accuracy for row in table.rows] == [97.0, 96.0, 95.0]
+    assert table.headline is not None
+    assert (table.headline.accuracy, table.headline.layer) == (95.0, "head")
+
+
 def test_a_collapsed_run_is_warned_of(make: Callable[..., Run]) -> None:
     run = make()
     assert "nearly all alike" not in page_of(run)

@@ -11,6 +11,7 @@ from empssl.evaluation.answers import Answers
 from empssl.evaluation.calibration import Calibration
 from empssl.evaluation.few_shot import FewShot
 from empssl.evaluation.tally import Tally
+from empssl.headline import rank
 
 _UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
 
@@ -204,10 +205,10 @@ class Evaluation:
                     + f" expected calibration error {calibration.expected_error:.2f} points, "
                     f"{calibration.num_bins} bins of equal width"
                 )
-        best = max(broken, key=lambda row: row.accuracy)
-        assert best.breakdown is not None
-        title = f"by class, {best.probe} {best.layer} {best.crops}:"
-        return ["", *lines, title, *best.breakdown.lines(), ""]
+        shown = min(broken, key=lambda row: rank(row.layer, row.probe))
+        assert shown.breakdown is not None
+        title = f"by class, {shown.probe} {shown.layer} {shown.crops}:"
+        return ["", *lines, title, *shown.breakdown.lines(), ""]
 
 
 _HEAD = f"{'model':18} {'probe':11} {'layer':10} {'crops':10}"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 
+from empssl.headline import rank
 from empssl.reporting.chart import Axis, Chart, Line, path
 from empssl.reporting.ground import OWN, Ground, depth
 from empssl.reporting.picture import Picture, picture
@@ -64,7 +65,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Classes:
-    """The best score of a ground, class by class.
+    """The headline of a ground, class by class.
 
     Attributes:
         score: its probe, layer and crops.
@@ -89,13 +90,13 @@ class Classes:
 
 
 def class_by_class(ground: Ground) -> Classes | None:
-    """The breakdown of the run's best score; None where there is none."""
+    """The breakdown of the score that stands for the run; None where there is none."""
     own = [row for row in ground.results if row["encoder"] == OWN and row.get("breakdown")]
     if not own:
         return None
-    best = max(own, key=lambda row: row["accuracy"])
-    names = best["breakdown"]["classes"]
-    counts = np.array(best["breakdown"]["confusion"])
+    shown = min(own, key=lambda row: rank(row["layer"], row["probe"]))
+    names = shown["breakdown"]["classes"]
+    counts = np.array(shown["breakdown"]["confusion"])
     few = len(names) <= FEW
     wrong = _shares(counts) * (1 - np.eye(len(names)))
     known = {(row["layer"], row["probe"], row["crops"]): row for row in own}
@@ -104,9 +105,9 @@ def class_by_class(ground: Ground) -> Classes | None:
     titles = _titles(sure)
     return Classes(
         ground=ground,
-        score=f"{best['probe']} probe on the {best['layer']} layer, {best['crops']} crops",
-        accuracy=best["accuracy"],
-        classes=_classes(best["breakdown"], counts),
+        score=f"{shown['probe']} probe on the {shown['layer']} layer, {shown['crops']} crops",
+        accuracy=shown["accuracy"],
+        classes=_classes(shown["breakdown"], counts),
         names=names,
         confusion=_cells(counts) if few else [],
         most=100 * float(wrong.max()),

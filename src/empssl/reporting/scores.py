@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from empssl.headline import rank
 from empssl.reporting.ground import OWN, apart, baseline, plain, transfer
 
 _EVEN = 0.5  # percent by which balanced accuracy may be off before it is worth a column
@@ -51,8 +52,10 @@ class Scores:
     rows: Sequence[Row]
 
     @property
-    def best(self) -> Row | None:
-        return next((row for row in self.rows if row.trained and not row.stale), None)
+    def headline(self) -> Row | None:
+        """The run's score that stands for it."""
+        own = [row for row in self.rows if row.trained and not row.stale]
+        return min(own, key=lambda row: rank(row.layer, row.probe), default=None)
 
     @property
     def baseline(self) -> Row | None:
