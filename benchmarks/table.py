@@ -142,9 +142,10 @@ def rivals_table() -> list[str]:
         cells = [_spread(found[label][n]) for n in views]
         lines.append(f"| `{label}` | {' | '.join(cells)} | {cost[most][label]:.1%} |")
     for row in record["baselines"]:
+        name = row["label"].split(",")[0]  # whose projector it has makes no difference to the head
         cell = _spread(row["scores"]["ridge head"])
-        lines.append(f"| {row['label']} | {' | '.join([cell] * len(views))} | |")
-    return lines
+        lines.append(f"| {name} | {' | '.join([cell] * len(views))} | |")
+    return list(dict.fromkeys(lines))
 
 
 def _spread(score: dict[str, float]) -> str:
