@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from empssl.engine import Fabric
-from empssl.errors import DivergenceError
+from empssl.errors import DivergenceError, EmpsslError, RankError
+from empssl.processes import gathered
 
 AT_ONCE = 256  # views; no gradients are kept
+SEEN = "the views are not finite"
 
 
 def diagnose(
@@ -23,12 +25,13 @@ def diagnose(
     loss: float,
     *,
     batch: int,
-) -> DivergenceError:
+) -> EmpsslError:
     """The error for a step that is not finite; its weights and gradients are as the step left them.
 
     Looks at views, weights, what each layer makes of the views, the loss, the gradients and what
     the optimizers remember, in this order, and names the first that is not finite. Where the loss
-    is not finite the network runs once more, so then every process of a run has to ask.
+    is not finite the network runs once more, so then every process of a run has to ask; the one
+    in which it began then says so, as what others see is what came of it.
 
     Args:
         fabric: of the run.
@@ -50,7 +53,7 @@ def diagnose(
     gradients = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
     rows = nobody
     if len(seen):
-        where, rows = "the views are not finite", seen
+        where, rows = SEEN, seen
     elif weights:
         where = f"the weight {weights[0]} is not finite"
     elif layer is not None:
@@ -64,6 +67,11 @@ def diagnose(
         where = "what the optimizer remembers of earlier gradients is not finite"
     else:
         where = "the gradients are finite, their length is not"
+    if not math.isfinite(loss):
+        began = gathered(where != SEEN)
+        first = began.index(min(began))
+        if began[fabric.global_rank] and not began[first]:
+            return RankError(f"process {first} knows where it began", DivergenceError.exit_code)
     alike = (rows % batch).unique()
     return DivergenceError(
         f"the loss is {loss:g} and {where}", alike.tolist() if len(alike) < batch else []

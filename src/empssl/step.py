@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from empssl.diagnosis import diagnose, remembered_finite
 from empssl.engine import Fabric, gather, gather_labels
-from empssl.errors import DivergenceError
+from empssl.errors import DivergenceError, EmpsslError
 from empssl.gauge import gauge, spectrum
 from empssl.memory import WHOLE, Plan, backward
 from empssl.models.target import Target
@@ -86,7 +86,7 @@ def training_step(
             targets = z.detach()[: objective.target_views]
         return objective_loss(objective, z, targets, every, axis)
 
-    def diagnosis(total: float) -> DivergenceError:
+    def diagnosis(total: float) -> EmpsslError:
         return diagnose(fabric, network, objective, optimizers, images, total, batch=batch)
 
     try:
