@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import empssl.objectives
-from empssl.errors import DivergenceError
+from empssl.errors import DivergenceError, UsageError
 from empssl.objectives import OBJECTIVES, build_objective
 from empssl.objectives.objective import Loss, Objective
 from empssl.spec import complete
@@ -246,6 +246,19 @@ def test_a_forward_and_a_backward_pass_change_nothing(name: str) -> None:
     before = {key: tensor.clone() for key, tensor in made.state_dict().items()}
     loss_of(made.train(), projections().requires_grad_()).total.backward()
     assert all(torch.equal(tensor, before[key]) for key, tensor in made.state_dict().items())
+
+
+POSITIVE = {"epsilon", "temperature", "student_temperature", "teacher_temperature", "distortion"}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(n, o) for n in NAMES for o in inspect.signature(OBJECTIVES[n]).parameters if o in POSITIVE],
+)
+@pytest.mark.parametrize("value", [-1.0, 0.0])
+def test_what_must_be_positive_is_said_to_be(name: str, option: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"{option} is {value}, expected a positive number"):
+        build_objective({"name": name, option: value}, dim=8)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if OBJECTIVES[n].target == "momentum"])

@@ -4,6 +4,7 @@ import torch
 
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_of_others
+from empssl.objectives.positive import check_positive
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
 
@@ -31,6 +32,7 @@ class BarlowTwins(Objective):
 
     def __init__(self, *, redundancy_weight: float = 0.0051, epsilon: float = 1e-5) -> None:
         super().__init__()
+        check_positive(epsilon=epsilon)
         self.redundancy_weight = redundancy_weight
         self.epsilon = epsilon
 

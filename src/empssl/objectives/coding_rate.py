@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from empssl.objectives.gram import cholesky
+from empssl.objectives.positive import check_positive
 from empssl.shapes import Projections, Scalar
 from empssl.view_axis import HERE, ViewAxis
 
@@ -37,8 +38,7 @@ def coding_rate(projections: Projections, distortion: float, views: ViewAxis = H
     >>> bool(coding_rate(one_direction, 0.2) < coding_rate(all_directions, 0.2))
     True
     """
-    if not distortion > 0:
-        raise ValueError(f"distortion is {distortion}, expected a positive number")
+    check_positive(distortion=distortion)
     rate: Tensor = _CodingRate.apply(projections, distortion)
     return views.mean(rate)
 

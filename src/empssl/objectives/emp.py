@@ -2,6 +2,7 @@
 
 from empssl.objectives.coding_rate import coding_rate
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.positive import check_positive
 from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
@@ -29,8 +30,7 @@ class EMP(Objective):
 
     def __init__(self, *, invariance_weight: float = 200.0, distortion: float = 0.2) -> None:
         super().__init__()
-        if not distortion > 0:
-            raise ValueError(f"distortion is {distortion}, expected a positive number")
+        check_positive(distortion=distortion)
         self.invariance_weight = invariance_weight
         self.distortion = distortion
 

@@ -3,6 +3,7 @@
 from empssl.objectives.gram import smaller_gram
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_square_distance
+from empssl.objectives.positive import check_positive
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
 
@@ -32,6 +33,7 @@ class FroSSL(Objective):
 
     def __init__(self, *, invariance_weight: float = 1.0, epsilon: float = 1e-12) -> None:
         super().__init__()
+        check_positive(epsilon=epsilon)
         self.invariance_weight = invariance_weight
         self.epsilon = epsilon
 

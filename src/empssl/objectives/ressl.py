@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.positive import LEAST_TEMPERATURE, check_positive
 from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections, Targets
 
@@ -54,11 +55,11 @@ class ReSSL(Objective):
         weak_views: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in {"student_temperature": student_temperature,
-                            "teacher_temperature": teacher_temperature, "queue": queue,
-                            "weak_views": weak_views}.items():  # fmt: skip
-            if not value > 0:
-                raise ValueError(f"{name} is {value}, expected a positive number")
+        check_positive(queue=queue, weak_views=weak_views)
+        check_positive(
+            student_temperature=student_temperature, teacher_temperature=teacher_temperature,
+            least=LEAST_TEMPERATURE,
+        )  # fmt: skip
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum is {momentum}, expected a share, from 0 to 1")
         self.student_temperature, self.teacher_temperature = (

@@ -7,6 +7,7 @@ import torch
 from empssl.errors import nearest
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_of_others
+from empssl.objectives.positive import LEAST_TEMPERATURE, check_positive
 from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections, Scalar
 from empssl.view_axis import HERE, ViewAxis
@@ -42,8 +43,7 @@ class SimCLR(Objective):
         self, *, temperature: float = 0.5, partners: Literal["mean", "each"] = "mean"
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}, expected a positive number")
+        check_positive(temperature=temperature, least=LEAST_TEMPERATURE)
         if partners not in ("mean", "each"):
             raise ValueError(f"no partners '{partners}': {nearest(partners, ['mean', 'each'])}")
         self.temperature = temperature

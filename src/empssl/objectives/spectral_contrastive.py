@@ -6,6 +6,7 @@ from torch import Tensor
 from empssl.objectives.gram import smaller_gram
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_product
+from empssl.objectives.positive import check_positive
 from empssl.shapes import Projections
 
 
@@ -32,8 +33,7 @@ class SpectralContrastive(Objective):
 
     def __init__(self, *, squared_radius: float = 1.0) -> None:
         super().__init__()
-        if not squared_radius > 0:
-            raise ValueError(f"squared_radius is {squared_radius}, expected a positive number")
+        check_positive(squared_radius=squared_radius)
         self.squared_radius = squared_radius
 
     def forward(self, projections: Projections) -> Loss:

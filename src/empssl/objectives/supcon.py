@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 
 from empssl.objectives.objective import Loss, Objective
+from empssl.objectives.positive import LEAST_TEMPERATURE, check_positive
 from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import BatchLabels, Projections
 
@@ -35,8 +36,7 @@ class SupCon(Objective):
 
     def __init__(self, *, temperature: float = 0.1) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}, expected a positive number")
+        check_positive(temperature=temperature, least=LEAST_TEMPERATURE)
         self.temperature = temperature
 
     def forward(self, projections: Projections, *, labels: BatchLabels) -> Loss:

@@ -8,6 +8,7 @@ from torch import nn
 
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.other_views import others
+from empssl.objectives.positive import LEAST_TEMPERATURE, check_positive
 from empssl.objectives.sinkhorn import codes
 from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections, Targets
@@ -51,11 +52,8 @@ class SwAV(Objective):
         target_views: int = 2,
     ) -> None:
         super().__init__()
-        for name, value in {"prototypes": prototypes, "temperature": temperature,
-                            "epsilon": epsilon, "iterations": iterations,
-                            "target_views": target_views}.items():  # fmt: skip
-            if not value > 0:
-                raise ValueError(f"{name} is {value}, expected a positive number")
+        check_positive(prototypes=prototypes, iterations=iterations, target_views=target_views)
+        check_positive(temperature=temperature, epsilon=epsilon, least=LEAST_TEMPERATURE)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, dim), dim=-1))
         self.temperature = temperature
         self.epsilon, self.iterations = epsilon, iterations

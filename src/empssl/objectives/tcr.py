@@ -3,6 +3,7 @@
 from empssl.objectives.coding_rate import coding_rate
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_product
+from empssl.objectives.positive import check_positive
 from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
@@ -33,8 +34,7 @@ class TCR(Objective):
         self, *, invariance_weight: float = 30.0, distortion: float = 0.2, pooled: bool = True
     ) -> None:
         super().__init__()
-        if not distortion > 0:
-            raise ValueError(f"distortion is {distortion}, expected a positive number")
+        check_positive(distortion=distortion)
         self.invariance_weight = invariance_weight
         self.distortion = distortion
         self.pooled = pooled

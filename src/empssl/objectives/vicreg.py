@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_square_distance
+from empssl.objectives.positive import check_positive
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
 
@@ -37,6 +38,7 @@ class VICReg(Objective):
         covariance_weight: float = 1.0, epsilon: float = 1e-4,
     ) -> None:  # fmt: skip
         super().__init__()
+        check_positive(epsilon=epsilon)
         self.invariance_weight = invariance_weight
         self.variance_weight = variance_weight
         self.covariance_weight = covariance_weight

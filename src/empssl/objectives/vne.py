@@ -5,6 +5,7 @@ import torch
 from empssl.objectives.gram import smaller_gram
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_product
+from empssl.objectives.positive import check_positive
 from empssl.objectives.unit_rows import unit_rows
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
@@ -37,6 +38,7 @@ class VNE(Objective):
         self, *, invariance_weight: float = 4.16, entropy_weight: float = 1.0, epsilon: float = 1e-7
     ) -> None:
         super().__init__()
+        check_positive(epsilon=epsilon)
         self.invariance_weight = invariance_weight
         self.entropy_weight = entropy_weight
         self.epsilon = epsilon
