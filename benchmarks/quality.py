@@ -1,7 +1,7 @@
 """Whether measures without labels rank runs as a probe with labels does.
 
     python benchmarks/quality.py RUNS... --data cifar10 [--data-dir data] [--images 2000]
-                                 [--layers backbone head] [--write]
+                                 [--layers backbone head] [--crops grid3] [--probed N] [--write]
 
 Every run's network is measured on a sample of the train images, without labels, and scored by
 ridge regression from the embeddings of train to the classes of test. For each layer and measure:
@@ -28,8 +28,6 @@ from empssl.pretrained import Encoder
 from empssl.quality import MEASURES, examine
 from empssl.run import Run
 
-CROPS = "grid3"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -38,6 +36,8 @@ def main() -> None:
     parser.add_argument("--data-dir")
     parser.add_argument("--images", type=int, default=2000, help="that are measured")
     parser.add_argument("--layers", nargs="+", default=["backbone", "head"])
+    parser.add_argument("--crops", default="grid3")
+    parser.add_argument("--probed", type=int, help="the first images of train and test; all")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     if len(args.runs) < 3:
@@ -63,7 +63,7 @@ def main() -> None:
     claim(
         "quality", [c["spearman"] or 0.0 for each in found.values() for c in each.values()],
         "Spearman's rho with the ridge probe, over measures and layers", write=args.write,
-        data=args.data, images=args.images, crops=CROPS, num_runs=len(rows), correlations=found,
+        data=args.data, images=args.images, crops=args.crops, probed=args.probed, num_runs=len(rows), correlations=found,
         runs=rows,
     )  # fmt: skip
 
@@ -71,14 +71,14 @@ def main() -> None:
 def measures_and_scores(run: Path, args: argparse.Namespace) -> dict[str, object]:
     """What is known of one run, as plain values."""
     quality = examine(run, data=args.data, data_dir=args.data_dir, images=args.images,
-                      layers=args.layers, crops=CROPS, random=False)  # fmt: skip
+                      layers=args.layers, crops=args.crops, random=False)  # fmt: skip
     measured: dict[str, dict[str, float]] = {layer: {} for layer in args.layers}
     for reading in quality.readings:
         measured[reading.layer][reading.measure] = round(reading.value, 4)
     encoder = Encoder.from_pretrained(run)
     (x, y), (test_x, test_y) = (
         embedded(encoder, open_images(args.data, split=split, data_dir=args.data_dir,
-                                      side=encoder.image_side), args.layers)
+                                      side=encoder.image_side), args)
         for split in ("train", "test")
     )  # fmt: skip
     scores = {layer: ridge_probe(x[layer], y, test_x[layer], test_y) for layer in args.layers}
@@ -96,15 +96,16 @@ def measures_and_scores(run: Path, args: argparse.Namespace) -> dict[str, object
 
 
 def embedded(
-    encoder: Encoder, images: ImageSet, layers: list[Layer]
+    encoder: Encoder, images: ImageSet, args: argparse.Namespace
 ) -> tuple[dict[Layer, torch.Tensor], torch.Tensor]:
-    """Embeddings and labels of all images that can be read."""
+    """Embeddings and labels of the images that are probed and can be read."""
     assert images.labels is not None, f"{images.name} has no labels"
     parts, labels = [], []
-    for rows in encoder.batches(len(images)):
+    crops, layers = Crops.parse(args.crops), args.layers
+    for rows in encoder.batches(min(len(images), args.probed or len(images))):
         batch, samples = images.read(rows), torch.tensor(rows)
         good = batch.valid & (images.labels[samples] >= 0)
-        parts.append(encoder.embed(batch.pixels[good], samples[good], Crops.parse(CROPS), layers))
+        parts.append(encoder.embed(batch.pixels[good], samples[good], crops, layers))
         labels.append(images.labels[samples[good]])
     return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}, torch.cat(
         labels
