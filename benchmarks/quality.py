@@ -63,8 +63,8 @@ def main() -> None:
     claim(
         "quality", [c["spearman"] or 0.0 for each in found.values() for c in each.values()],
         "Spearman's rho with the ridge probe, over measures and layers", write=args.write,
-        data=args.data, images=args.images, crops=args.crops, probed=args.probed, num_runs=len(rows), correlations=found,
-        runs=rows,
+        data=args.data, images=args.images, crops=args.crops, probed=args.probed,
+        num_runs=len(rows), correlations=found, runs=rows,
     )  # fmt: skip
 
 
