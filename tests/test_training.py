@@ -503,12 +503,7 @@ def test_a_resumed_run_may_compute_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_run_is_not_resumed_on_other_images(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(24):
-        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
+    folder = photos(tmp_path / "images", 24)
     training.train(str(folder), out=tmp_path / "run", epochs=1.0, **SETTINGS)
     (folder / "5.png").unlink()
     with pytest.raises(DataError, match="has changed since") as refused:
@@ -517,14 +512,9 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path: Path) -> None:
 
 
 def test_a_run_is_not_resumed_on_images_that_broke(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(24):
-        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    folder = photos(tmp_path / "images", 24)
     training.train(str(folder), out=tmp_path / "run", epochs=1.0, **SETTINGS)
-    broken = folder / "05.png"
+    broken = folder / "5.png"
     broken.write_bytes(bytes(broken.stat().st_size))  # names and sizes are those of before
     with pytest.raises(DataError, match=r"23 of the images .* can be used, and 24 when"):
         training.train(str(folder), out=tmp_path / "run", resume=True)
