@@ -1,5 +1,6 @@
 """What victims do: train and embed a handful of images, two of which are broken."""
 
+import json
 import os
 import resource
 import signal
@@ -49,6 +50,20 @@ def training_run(images: Path, out: Path, *, every: float = 0.0, **options: Any)
     training._flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
     resume = (out / "config.yaml").exists()
     train(str(images), out=out, resume=resume, **({} if resume else OPTIONS | options))
+
+
+def train_weighed(images: Path, out: Path, weights: Path) -> None:
+    """Train for 600 steps, and note the bytes that the process holds before each."""
+    step, found = training.training_step, []
+
+    def weighed(*arguments: Any, **options: Any) -> Any:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        found.append(pages * resource.getpagesize())
+        return step(*arguments, **options)
+
+    training.training_step = weighed
+    training_run(images, out, every=300.0, epochs=200.0)
+    weights.write_text(json.dumps(found))
 
 
 def train_command(images: Path, out: Path) -> list[str]:
