@@ -253,7 +253,12 @@ POSITIVE = {"epsilon", "temperature", "student_temperature", "teacher_temperatur
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [(n, o) for n in NAMES for o in inspect.signature(OBJECTIVES[n]).parameters if o in POSITIVE],
+    [
+        (n, o)
+        for n in NAMES
+        for o in inspect.signature(OBJECTIVES[n]).parameters
+        if o in POSITIVE and n != "wmse"  # which may do without
+    ],
 )
 @pytest.mark.parametrize("value", [-1.0, 0.0])
 def test_what_must_be_positive_is_said_to_be(name: str, option: str, value: float) -> None:

@@ -18,6 +18,12 @@ def loss(objective: WMSE, given: Tensor) -> float:
     return float(objective(given).total)
 
 
+@pytest.mark.parametrize(("option", "value"), [("epsilon", -1e-9), ("shrinkage", -0.1)])
+def test_nothing_is_taken_off_the_covariance(option: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{option} is {value}, expected"):
+        WMSE(**{option: value})
+
+
 def test_without_shrinkage_no_triangular_map_of_the_coordinates_changes_it() -> None:
     """Any other would turn the whitened batch of each view by a rotation of its own."""
     published = WMSE(shrinkage=0.0, epsilon=0.0)

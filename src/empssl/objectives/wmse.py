@@ -7,7 +7,6 @@ from empssl.errors import UsageError
 from empssl.objectives.gram import cholesky
 from empssl.objectives.objective import Loss, Objective
 from empssl.objectives.pairs import mean_product
-from empssl.objectives.positive import check_positive
 from empssl.shapes import Projections
 from empssl.view_axis import HERE, ViewAxis
 
@@ -53,7 +52,8 @@ class WMSE(Objective):
             raise ValueError(f"slice_size is {slice_size}, expected 2 or more")
         if not 0 <= shrinkage <= 1:
             raise ValueError(f"shrinkage is {shrinkage}, expected a number between 0 and 1")
-        check_positive(epsilon=epsilon)
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon is {epsilon}, expected 0 or more")
         self.slice_size = slice_size
         self.shrinkage = shrinkage
         self.epsilon = epsilon
