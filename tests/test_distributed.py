@@ -138,14 +138,14 @@ def test_a_run_of_two_processes_can_be_resumed_by_one(tmp_path: Path) -> None:
     steps = STEPS * (1437 // 8) / (1437 // BATCH)
     whole = train_tiny(tmp_path / "whole", steps=2 * steps, batch=BATCH, precision="64-true")
     script = (
-        "import signal, sys; from empssl import cli, training\n"
+        "import signal, sys; from empssl import __main__, training\n"
         "step = training.training_step\n"
         "def stopped(*a, **k):\n"
         "    if training.rank() == 1: signal.raise_signal(signal.SIGTERM)\n"
         "    return step(*a, **k)\n"
         "training.rank = lambda: int(__import__('os').environ['LOCAL_RANK'])\n"
         "training.training_step = stopped\n"
-        "sys.exit(cli.main())"
+        "__main__.run()"
     )
     path = tmp_path / "stopping.py"  # a file, as the second process starts by running it again
     path.write_text(script)

@@ -201,10 +201,10 @@ def test_two_processes_go_on_where_one_stopped(
 
 DEAD = """
 import os, signal, sys
-from empssl import cli, training
+from empssl import __main__, training
 if os.environ.get("LOCAL_RANK") == "1":
     {}
-sys.exit(cli.main())
+__main__.run()
 """
 DEATHS = {
     "before the run began": (
@@ -235,7 +235,7 @@ def test_a_process_that_the_first_one_started_ends_it(when: str, tmp_path: Path)
 
 DYING = """
 import os, signal, sys
-from empssl import cli, training
+from empssl import __main__, training
 step, seen = training.training_step, []
 def dying(*a, **k):
     seen.append(0)
@@ -245,7 +245,7 @@ def dying(*a, **k):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*a, **k)
 training.training_step, training.CHECKPOINT_SECONDS = dying, 0.0
-sys.exit(cli.main())
+__main__.run()
 """
 
 
