@@ -2,12 +2,14 @@
 
     python benchmarks/alarm.py --out runs.jsonl [--objectives emp vicreg] [--seeds 5]
                                [--faults NAMES] [--write]
+    python benchmarks/alarm.py --runs RUNS...
 
 Trains every objective with recipe `demo` on digits, as it is and with each fault of
 `tests/wrong_objectives.py`, and adds a line for each run to a file: its gauges at every step, the
 k-NN accuracy after it and of random weights. Runs that the file has are not run again. In the end,
 for each run of the file: the level that `spread` and `participation` stayed under for some 20
 steps from step 20 on, and the step of the warning. The claim is how many faults were told of.
+With --runs nothing is trained: those finished runs are looked at, and the ones told of are named.
 """
 
 import argparse
@@ -40,7 +42,8 @@ PATCHES, BATCH, IMAGES = 4, 40, 1437
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--runs", type=Path, nargs="+", help="directories of finished runs")
     parser.add_argument("--objectives", nargs="+", default=sorted(OBJECTIVES))
     parser.add_argument("--seeds", type=int, default=5, help="healthy runs of each objective")
     parser.add_argument("--faults", nargs="+", help="names of faults; all by default")
@@ -48,6 +51,11 @@ def main() -> None:
     parser.add_argument("--fault-steps", type=int, default=80)
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
+    if args.runs:
+        look(args.runs)
+        return
+    if args.out is None:
+        parser.error("give --out, or --runs")
     done = {(run["objective"], run["fault"], run["seed"]) for run in read(args.out)}
     data.open_digits = cache(data.open_digits)
     wanted = [(name, None, seed) for seed in range(args.seeds) for name in args.objectives]
@@ -60,6 +68,20 @@ def main() -> None:
             with args.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
     summarize(read(args.out), write=args.write)
+
+
+def look(runs: list[Path]) -> None:
+    """Name the runs that are told of, and count them all."""
+    told = 0
+    for path in runs:
+        metrics = Run(path).metrics()
+        gauges = {g: [entry[g] for entry in metrics] for g in ("loss", *LOW)}
+        step = warned(gauges)
+        if step is not None:
+            told += 1
+            levels = ", ".join(f"{measure} {level(gauges[measure]):.2f}" for measure in LOW)
+            print(f"{path.name}: warning at step {step} of {len(metrics)}; {levels}")
+    print(f"{told} of {len(runs)} runs told of")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -6,19 +6,18 @@ import shutil
 import signal
 import statistics
 from collections.abc import Callable, Iterator
-from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny import differences, start, train_tiny
+from tiny import differences, few_digits, start, train_tiny
 
 import empssl
-from empssl import cli, data, training
+from empssl import cli, training
 from empssl.comparison import Comparison, Forecast, execution
 from empssl.comparison import compare as compare_any
 from empssl.comparison.ends import apart
@@ -26,7 +25,6 @@ from empssl.comparison.equal import Equal
 from empssl.comparison.folder import Folder
 from empssl.comparison.maps import maps
 from empssl.comparison.settings import decisive
-from empssl.data import MemoryImages
 from empssl.errors import (
     CellsFailedError,
     DataError,
@@ -53,18 +51,7 @@ TRAIN, TEST = 320, 80  # images: to score them all would take most of these test
 @pytest.fixture(scope="module", autouse=True)
 def _few_digits() -> Iterator[None]:
     """The first digits only, in this process."""
-    full = data.open_digits
-
-    def few(*, split: Literal["train", "test", "all"], side: int = 16) -> MemoryImages:
-        images, count = full(split=split, side=side), TEST if split == "test" else TRAIN
-        assert images.labels is not None
-        return MemoryImages(
-            images.pixels[:count], name="digits", split=split, labels=images.labels[:count],
-            class_names=images.class_names, fingerprint=f"{images.fingerprint}, {count}",
-        )  # fmt: skip
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "open_digits", cache(few))
+    with few_digits(TRAIN, TEST):
         yield
 
 

@@ -5,16 +5,14 @@ import shutil
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
-from tiny import train_tiny
+from tiny import few_digits, train_tiny
 
 import empssl
-from empssl import data
 from empssl.bag import Crops
 from empssl.cli import main
 from empssl.data import MemoryImages, open_images
@@ -34,18 +32,7 @@ LAYERS = ("stem", "stage1", "stage2", "stage3", "backbone", "head", "projection"
 @pytest.fixture(scope="module", autouse=True)
 def _few_digits() -> Iterator[None]:
     """The first digits only, in this process."""
-    full = data.open_digits
-
-    def few(*, split: Literal["train", "test", "all"], side: int = 16) -> MemoryImages:
-        images, count = full(split=split, side=side), TEST if split == "test" else TRAIN
-        assert images.labels is not None
-        return MemoryImages(
-            images.pixels[:count], name="digits", split=split, labels=images.labels[:count],
-            class_names=images.class_names, fingerprint=f"{images.fingerprint}, {count}",
-        )  # fmt: skip
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "open_digits", cache(few))
+    with few_digits(TRAIN, TEST):
         yield
 
 

@@ -5,15 +5,14 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
+from tiny import few_digits
 
 import empssl
-from empssl import cli, data, reproduction, training
-from empssl.data import MemoryImages
+from empssl import cli, reproduction, training
 from empssl.errors import CellsFailedError, StoppedError, UsageError
 from empssl.reproduction import Forecast, Reproduction, forecast, scores
 from empssl.reproduction import reproduce as reproduce_any
@@ -50,18 +49,7 @@ TINY = replace(
 @pytest.fixture(scope="module", autouse=True)
 def _tiny() -> Iterator[None]:
     """A scale that tests can afford, and the first digits only."""
-    full = data.open_digits
-
-    def few(*, split: Literal["train", "test", "all"], side: int = 16) -> MemoryImages:
-        images, count = full(split=split, side=side), TEST if split == "test" else TRAIN
-        assert images.labels is not None
-        return MemoryImages(
-            images.pixels[:count], name="digits", split=split, labels=images.labels[:count],
-            class_names=images.class_names, fingerprint=f"{images.fingerprint}, {count}",
-        )  # fmt: skip
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "open_digits", cache(few))
+    with few_digits(TRAIN, TEST) as patch:
         patch.setitem(SCALES, "laptop", TINY)
         yield
 

@@ -3,13 +3,18 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pytest
 import torch
 
-from empssl import checkpoint
+from empssl import checkpoint, data
 from empssl.checkpoint import Checkpoint
+from empssl.data import MemoryImages
 from empssl.run import Run
 from empssl.training import train
 
@@ -25,6 +30,24 @@ STATEFUL: dict[str, dict[str, Any]] = {
     "swav": {"name": "swav", "prototypes": 12},
 }
 CLOCKS = {"seconds", "patches_per_second"}
+
+
+@contextmanager
+def few_digits(train: int, test: int) -> Iterator[pytest.MonkeyPatch]:
+    """In this process `digits` are the first so many: to score all takes most of a test's time."""
+    full = data.open_digits
+
+    def few(*, split: Literal["train", "test", "all"], side: int = 16) -> MemoryImages:
+        images, count = full(split=split, side=side), test if split == "test" else train
+        assert images.labels is not None
+        return MemoryImages(
+            images.pixels[:count], name="digits", split=split, labels=images.labels[:count],
+            class_names=images.class_names, fingerprint=f"{images.fingerprint}, {count}",
+        )  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "open_digits", cache(few))
+        yield patch
 
 
 def train_tiny(out: Path, *, steps: float = 4, **changes: Any) -> Path:

@@ -85,6 +85,11 @@ class Crops:
         return len(self.views(policy, image, torch.zeros(1, dtype=torch.long)))
 
 
+def patches_at_once(device: torch.device) -> int:
+    """As many as keep a device busy; more would only take memory."""
+    return PATCHES_ON_GPU if device.type != "cpu" else PATCHES_A_THREAD * torch.get_num_threads()
+
+
 def embed_bags(
     network: Network,
     policy: Policy,
@@ -146,8 +151,7 @@ def embed_growing_bags(
     device = next(network.parameters()).device
     half = resolve_precision(precision, device.type) == "bf16-mixed"
     per_image = crops.views(policy, images[:1], samples[:1]).shape[0]
-    on_cpu = PATCHES_A_THREAD * torch.get_num_threads()
-    step = max(1, (on_cpu if device.type == "cpu" else PATCHES_ON_GPU) // per_image)
+    step = max(1, patches_at_once(device) // per_image)
     of_views = [layer for layer in layers if layer != "joint"]
     needed = dict.fromkeys([*of_views, *VIEW_LAYERS] if "joint" in layers else of_views)
     bags: list[dict[Layer, list[Tensor]]] = [

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from empssl.healthy import Healthy, health
 from empssl.quality.discriminants import lidar, separation
 from empssl.quality.fill import fill
 from empssl.quality.power_law import alpha_req
@@ -11,7 +12,6 @@ from empssl.quality.rank import covariance_rank, rankme
 from empssl.quality.rotation import rotation
 from empssl.quality.sphere import alignment, uniformity
 
-Healthy = Literal["higher", "lower", "near 1"]
 Of = Literal["bags", "views", "turns"]
 
 
@@ -36,9 +36,7 @@ class Measure:
 
     def health(self, value: float) -> float:
         """The value on a scale on which larger is healthier."""
-        if self.healthy == "near 1":
-            return -abs(value - 1)
-        return value if self.healthy == "higher" else -value
+        return health(value, self.healthy)
 
 
 MEASURES = {

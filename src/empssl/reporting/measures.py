@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from empssl.healthy import health
 from empssl.reporting.ground import depth
 
 
@@ -75,6 +76,5 @@ def _value(reading: dict[str, Any]) -> Value:
     own, random = reading["value"], reading["random"]
     if random is None:
         return Value(own, None, False)
-    if reading["healthy"] == "near 1":
-        return Value(own, random, abs(own - 1) < abs(random - 1))
-    return Value(own, random, own > random if reading["healthy"] == "higher" else own < random)
+    healthy = reading["healthy"]
+    return Value(own, random, health(own, healthy) > health(random, healthy))

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from empssl.bag import PATCHES_A_THREAD, PATCHES_ON_GPU, Crops
-from empssl.data import in_memory, open_images
+from empssl.bag import Crops, patches_at_once
+from empssl.data import open_images
 from empssl.errors import DataError
 from empssl.pretrained import Encoder
 from empssl.run import Run
@@ -51,7 +51,7 @@ def placed(
     if images.labels is None or len(images) < 3 * PERPLEXITY:
         raise DataError(f"{data} has no labels, or fewer than {3 * PERPLEXITY:.0f} images to map")
     rows = np.unique(np.linspace(0, len(images) - 1, min(IMAGES, len(images))).astype(int))
-    got = in_memory(images).read(rows.tolist())
+    got = images.read(rows.tolist())
     z = projections(encoder, got.pixels[got.valid], Crops.parse(crops)).numpy()
     labels = images.labels[torch.from_numpy(rows)][got.valid].numpy()
     plane = TSNE(
@@ -71,8 +71,7 @@ def placed(
 def projections(encoder: Encoder, images: Images, crops: Crops) -> Float[Tensor, "batch dim"]:
     """Each image's projection, the mean over its views, of length 1."""
     device = next(encoder.network.parameters()).device
-    on_cpu = PATCHES_A_THREAD * torch.get_num_threads()
-    limit = on_cpu if device.type == "cpu" else PATCHES_ON_GPU
+    limit = patches_at_once(device)
     found = []
     for part in torch.arange(len(images)).split(max(1, limit // max(1, crops.count**2))):
         views = crops.views(encoder.policy, images[part].to(device), part.to(device))
