@@ -4,7 +4,8 @@
 
 Trains on the first 45,000 training images of CIFAR-10 without labels, fits a ridge probe on the
 first 20,000 of them (or as many as --probed says) and scores it on the other 5,000 of train, with
-2 x 2 clean crops and their mirror images. The standard error of a score near 60 % is 0.7 points.
+2 x 2 clean crops and their mirror images, or what --crops names. The standard error of a score
+near 60 % is 0.7 points.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=0.6)
     parser.add_argument("--set", default="{}", help="YAML of settings laid over the recipe")
     parser.add_argument("--probed", type=int, default=20_000)
+    parser.add_argument("--crops", default="grid2")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = parser.parse_args()
     changes = yaml.safe_load(args.set)
@@ -55,7 +57,7 @@ def main() -> None:
         encoder = Encoder.from_pretrained(run.path)
         train, test = part(every, 0, args.probed), part(every, TRAINED, len(every))
         bags = [
-            encoder.embed(p.pixels, torch.arange(len(p)), Crops.parse("grid2"), list(scores))
+            encoder.embed(p.pixels, torch.arange(len(p)), Crops.parse(args.crops), list(scores))
             for p in (train, test)
         ]
         for layer, found in scores.items():
@@ -63,7 +65,8 @@ def main() -> None:
             found.append(score.accuracy)
     claim(
         "holdout", scores["head"], "% ridge, head layer, 5,000 images of train", seeds=args.seeds,
-        backbone=scores["backbone"], probed=args.probed, changes=changes, steps=last["step"] + 1,
+        backbone=scores["backbone"], probed=args.probed, crops=args.crops, recipe=args.recipe,
+        changes=changes, steps=last["step"] + 1,
         patches=last["patches"], pflop=last["pflop"], fill=last["fill"],
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bad_images import photo
 from tiny import differences, few_digits, start, train_tiny
 
 import empssl
@@ -643,6 +644,18 @@ def test_runs_of_different_data_are_refused(two_runs: list[Path], tmp_path: Path
     with pytest.raises(UsageError, match="plain and all were trained differently: split is train"):
         compare_runs([two_runs[0], other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_folder_may_be_written_in_two_ways(tmp_path: Path) -> None:
+    for number in range(40):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo(number, side=8))
+    plain = str(tmp_path / "photos")
+    ways = [plain, f"{plain}/../photos"]
+    runs = [train_tiny(tmp_path / name, data=way) for name, way in zip("xy", ways, strict=True)]
+    compare_runs(runs, tmp_path / "out", data=plain)
+    assert [cell["state"] for cell in record(tmp_path / "out")["cells"]] == ["finished"] * 2
 
 
 def test_scores_on_different_images_are_refused(two_runs: list[Path], tmp_path: Path) -> None:

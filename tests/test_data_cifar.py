@@ -214,6 +214,16 @@ def test_other_archive_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = small("cifar10")
+    serve(monkeypatch, archive(files, "cifar-10-batches-py"), files)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot unpack .* to '.*file"):
+        open_images("cifar10", split="test", data_dir=tmp_path / "file", download=True)
+
+
 def test_no_network_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def urlopen(url: str, timeout: float) -> Response:
         raise urllib.error.URLError("no route")

@@ -40,6 +40,39 @@ def test_flat_folder_has_no_test_split(tmp_path: Path) -> None:
         open_images(str(fill(tmp_path, "a.png")), split="test")
 
 
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "Validation")])
+def test_splits_are_known_by_several_names(train: str, test: str, tmp_path: Path) -> None:
+    fill(tmp_path, f"{train}/a/1.png", f"{train}/b/2.png", f"{test}/a/3.png", f"{test}/b/4.png")
+    assert names(tmp_path, "train") == [f"{train}/a/1.png", f"{train}/b/2.png"]
+    images = open_images(str(tmp_path), split="test", side=8)
+    assert images.class_names == ("a", "b")
+
+
+def test_a_flat_test_folder_leaves_train_its_labels(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/2.png", "test/3.png")
+    train, test, every = (
+        open_images(str(tmp_path), split=split, side=8) for split in ("train", "test", "all")
+    )
+    assert train.labels is not None
+    assert train.labels.tolist() == [0, 1]
+    assert test.labels is None
+    assert every.labels is not None
+    assert every.labels.tolist() == [-1, 0, 1]
+
+
+def test_of_two_test_folders_the_one_with_classes_is_taken(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/2.png", "test/3.png", "val/a/4.png", "val/b/5.png")
+    assert names(tmp_path, "test") == ["val/a/4.png", "val/b/5.png"]
+
+
+def test_an_image_of_a_kind_that_is_not_read_is_told_as_bad(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{k}.png" for k in range(20)))
+    (tmp_path / "x.heic").write_bytes(b"ftypheic")
+    images = open_images(str(tmp_path), split="all", side=8)
+    [bad] = images.read(list(range(len(images)))).bad
+    assert (bad.name, bad.reason) == ("x.heic", "unreadable")
+
+
 def test_folders_are_classes(tmp_path: Path) -> None:
     images = open_images(str(fill(tmp_path, "b/1.png", "a/x/2.png", "b/3.png")), split="all")
     assert images.class_names == ("a", "b")
@@ -189,9 +222,9 @@ def test_folder_that_cannot_be_listed_is_named(
 
 
 def test_folder_of_others_says_what_was_found(tmp_path: Path) -> None:
-    for name in ("a.heic", "b.HEIC", "c.txt", "README", ".hidden.jpg"):
+    for name in ("a.mp4", "b.MP4", "c.txt", "README", ".hidden.jpg"):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"found 2 \.heic, 1 \.txt, 1 no extension"):
+    with pytest.raises(DataError, match=r"found 2 \.mp4, 1 \.txt, 1 no extension"):
         open_images(str(tmp_path), split="all")
 
 

@@ -12,7 +12,7 @@ from bad_images import photo
 from PIL import Image
 
 from empssl.data import open_images
-from empssl.data.parquet import open_parquet
+from empssl.data.parquet import open_parquet, parquet_splits
 from empssl.errors import DataError
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenette160"
@@ -46,6 +46,37 @@ def write(
     path.parent.mkdir(exist_ok=True, parents=True)
     pq.write_table(table, path)
     return path
+
+
+def test_files_in_folders_of_splits_are_not_mixed(tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("test", 2)):
+        cells: list[dict[str, Any] | None] = [cell(k) for k in range(count)]
+        write(
+            tmp_path / "default" / split / "0000.parquet",
+            cells,
+            labels=[k % 2 for k in range(count)],
+        )
+    train, test = (open_images(str(tmp_path), split=split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (4, 2)
+    assert test.sample_name(1) == "default/test/0000.parquet[1]"
+
+
+def test_a_name_outweighs_the_folder_that_it_is_in(tmp_path: Path) -> None:
+    cells: list[dict[str, Any] | None] = [cell(0)]
+    for name in ("train-0.parquet", "test-0.parquet"):
+        write(tmp_path / "train-and-test" / name, cells, labels=[0])
+    assert parquet_splits(tmp_path) == {
+        split: [tmp_path / "train-and-test" / f"{split}-0.parquet"] for split in ("train", "test")
+    }
+
+
+@pytest.mark.parametrize("name", ["e.parquet", ".e.parquet.shards/0.parquet"])
+def test_embeddings_beside_images_do_not_hide_them(name: str, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(photo(1, side=12))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"embedding": [[0.0, 1.0]]}), tmp_path / name)
+    images = open_images(str(tmp_path), split="all", side=12)
+    assert [images.sample_name(k) for k in range(len(images))] == ["1.png"]
 
 
 def test_rows_come_in_order_with_their_labels(tmp_path: Path) -> None:

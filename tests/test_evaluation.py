@@ -19,6 +19,7 @@ from empssl.errors import DataError, UsageError
 from empssl.evaluation import Evaluation
 from empssl.evaluation.features import features
 from empssl.pretrained import Encoder
+from empssl.reporting import report
 from empssl.run import Run
 
 
@@ -123,6 +124,35 @@ def test_unlabeled_images_of_a_labeled_set_are_left_out(
     monkeypatch.setattr(module, "open_images", partly_labeled)
     found = empssl.evaluate(tiny_run, "digits", probes=["knn"], crops=["grid1"], baselines=False)
     assert (found.results[0].train_size, found.results[0].test_size) == (1337, 260)
+
+
+def test_labels_that_are_all_unknown_are_none(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import empssl.evaluation as module
+
+    opened = module.open_images
+
+    def unlabeled(data: str, **options: Any) -> MemoryImages:
+        images = copy.copy(opened(data, **options))  # other tests share the original
+        assert isinstance(images, MemoryImages)
+        if options["split"] == "test":
+            images.labels = torch.full((len(images),), -1)
+        return images
+
+    monkeypatch.setattr(module, "open_images", unlabeled)
+    with pytest.raises(DataError, match="the 360 test images of digits have no labels"):
+        empssl.evaluate(tiny_run, "digits", probes=["knn"], crops=["grid1"], baselines=False)
+
+
+def test_test_images_that_the_encoder_saw_are_told(tmp_path: Path) -> None:
+    for split, saw in (("all", True), ("train", False)):
+        run = train_tiny(tmp_path / split, split=split)
+        found = evaluate(run, "digits", probes=["knn"], crops=["grid1"], baselines=False)
+        assert found.protocol["saw_test"] is saw
+        assert ("trained on the test images too" in found.table()) is saw
+        page = report(run, data="digits").read_text()
+        assert ("trained on the test images too" in page) is saw
 
 
 def test_no_labels_is_an_error(tiny_run: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -87,6 +87,15 @@ def test_the_curve_ends_at_the_score_of_the_whole_bag(found: Evaluation) -> None
     # One patch of four tells less, over all layers.
     first, last = (statistics.fmean(c.accuracies[at] for c in found.curves) for at in (0, -1))
     assert first < last - 3
+
+
+def test_the_best_epoch_on_test_is_not_told_of_bags_of_many_sizes(run: Path) -> None:
+    options: dict[str, Any] = {"probes": ["linear_sgd"], "crops": ["grid2"], "layers": ["stem"]}
+    alone = empssl.evaluate(run, "digits", baselines=False, **options)
+    curve = empssl.evaluate(run, "digits", baselines=False, curve=[1], **options)
+    assert alone.results[0].details["best_on_test"] >= alone.results[0].accuracy
+    assert "best_on_test" not in curve.results[0].details
+    assert curve.results[0].accuracy == alone.results[0].accuracy
 
 
 def test_a_smaller_bag_is_the_mean_of_its_patches(run: Path) -> None:

@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bad_images import encoded
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import weights
@@ -136,6 +138,13 @@ def test_numbers_without_a_known_white_are_refused(encoder: Encoder) -> None:
     image = Image.fromarray(np.full((8, 8), 1000, np.int32))
     with pytest.raises(DataError, match="mode I cannot be used: ambiguous-range"):
         encoder.encode(image)
+
+
+def test_an_opened_image_that_is_cut_short_is_refused(encoder: Encoder) -> None:
+    whole = encoded(Image.effect_noise((64, 64), 50), "PNG")
+    cut = Image.open(io.BytesIO(whole[: len(whole) // 2]))
+    with pytest.raises(DataError, match=r"a PIL image of mode L cannot be used: .*truncated"):
+        encoder.encode([cut])
 
 
 def test_no_images_are_refused(encoder: Encoder) -> None:

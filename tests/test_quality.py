@@ -329,9 +329,14 @@ def test_a_run_is_examined_at_each_layer_beside_random_weights(run: Path) -> Non
     assert all(r.random is not None and r.random != r.value for r in quality.readings)
     assert quality.protocol["images"] == 30
     assert quality.protocol["model"] == Run(run).identity
-    assert json.loads((run / "quality" / "digits.json").read_text()) == json.loads(
-        quality.to_json()
-    )
+    [file] = (run / "quality").glob("digits-*.json")
+    assert json.loads(file.read_text()) == json.loads(quality.to_json())
+
+
+def test_another_question_leaves_the_first_answer(run: Path) -> None:
+    for views in (2, 3, 2):
+        examine(run, images=20, views=views, random=False, device="cpu")
+    assert sorted(q["protocol"]["views"] for q in Run(run).qualities()) == [2, 3]
 
 
 def test_a_seed_makes_an_examination_repeatable(run: Path) -> None:
@@ -360,7 +365,7 @@ def test_a_folder_without_classes_is_examined_on_the_command_line(
     rank = next(line for line in lines if line.startswith("rankme") and " head " in line)
     assert "higher" in rank
     assert "directions that embeddings use; 1 is collapse (Garrido et al. 2023)" in rank
-    assert (run / "quality" / "photos.json").is_file()
+    assert len(list((run / "quality").glob("photos-*.json"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,14 @@ def test_nearest_neighbor_is_the_copy_and_never_the_image_itself() -> None:
     assert first.name not in [near.name for near in first.neighbors]
 
 
+def test_a_neighbor_agrees_where_both_classes_are_known() -> None:
+    some = sample(4, labels=torch.tensor([0, 0, 1, -1]))
+    found = {query.name: query.neighbors for query in queries(some, torch.eye(4))}
+    known = {near.name: near.agrees for near in found["train/00000"]}
+    assert known == {"train/00001": True, "train/00002": False, "train/00003": None}
+    assert {near.agrees for near in found["train/00003"]} == {None}
+
+
 def test_patches_shown_are_those_of_training() -> None:
     some = sample(3)
     config = settings("x")

@@ -22,6 +22,7 @@ from empssl.reproduction.exhibits import EXHIBITS
 from empssl.reproduction.experiment import Experiment, emp, rival
 from empssl.reproduction.fidelity import DISCREPANCIES
 from empssl.reproduction.finding import Finding, Point
+from empssl.reproduction.plan import Look
 from empssl.reproduction.scale import LAPTOP, SCALES
 from empssl.reproduction.verdict import judge
 from empssl.run import Run
@@ -362,6 +363,18 @@ def test_what_is_unknown_is_named_with_the_nearest(
     assert not (tmp_path / "out").exists()
 
 
+def test_documents_of_another_scale_are_not_written_over(made: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.json is of the scale laptop"):
+        reproduce(made, "figure6", scale="paper")
+
+
+def test_documents_do_not_say_where_the_data_are(tmp_path: Path) -> None:
+    where = str(tmp_path / "mine")
+    reproduce(tmp_path / "out", "table3", data={"cifar10": where, "cifar100": where})
+    assert "- cifar10 is mine here." in (tmp_path / "out" / "table3.md").read_text()
+    assert record(tmp_path / "out", "table3")["data"] == {"cifar10": "mine", "cifar100": "mine"}
+
+
 def test_the_command_line_lists_the_exhibits(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["reproduce", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -378,9 +391,12 @@ A, B = emp("cifar10", 30), rival("byol", "cifar10")
 
 def finding(experiment: Experiment, *runs: list[tuple[float, float, float]]) -> Finding:
     """Points of epoch, PFLOP and percent, by seed."""
-    curves = tuple(tuple(Point(e, v, None, pflop, 0.0) for e, pflop, v in run) for run in runs)
+    curves = tuple(tuple(Point(e, v, {}, pflop, 0.0) for e, pflop, v in run) for run in runs)
     values = tuple(run[-1].value for run in curves)
-    return Finding(Number(experiment, "cifar10", "curve"), "done", "", values, 0, curves)
+    return Finding(
+        Number(experiment, "cifar10", "curve"), "done", "", values, 0, curves,
+        seeds=tuple(range(len(runs))),
+    )  # fmt: skip
 
 
 def test_equal_epochs_and_equal_compute_are_two_questions() -> None:
@@ -404,6 +420,49 @@ def test_ranges_over_seeds_that_touch_are_said_to() -> None:
     assert any("the ranges over seeds overlap" in text for text in verdict.paragraphs())
 
 
+def test_a_schedule_that_had_not_ended_is_named() -> None:
+    ours = finding(A, [(0.1, 1.0, 40.0), (1.0, 10.0, 70.0)])
+    theirs = finding(B, [(0.1, 0.5, 20.0), (1.0, 5.0, 60.0), (3.0, 15.0, 80.0)])
+    verdict = judge(Claim("ahead", "cifar10", (A,), (B,)), [ours, theirs])
+    assert [duel.early for duel in verdict.duels["equal epochs"]] == [("BYOL",)]
+    assert any("as claimed, one seed; BYOL in mid-schedule" in t for t in verdict.paragraphs())
+    ended = judge(Claim("ahead", "cifar10", (A,), (B,)), [ours, finding(B, [(1.0, 10.0, 60.0)])])
+    assert [duel.early for duel in ended.duels["equal epochs"]] == [()]
+
+
+def test_a_seed_that_is_missing_shifts_no_other() -> None:
+    points = finding(A, [(1.0, 1.0, 70.0)], [(1.0, 1.0, 60.0)])
+    late = replace(finding(A, [(0.5, 0.5, 50.0)]), seeds=(1,))  # seed 0 of it failed
+    theirs = finding(B, [(1.0, 1.0, 61.0)])
+    verdict = judge(Claim("ahead", "cifar10", (A,), (B,)), [late, points, theirs])
+    [duel] = verdict.duels["equal compute"]
+    assert duel.scores[0].mean == 65.0
+
+
+def test_layers_are_compared_like_with_like() -> None:
+    def seen(experiment: Experiment, backbone: float, head: float, value: float) -> Finding:
+        point = Point(1.0, value, {"backbone": backbone, "head": head}, 1.0, 0.0)
+        return replace(finding(experiment, [(1.0, 1.0, value)]), curves=((point,),))
+
+    verdict = judge(
+        Claim("ahead", "cifar10", (A,), (B,)),
+        [seen(A, 50.0, 60.0, 60.0), seen(B, 55.0, 58.0, 55.0)],
+    )
+    margins = {name: duel.margin for name, [duel] in verdict.duels.items()}
+    assert margins == {
+        "equal epochs": 5.0, "equal compute": 5.0, "equal compute, by the backbone of both": -5.0,
+        "equal compute, by the head of both": 2.0,
+    }  # fmt: skip
+
+
+def test_data_of_one_last_name_are_told_apart() -> None:
+    def key(on: str) -> str:
+        return Look(on, None, "grid2", "linear").key
+
+    assert key("/d/cifar10/data") != key("/d/cifar100/data")
+    assert key("cifar10") == "cifar10-last-grid2"
+
+
 def test_what_was_not_run_is_not_judged() -> None:
     verdict = judge(Claim("ahead", "cifar10", (A,), (B,)), [finding(A, [(1.0, 1.0, 70.0)])])
     assert not any(verdict.duels.values())
@@ -412,14 +471,17 @@ def test_what_was_not_run_is_not_judged() -> None:
 
 def test_a_change_is_worth_the_mean_of_its_paired_differences() -> None:
     numbers = EXHIBITS["fidelity"].numbers
-    values = {0: (60.0, 70.0), 1: (61.0, 73.0)}  # the base, and the first change
+    # Of the base, and of the first two changes; seed 1 of the second one failed.
+    values = {0: {0: 60.0, 1: 70.0, 2: 75.0}, 1: {0: 61.0, 2: 78.0}, 2: {1: 65.0}}
     found = [
-        replace(finding(n.experiment), number=n, values=values.get(at, ()))
+        replace(finding(n.experiment), number=n, values=tuple(values.get(at, {}).values()),
+                seeds=tuple(values.get(at, {})))
         for at, n in enumerate(numbers)
-    ]
+    ]  # fmt: skip
     table = fidelity(found)
     assert "| the paper's | +2.0 (+1.0 to +3.0) |" in table
-    assert table.count("not yet measured") == len(numbers) - 2
+    assert "| −5.0, one seed |" in table
+    assert table.count("not yet measured") == len(numbers) - 3
 
 
 def test_the_page_on_fidelity_has_every_discrepancy() -> None:

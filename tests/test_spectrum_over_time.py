@@ -143,6 +143,15 @@ def test_where_there_is_nothing_to_draw_there_is_no_chart(metrics: list[dict[str
     assert spectrum_over_time(metrics) is None
 
 
+def test_variances_far_below_a_millionth_have_their_decades() -> None:
+    metrics = [{"step": step, "spectrum": [1e-4, 1e-8, 1e-12]} for step in range(3)]
+    found = spectrum_over_time(metrics)
+    assert found is not None
+    assert [tick.text for tick in found.chart.y_ticks] == [
+        "10⁻¹⁰", "10⁻⁹", "10⁻⁸", "10⁻⁷", "10⁻⁶", "10⁻⁵", "10⁻⁴"
+    ]  # fmt: skip
+
+
 def test_a_report_draws_it_and_does_without(tiny_run: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     drawn = report(out, images=20, device="cpu").read_text()

@@ -50,9 +50,9 @@ def few_digits(train: int, test: int) -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-def train_tiny(out: Path, *, steps: float = 4, **changes: Any) -> Path:
-    """A few steps of `train` on digits."""
-    return train("digits", out=out, **({"epochs": steps / STEPS_PER_EPOCH} | SETTINGS | changes))
+def train_tiny(out: Path, *, data: str = "digits", steps: float = 4, **changes: Any) -> Path:
+    """A few steps of `train`; an epoch is that of digits."""
+    return train(data, out=out, **({"epochs": steps / STEPS_PER_EPOCH} | SETTINGS | changes))
 
 
 def command(out: Path, *options: str, steps: float = 4, batch: int = 8) -> list[str]:

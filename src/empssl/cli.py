@@ -269,9 +269,11 @@ def _shown(result: Any, *, print_config: bool, as_json: bool) -> str:
         plain = json.loads(json.dumps(result, default=str))  # paths as text, tuples as lists
         text: str = yaml.safe_dump(plain, sort_keys=False)
         return text.rstrip("\n")
-    if hasattr(result, "to_json"):
-        return str(result.to_json() if as_json else result.table())
-    return str(result)
+    if not hasattr(result, "to_json"):
+        return str(result)
+    text = result.to_json() if as_json else result.table()
+    # The name of a file or class need not be text; what cannot be written is shown escaped.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _fail(speaker: str, error: BaseException, code: int, as_json: bool) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from empssl import checkpoint
 from empssl.bag import Crops, embed_bags, embed_growing_bags
 from empssl.checkpoint import Checkpoint
-from empssl.data.decode import UndecodableError, decode, upright
+from empssl.data.decode import PILLOW_ERRORS, UndecodableError, decode, upright
 from empssl.data.square import square
 from empssl.engine import keep_freed_memory, resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
@@ -187,7 +187,7 @@ def _opened(image: ImageLike) -> Image.Image:
     if isinstance(image, Image.Image):
         try:
             return upright(image)
-        except UndecodableError as error:
+        except (UndecodableError, *PILLOW_ERRORS) as error:
             raise DataError(f"a PIL image of mode {image.mode} cannot be used: {error}") from error
     array = image.cpu().numpy() if isinstance(image, Tensor) else image
     if isinstance(image, Tensor) and array.ndim == 3:

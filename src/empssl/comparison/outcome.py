@@ -60,7 +60,7 @@ class Outcome:
             metrics[-1] if metrics else {},
             protocol.rows(found["results"]) if found else [],
             protocol.rows(found["baselines"]) if found else [],
-            found["protocol"] if found else {},
+            {k: v for k, v in found["protocol"].items() if k != "trained_on"} if found else {},
             run.environment,
         )  # fmt: skip
 

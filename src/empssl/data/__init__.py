@@ -7,11 +7,11 @@ from pathlib import Path
 from empssl.data.bad_samples import BadSamples
 from empssl.data.cifar import CIFARS, open_cifar
 from empssl.data.digits import open_digits
-from empssl.data.folder import open_folder
+from empssl.data.folder import list_images, open_folder
 from empssl.data.imagenet100 import open_imagenet100
 from empssl.data.images import BadSample, ImageBatch, ImageSet, MemoryImages
 from empssl.data.in_memory import in_memory
-from empssl.data.parquet import open_parquet, parquet_files
+from empssl.data.parquet import holds_images, open_parquet, parquet_files
 from empssl.data.split import Split
 from empssl.data.tiny_imagenet import open_tiny_imagenet
 from empssl.errors import DataError, UsageError, nearest
@@ -77,7 +77,9 @@ def open_images(
         return open_imagenet100(split=split, data_dir=where, classes=classes, **given)
     path = Path(data).expanduser()
     if os.path.isdir(path):  # unlike Path.is_dir, False where the path cannot be looked up
-        opener = open_parquet if parquet_files(path) else open_folder
+        # Embeddings that were written beside the images are no images.
+        in_parquet = parquet_files(path) and (holds_images(path) or not list_images(path).sizes)
+        opener = open_parquet if in_parquet else open_folder
         return opener(path, split=split, **given)
     if os.path.isfile(path) and path.suffix == ".parquet":
         return open_parquet(path, split=split, **given)

@@ -174,14 +174,18 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _download(cifar: Cifar, folder: Path, progress: Progress | None) -> None:
     """Only the files that are expected leave the archive, each compared with its sum."""
-    with tempfile.TemporaryFile() as archive:
-        fetch(cifar.archive, cifar.archive_md5, archive, progress)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
-            for file, md5 in (cifar.train | cifar.test | cifar.meta).items():
-                member = tar.extractfile(f"{cifar.folder}/{file}")
-                data = member.read() if member is not None else b""
-                _check(data, md5, f"{cifar.archive}: {file}")
-                part = folder / f"{file}.part"
-                part.write_bytes(data)
-                os.replace(part, folder / file)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)  # first, lest it be fetched in vain
+        with tempfile.TemporaryFile(dir=folder.parent) as archive:
+            fetch(cifar.archive, cifar.archive_md5, archive, progress)
+            folder.mkdir(exist_ok=True)
+            with tarfile.open(fileobj=archive, mode="r:gz") as tar:
+                for file, md5 in (cifar.train | cifar.test | cifar.meta).items():
+                    member = tar.extractfile(f"{cifar.folder}/{file}")
+                    data = member.read() if member is not None else b""
+                    _check(data, md5, f"{cifar.archive}: {file}")
+                    part = folder / f"{file}.part"
+                    part.write_bytes(data)
+                    os.replace(part, folder / file)
+    except OSError as error:
+        raise DataError(f"cannot unpack {cifar.archive} to '{folder}': {error}") from error

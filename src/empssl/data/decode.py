@@ -35,7 +35,7 @@ MID_GREY = 128
 # First line: what 400,000 mutated files raised (OSError 68 %, ValueError 4 %, the last only from
 # damaged TIFF directories). Second: the rest of the list in Pillow's own fuzz test. Third: what
 # Image.open takes for "not this format" and its parsers are built on; load() has no such net.
-_PILLOW_ERRORS = (
+PILLOW_ERRORS = (
     *(OSError, ValueError, SyntaxError, Image.DecompressionBombError, TypeError),
     *(MemoryError, NotImplementedError, OverflowError),
     *(IndexError, KeyError, EOFError, struct.error, zlib.error),
@@ -127,7 +127,7 @@ def _decode(
             if shrink_to is not None:
                 image.draft(None, (2 * shrink_to, 2 * shrink_to))
             return upright(image)
-    except _PILLOW_ERRORS as error:
+    except PILLOW_ERRORS as error:
         raise UndecodableError(_reason(error), _describe(error)) from error
 
 

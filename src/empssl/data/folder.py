@@ -19,8 +19,11 @@ from empssl.errors import DataError
 EXTENSIONS = {
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
+    # Images that are not read here: told with the bad ones, rather than left out in silence.
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2"),
 }
-_TEST_FOLDERS = ("test", "val", "valid", "validation")
+_TRAIN_FOLDERS = ("train", "training")
+_TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,11 @@ def _entries(root: Path, folder: str) -> tuple[list[str], list[str]]:
 def open_folder(root: Path, *, split: Split, side: int = DEFAULT_SIDE) -> EncodedImages:
     """The images below a folder, scaled and cropped to squares.
 
-    A `train` folder beside a `test` (or `val`, `valid`, `validation`) folder gives the splits, and
-    images elsewhere are left out. Two or more folders, and no image beside them, are classes. One
-    folder alone is looked through. Classes without given splits are divided 80 : 20 by
-    `split.held_out`. Images without classes are never divided: `train` is all of them.
+    A `train` (or `training`) folder beside a `test` (or `testing`, `val`, `valid`, `validation`)
+    folder gives the splits, in capitals or not, and images elsewhere are left out; of several for
+    test, the first that has classes if train has. Two or more folders, and no image beside them,
+    are classes. One folder alone is looked through. Classes without given splits are divided
+    80 : 20 by `split.held_out`. Images without classes are never divided: `train` is all of them.
 
     The fingerprint covers names and sizes, not contents: a file replaced by another of the same
     size goes unnoticed.
@@ -116,11 +120,10 @@ def open_folder(root: Path, *, split: Split, side: int = DEFAULT_SIDE) -> Encode
             f"in it and its folders, leaving out hidden ones, and found {found}"
         )
     inner, splits = _layout(list(listing.sizes))
-    folders = {
-        name: path.partition("/")[0] if "/" in path else None for name, path in inner.items()
-    }
+    folders = {name: _folder(path) for name, path in inner.items()}
     class_names = sorted({folder for folder in folders.values() if folder is not None})
-    labelled = None not in folders.values() and len(class_names) > 1
+    fitted = [n for n in inner if splits is None or splits[n] == "train"]  # by which labels go
+    labelled = len(class_names) > 1 and all(folders[name] is not None for name in fitted)
 
     names = list(inner)
     if splits is None and not labelled:
@@ -134,14 +137,16 @@ def open_folder(root: Path, *, split: Split, side: int = DEFAULT_SIDE) -> Encode
         names = [n for n in names if (splits[n] if splits else _split(n)) == split]
         if not names:
             raise DataError(f"none of the {len(inner)} images in '{root}' is in the {split} split")
-    numbers = {class_name: k for k, class_name in enumerate(class_names)}
+    labelled = labelled and any(folders[name] is not None for name in names)
+    numbers: dict[str | None, int] = {None: -1}  # a test folder that has no classes
+    numbers |= {class_name: k for k, class_name in enumerate(class_names)}
     return open_files(
         root,
         {name: listing.sizes[name] for name in names},
         name=str(root),
         split=split,
         side=side,
-        labels=[numbers[folders[n] or ""] for n in names] if labelled else None,
+        labels=[numbers[folders[n]] for n in names] if labelled else None,
         class_names=class_names if labelled else (),
     )
 
@@ -187,13 +192,26 @@ def _layout(names: list[str]) -> tuple[dict[str, str], dict[str, Split] | None]:
     """By name: the path that starts with the class if there is one; the split if it is given."""
     top = posixpath.commonpath([posixpath.dirname(name) for name in names])
     inner = {name: posixpath.relpath(name, top) if top else name for name in names}
-    first = {name: path.partition("/")[0] for name, path in inner.items() if "/" in path}
-    test = next((folder for folder in _TEST_FOLDERS if folder in first.values()), None)
-    if test is None or "train" not in first.values():
+    within: dict[str, dict[str, str]] = {}  # by first folder in small letters
+    for name, path in inner.items():
+        first, _, rest = path.partition("/")
+        if rest:
+            within.setdefault(first.lower(), {})[name] = rest
+    train = next((folder for folder in _TRAIN_FOLDERS if folder in within), None)
+    tests = [folder for folder in _TEST_FOLDERS if folder in within]
+    if train is None or not tests:
         return inner, None
-    given = {name: folder for name, folder in first.items() if folder in ("train", test)}
-    splits: dict[str, Split] = {n: "train" if f == "train" else "test" for n, f in given.items()}
-    return {name: inner[name].partition("/")[2] for name in given}, splits
+    classes = any(_folder(path) for path in within[train].values())
+    test = next((f for f in tests if all(map(_folder, within[f].values())) == classes), tests[0])
+    splits: dict[str, Split] = dict.fromkeys(within[train], "train")
+    splits |= dict.fromkeys(within[test], "test")
+    both = within[train] | within[test]
+    return {name: both[name] for name in inner if name in both}, splits
+
+
+def _folder(path: str) -> str | None:
+    """The first folder of a path, if it has one."""
+    return path.partition("/")[0] if "/" in path else None
 
 
 def _split(name: str) -> Split:

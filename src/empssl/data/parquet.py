@@ -21,21 +21,48 @@ _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test",
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The parquet files of a folder, or else of the folders in it; sorted."""
-    return sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
+    """The parquet files of a folder, or else of the folders in it, or in those; sorted."""
+    for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet"):
+        found = sorted(
+            file for file in folder.glob(pattern)
+            if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        )  # fmt: skip
+        if found:
+            return found
+    return []
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether a folder's images are in parquet files: the first of these has an image column.
+
+    Raises:
+        DataError: it is no parquet.
+    """
+    files = parquet_files(folder)
+    return bool(files) and bool(_image_columns(_schema(files[0])))
 
 
 def parquet_splits(folder: Path) -> dict[Split, list[Path]]:
-    """The parquet files of each split, by the beginning of their names."""
+    """The parquet files of each split, by the beginning of their names, or of their folders'."""
     given: dict[Split, list[Path]] = {}
-    files = parquet_files(folder)
-    for split, prefixes in _PREFIXES.items():
-        for prefix in prefixes:
-            found = [file for file in files if file.name.lower().startswith(prefix)]
+    prefixes = {file: _prefix(file.relative_to(folder)) for file in parquet_files(folder)}
+    for split, wanted in _PREFIXES.items():
+        for prefix in wanted:
+            found = [file for file, its in prefixes.items() if its == prefix]
             if found:
                 given[split] = found
                 break
     return given
+
+
+def _prefix(file: Path) -> str | None:
+    """Of a split: how the file's name begins, or else the name of the nearest folder."""
+    known = [prefix for prefixes in _PREFIXES.values() for prefix in prefixes]
+    for part in reversed(file.parts):
+        for prefix in known:
+            if part.lower().startswith(prefix):
+                return prefix
+    return None
 
 
 def open_parquet(
@@ -43,7 +70,8 @@ def open_parquet(
 ) -> EncodedImages:
     """The images of one parquet file, or of a folder of them; the encoded bytes stay in memory.
 
-    In a folder, the files named `train*`, and those named `test*` or else `val*`, are the splits.
+    In a folder, the files named `train*`, and those named `test*` or else `val*`, are the splits,
+    or all files in folders of such names.
     Otherwise, images with labels are divided 80 : 20 by `split.held_out`, and `train` is all of
     those without. The image column is the one declared so, or else the one of structs with
     `bytes`; several need one called `image`. The label is the column `label`, or else the first
@@ -76,7 +104,11 @@ def open_parquet(
     image, label, class_names = _columns(schema, files[0])
     batches = [batch for file in files for batch in _batches(file, schema, image, label)]
     table = pa.Table.from_batches(batches)
-    names = [f"{file.name}[{row}]" for file in files for row in range(_num_rows(file))]
+    within = path if path.is_dir() else path.parent
+    names = [
+        f"{file.relative_to(within).as_posix()}[{row}]"
+        for file in files for row in range(_num_rows(file))
+    ]  # fmt: skip
     labels = _labels(table, label, class_names, names)
 
     keep = np.arange(len(names))
@@ -127,9 +159,7 @@ def _num_rows(file: Path) -> int:
 
 def _columns(schema: pa.Schema, file: Path) -> tuple[str, str | None, tuple[str, ...]]:
     """The image column, the label column, and the names of the classes."""
-    declared = _declared(schema)
-    images = [n for n in schema.names if declared.get(n, {}).get("_type") == "Image"]
-    images = images or [field.name for field in schema if _holds_images(field.type)]
+    declared, images = _declared(schema), _image_columns(schema)
     if len(images) > 1:
         images = [name for name in images if name == "image"] or images
     if len(images) != 1:
@@ -143,6 +173,13 @@ def _columns(schema: pa.Schema, file: Path) -> tuple[str, str | None, tuple[str,
     if label is None or not pa.types.is_integer(schema.field(label).type):
         return images[0], None, ()
     return images[0], label, tuple(map(str, declared.get(label, {}).get("names") or ()))
+
+
+def _image_columns(schema: pa.Schema) -> list[str]:
+    """The columns that are declared images, or else look so."""
+    declared = _declared(schema)
+    images = [n for n in schema.names if declared.get(n, {}).get("_type") == "Image"]
+    return images or [field.name for field in schema if _holds_images(field.type)]
 
 
 def _declared(schema: pa.Schema) -> dict[str, dict[str, Any]]:

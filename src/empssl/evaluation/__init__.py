@@ -196,6 +196,7 @@ def evaluate(
             "train_fingerprint": splits[0].fingerprint, "test_fingerprint": splits[1].fingerprint,
             "image_side": encoder.image_side, "precision": "as trained", "seed": seed,
             "train_size": train_size, "transfer": transfer, "trained_on": config["data"],
+            "saw_test": config["split"] == "all" and not transfer,
         },
         asked=asdict(asked) | {"crops": list(map(str, chosen)), "baselines": baselines},
         results=results,
@@ -379,7 +380,10 @@ def _learned(
     options = {} if probe == "knn" else {"seed": seed}
     if len(tests) == 1:
         return learn(train, labels, tests[0], test_labels, **options)
-    return learn(train, labels, torch.cat(list(tests)), test_labels.repeat(len(tests)), **options)
+    score = learn(train, labels, torch.cat(list(tests)), test_labels.repeat(len(tests)), **options)
+    # The best epoch on bags of all sizes together would be the best for none of them.
+    details = {key: value for key, value in score.details.items() if key != "best_on_test"}
+    return replace(score, details=details)
 
 
 def _labels(splits: tuple[MemoryImages, MemoryImages]) -> _Labels:

@@ -25,17 +25,17 @@ def labeled_images(
 
     Args:
         images: of any kind; a draw reads no others.
-        size: draw so many of them, as many of every class as there are.
+        size: draw so many of them, as evenly from the classes as these allow.
         seed: of the draw.
 
     Raises:
         DataError: there are no labels, or too many images that cannot be read.
         UsageError: there are fewer than `size`.
     """
-    if images.labels is None:
+    if images.labels is None or not (images.labels >= 0).any():
         raise DataError(
-            f"{images.name} has no labels to evaluate with; give a folder with one sub-folder per "
-            "class, or a data set with labels"
+            f"the {len(images)} {images.split} images of {images.name} have no labels to evaluate "
+            "with; give a folder with one sub-folder per class, or a data set with labels"
         )
     rows = labeled = (images.labels >= 0).nonzero()[:, 0]
     if size is not None:

@@ -157,6 +157,8 @@ class Evaluation:
         lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
         if self.protocol.get("transfer"):
             lines.append(f"a transfer: the encoder was trained on {self.protocol['trained_on']}")
+        if self.protocol.get("saw_test"):
+            lines.append("the encoder was trained on the test images too, without their labels")
         remarks = (line for split, tally in self.images.items() for line in tally.remarks(split))
         return "\n".join([*lines, *remarks])
 

@@ -98,5 +98,5 @@ def examine(
             for (name, layer), value in own.items()
         ],
     )  # fmt: skip
-    source.save_quality(Path(found.name).name, asdict(quality))
+    source.save_quality(quality.name, asdict(quality))
     return quality

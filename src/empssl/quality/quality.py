@@ -1,8 +1,10 @@
 """The quality of a run's embeddings, as a table and as JSON."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from empssl.models import Layer
@@ -48,6 +50,12 @@ class Quality:
     run: str
     protocol: dict[str, Any]
     readings: list[Reading] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Unlike that of other data, or with another protocol."""
+        key = json.dumps([self.dataset, self.protocol], sort_keys=True)
+        return f"{Path(self.dataset).name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

@@ -17,14 +17,14 @@ class Neighbor:
 
     Attributes:
         similarity: cosine of the two embeddings.
-        agrees: whether its label is the query's; True where there are no labels.
+        agrees: whether its label is the query's; None where one of both has none.
     """
 
     picture: Picture
     name: str
     label: str
     similarity: float
-    agrees: bool
+    agrees: bool | None
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def queries(sample: Sample, embeddings: Embeddings) -> list[Query]:
         label = sample.label(query)
         near = [
             Neighbor(picture(sample.pixels[i]), sample.names[i], sample.label(i), s,
-                     sample.label(i) == label)
+                     sample.agree(i, query))
             for i, s in others
         ]  # fmt: skip
         found.append(Query(picture(sample.pixels[query]), sample.names[query], label, near))

@@ -20,11 +20,19 @@ def numeral(value: int | float | None) -> str:
     else:
         exponent = math.floor(math.log10(abs(value)))
         if exponent < -4:
-            power = str(exponent).translate(_SUPERSCRIPTS)
-            text = f"{value / 10**exponent:.3g} × 10{power}"
+            text = f"{value / 10**exponent:.3g} × {power_of_ten(exponent)}"
         else:
             text = f"{value:,.{max(0, 2 - exponent)}f}"
     return text.replace("-", "−")
+
+
+def power_of_ten(exponent: int) -> str:
+    """Ten to a whole number.
+
+    >>> [power_of_ten(d) for d in (0, -3, -12)]
+    ['1', '10⁻³', '10⁻¹²']
+    """
+    return f"10{str(exponent).translate(_SUPERSCRIPTS)}" if exponent else "1"
 
 
 def tick(value: int | float) -> str:

@@ -74,6 +74,12 @@ class Sample:
         """The class of sample `index` as shown; empty where there is none."""
         return "" if self.labels is None else self.class_name(int(self.labels[index]))
 
+    def agree(self, one: int, other: int) -> bool | None:
+        """Whether two samples are of one class; None where that is not known of both."""
+        if self.labels is None or min(self.labels[one], self.labels[other]) < 0:
+            return None
+        return bool(self.labels[one] == self.labels[other])
+
     def class_name(self, label: int) -> str:
         if label < 0:
             return "unlabeled"

@@ -40,6 +40,7 @@ class Scores:
         apart: what sets the protocol apart from the others on this data set, in words; empty if
             there is no other.
         transfer: what the encoder was trained on, where that is other data; empty if it is not.
+        saw_test: whether the encoder was trained on the test images too, without their labels.
         train_size: images that a probe learns from; None where that was not written down.
         test_size: images that it is scored on.
     """
@@ -47,6 +48,7 @@ class Scores:
     dataset: str
     apart: str
     transfer: str
+    saw_test: bool
     train_size: int | None
     test_size: int | None
     rows: Sequence[Row]
@@ -96,6 +98,7 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
             dataset=ground["dataset"],
             apart=apart(ground, [g for g in grounds if g["dataset"] == ground["dataset"]]),
             transfer=transfer(ground),
+            saw_test=bool(ground.get("saw_test")),
             train_size=ground["train_size"],
             test_size=ground["test_size"],
             rows=sorted(dict.fromkeys(rows), key=lambda row: -row.accuracy),

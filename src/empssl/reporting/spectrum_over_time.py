@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from empssl.reporting.chart import Axis, Chart, Line, Note, Tick, path
-from empssl.reporting.numerals import numeral, tick
+from empssl.reporting.numerals import numeral, power_of_ten, tick
 
 _WIDTH, _HEIGHT = 440.0, 200.0
 _MARGIN = 60.0  # right of the lines, for their names
@@ -55,7 +55,7 @@ def spectrum_over_time(metrics: Sequence[dict[str, Any]]) -> SpectrumOverTime | 
             notes.append(Note(_WIDTH - _MARGIN - 2, end + 10, _ordinal(k)))
     x_ticks = [Tick(float(x.place(d)), tick(10.0**d)) for d in range(int(seen[-1]) + 1)]
     decades = range(int(np.ceil(y.low)), int(np.floor(y.high)) + 1)
-    y_ticks = [Tick(float(y.place(d)), f"10⁻{'⁰¹²³⁴⁵⁶⁷⁸⁹'[-d]}" if d else "1") for d in decades]
+    y_ticks = [Tick(float(y.place(d)), power_of_ten(d)) for d in decades]
     return SpectrumOverTime(
         numeral(_rank(variances[0])), numeral(_rank(variances[-1])), len(kept),
         Chart(x_ticks, y_ticks, lines, notes=notes, width=_WIDTH, height=_HEIGHT),

@@ -80,7 +80,8 @@ def reproduce(
     the pictures at the end.
 
     Args:
-        exhibits: table1 to table6, figure3 to figure8, readings, fidelity, or all.
+        exhibits: table1 to table6, figure3 to figure8, schedules, readings, fidelity,
+            or all.
         scale: laptop takes minutes to an hour or two an exhibit on two cores, with a smaller
             network, fewer patches and shorter training; paper is the real thing, on GPUs.
         out: a directory for the documents, the runs and their scores; a scale each.
@@ -119,11 +120,24 @@ def reproduce(
         if name not in known:
             raise UsageError(f"no data set '{name}' in the paper: {nearest(name, known)}")
     folder, place = Folder(out), {"data_dir": data_dir, "download": download, "device": device}
+    _check_scale(folder.path, scale)
     plan = Plan.of(chosen, SCALES[scale], data=data or {}, seeds=seeds, place=place, folder=folder)
     scores = Scores(folder.path)
     if dry_run:
         return Forecast.of(plan, scores, folder, device=device)
     return _carried_out(plan, scores, folder)
+
+
+def _check_scale(path: Path, scale: str) -> None:
+    """See that the documents that are there are of this scale: names do not tell.
+
+    Raises:
+        UsageError: they are of another.
+    """
+    for name in EXHIBITS:
+        file = path / f"{name}.json"
+        if file.is_file() and (found := json.loads(file.read_bytes())["scale"]) != scale:
+            raise UsageError(f"{file} is of the scale {found}; choose another --out for {scale}")
 
 
 def _carried_out(plan: Plan, scores: Scores, folder: Folder) -> Reproduction:

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from empssl.comparison.spread import percent
+from empssl.models import Layer
 from empssl.reporting.numerals import duration, numeral
 from empssl.reproduction.exhibit import Exhibit
 from empssl.reproduction.experiment import Experiment
@@ -40,7 +42,7 @@ def markdown(name: str, plan: Plan, found: Sequence[Finding], *, pictures: Seque
         parts += [f"## {title}", "\n".join(lines)] if lines else []
     parts += ["## How it was measured", f"Theirs. {PROTOCOL}.", f"Ours, scale `{scale.name}`."]
     parts.append("\n".join(f"- {text}" for text in scale.differs))
-    parts += [f"- {theirs} is {ours} here." for theirs, ours in plan.data.items()]
+    parts.append("\n".join(f"- {theirs} is {ours} here." for theirs, ours in _own(plan).items()))
     parts += [WITHIN] if any(plan.epoch(n) or n.what == "curve" for n in exhibit.numbers) else []
     parts += [PARAMETERS + "."] if exhibit.plot == "maps" else []
     parts.append(f"`empssl reproduce {name} --scale {scale.name}` goes on, or does it again.")
@@ -50,26 +52,31 @@ def markdown(name: str, plan: Plan, found: Sequence[Finding], *, pictures: Seque
 def table(plan: Plan, found: Sequence[Finding]) -> str:
     """A line for each number."""
     head = ["method", "trained on", "scored on", "their epochs", "theirs", "ours", "seeds",
-            "difference", "backbone", "our probe", "our epochs", "our n x batch", "PFLOP", "time",
-            "note"]  # fmt: skip
+            "difference", "backbone", "head", "our probe", "our epochs", "our n x batch", "PFLOP",
+            "time", "note"]  # fmt: skip
     lines = [head]
     for finding in found:
         number, last = finding.number, finding.last
         settings = plan.scale.settings(number.experiment)
-        backbone = [run[-1].backbone for run in finding.curves if run[-1].backbone is not None]
         lines.append([
             number.name, number.experiment.data, number.on,
             str(number.epoch or number.experiment.epochs)
             + ("" if number.epoch is None else f" of {number.experiment.epochs}"),
             _written(number.theirs, number.what), ours(finding), str(len(finding.values) or EMPTY),
             EMPTY if _other_goal(finding, plan) else _signed(finding.difference),
-            percent(sum(backbone) / len(backbone)) if backbone else EMPTY,
+            _layer(finding, "backbone"), _layer(finding, "head"),
             f"{number.probe}, {number.probed}, {plan.looks(number)[-1].crops}" if last else EMPTY,
             _epochs(finding, plan), f"{settings['patches']} x {settings['batch']}",
             numeral(last.pflop) if last else EMPTY, duration(last.seconds) if last else EMPTY,
             _note(finding, plan),
         ])  # fmt: skip
     return _grid(lines)
+
+
+def _layer(finding: Finding, layer: Layer) -> str:
+    """The mean over seeds at a layer, by the same probe."""
+    found = [run[-1].layers[layer] for run in finding.curves if layer in run[-1].layers]
+    return percent(sum(found) / len(found)) if found else EMPTY
 
 
 def ours(finding: Finding) -> str:
@@ -113,10 +120,14 @@ def fidelity(found: Sequence[Finding]) -> str:
 
 
 def _worth(finding: Finding | None, base: Finding) -> str:
-    """The mean of paired differences, and their range."""
-    if finding is None or not finding.values or not base.values:
+    """The mean of differences paired by seed, and their range."""
+    if finding is None:
         return "not yet measured"
-    pairs = [a - b for a, b in zip(finding.values, base.values, strict=False)]
+    bases = dict(zip(base.seeds, base.values, strict=True))
+    scores = zip(finding.seeds, finding.values, strict=True)
+    pairs = [score - bases[seed] for seed, score in scores if seed in bases]
+    if not pairs:
+        return "not yet measured"
     text = _signed(sum(pairs) / len(pairs))
     several = len(pairs) > 1
     return text + (
@@ -129,7 +140,7 @@ def record(name: str, plan: Plan, found: Sequence[Finding]) -> str:
     exhibit = plan.exhibits[name]
     content = {
         "exhibit": name, "title": exhibit.title, "says": exhibit.says, "unread": exhibit.unread,
-        "scale": plan.scale.name, "differs": plan.scale.differs, "data": dict(plan.data),
+        "scale": plan.scale.name, "differs": plan.scale.differs, "data": _own(plan),
         "their_protocol": PROTOCOL,
         "numbers": [_entry(finding, plan, exhibit) for finding in found],
         "claims": [asdict(judge(claim, found)) for claim in exhibit.claims],
@@ -152,6 +163,7 @@ def _entry(finding: Finding, plan: Plan, exhibit: Exhibit) -> dict[str, Any]:
         },
         "ours": {
             "state": finding.state, "why": finding.why, "values": finding.values,
+            "seeds": finding.seeds,
             "mean": spread.mean if spread else None, "deviation": finding.deviation,
             "unreached": finding.unreached, "probe": number.probe, "layer": number.probed,
             "crops": looks[-1].crops,
@@ -160,6 +172,11 @@ def _entry(finding: Finding, plan: Plan, exhibit: Exhibit) -> dict[str, Any]:
         },
         "difference": finding.difference,
     }  # fmt: skip
+
+
+def _own(plan: Plan) -> dict[str, str]:
+    """The data that were named, without where they are: a document is for others, too."""
+    return {theirs: Path(ours).name for theirs, ours in plan.data.items()}
 
 
 def _plain(experiment: Experiment) -> dict[str, Any]:
@@ -195,7 +212,7 @@ def _note(finding: Finding, plan: Plan) -> str:
     if finding.number.what in ("minutes", "epochs"):
         notes.append(
             f"{finding.number.what}; theirs to {GOALS[finding.number.on]:g} %, ours to "
-            f"{plan.scale.goals[finding.number.on]:g} %"
+            f"{plan.scale.goals[finding.number.on]:g} %, at the first epoch of those looked at"
         )
     notes += ["separation of classes"] if finding.number.what == "map" else []
     if finding.unreached:

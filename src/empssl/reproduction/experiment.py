@@ -38,7 +38,9 @@ class Experiment:
         >>> Experiment("emp", "cifar10", 30).name, Experiment("byol", "cifar10", 1000, n=2).name
         ('EMP-SSL (200 patches)', 'BYOL')
         """
+        short = self.method != "emp" and self.epochs < 400
         parts = [f"{self.n} patches"] if self.method == "emp" else []
+        parts += [f"all of its {self.epochs} epochs"] if short else []
         parts += [f"batch {self.batch}"] if self.batch else []
         parts += [f"`{self.reading}`"] if self.reading else []
         parts += [f"`{self.changes}`"] if self.changes else []
@@ -50,6 +52,6 @@ def emp(data: str, epochs: int, n: int = MANY, **rest: Any) -> Experiment:
     return Experiment("emp", data, epochs, n, **rest)
 
 
-def rival(method: str, data: str) -> Experiment:
-    """A rival to its end: 400 epochs of ImageNet-100, 1,000 of the others."""
-    return Experiment(method, data, 400 if data == "imagenet100" else 1000, n=2)
+def rival(method: str, data: str, epochs: int | None = None) -> Experiment:
+    """A rival to its end: 400 epochs of ImageNet-100, 1,000 of the others, if none are named."""
+    return Experiment(method, data, epochs or (400 if data == "imagenet100" else 1000), n=2)

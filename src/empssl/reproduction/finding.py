@@ -1,7 +1,7 @@
 """A finding: one number of an exhibit, theirs and ours, as it stands on disk."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,16 +24,18 @@ class Point:
     Attributes:
         epoch: passes over the data; ours, not the paper's.
         value: accuracy in percent, or the separation of a map.
-        backbone: accuracy of the backbone by the same probe, where there is one.
+        layers: accuracies by the same probe at all layers; none of a map.
         pflop: of training so far.
         seconds: the same, start-up apart.
+        end: whether the run's schedule was at its end.
     """
 
     epoch: float
     value: float
-    backbone: float | None
+    layers: Mapping[str, float]
     pflop: float
     seconds: float
+    end: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Finding:
         unreached: seeds that ended below the goal.
         curves: points by seed, one where the number is of one epoch.
         maps: planes by seed.
+        seeds: of the curves; those that failed or are left are not there.
     """
 
     number: Number
@@ -57,6 +60,7 @@ class Finding:
     unreached: int = 0
     curves: tuple[tuple[Point, ...], ...] = ()
     maps: tuple[dict[str, Any], ...] = ()
+    seeds: tuple[int, ...] = ()
 
     @property
     def spread(self) -> Spread | None:
@@ -90,7 +94,7 @@ def _finding(
     if (why := plan.why_not(number)) is not None:
         return Finding(number, "not run", why)
     looks, cells = plan.looks(number), plan.wanted(exhibit, number)
-    curves, maps, reached, unreached = [], [], [], 0
+    curves, maps, reached, seeds, unreached = [], [], [], [], 0
     goal = plan.scale.goals.get(number.on, 0.0)
     done = 0
     for cell in cells:
@@ -108,10 +112,13 @@ def _finding(
         else:
             reached.append(points[-1].value)
         curves.append(tuple(points))
+        seeds.append(cell.seed)
     failures = {text for cell in cells if (text := folder.failure(cell.name))}
     state: State = "done" if done == len(cells) else "failed" if failures else "begun"
     why = "; ".join(sorted(failures)) if state == "failed" else ""
-    return Finding(number, state, why, tuple(reached), unreached, tuple(curves), tuple(maps))
+    return Finding(
+        number, state, why, tuple(reached), unreached, tuple(curves), tuple(maps), tuple(seeds)
+    )
 
 
 def _points(
@@ -128,8 +135,10 @@ def _points(
             epoch = float(cell.settings["epochs"]) if look.epoch is None else look.epoch
             steps = cell.steps if look.epoch is None else round(epoch * cell.steps_per_epoch)
             effort = efforts[max(1, steps or 1) - 1]
-            value, backbone = _values(found, number)
-            points.append(Point(epoch, value, backbone, effort["pflop"], effort["seconds"]))
+            value, layers = _values(found, number)
+            points.append(
+                Point(epoch, value, layers, effort["pflop"], effort["seconds"], look.epoch is None)
+            )
             maps += [found] if number.what == "map" else []
     except EmpsslError:
         return [], []
@@ -140,12 +149,11 @@ def _efforts(run: Run) -> dict[int, dict[str, Any]]:
     return {entry["step"]: entry for entry in run.metrics()}
 
 
-def _values(found: dict[str, Any], number: Number) -> tuple[float, float | None]:
-    """The number, and that of the backbone."""
+def _values(found: dict[str, Any], number: Number) -> tuple[float, dict[str, float]]:
+    """The number, and the accuracy at each layer."""
     if number.what == "map":
-        return found["separation"], None
+        return found["separation"], {}
     rows = {row["layer"]: row for row in found["results"] if row["probe"] == number.probe}
     row = rows[number.probed]
     value = row["details"]["best_on_test"] if number.what == "best" else row["accuracy"]
-    backbone = None if number.probed == "backbone" else rows["backbone"]["accuracy"]
-    return value, backbone
+    return value, {layer: each["accuracy"] for layer, each in rows.items()}

@@ -43,8 +43,11 @@ class Look:
     @property
     def key(self) -> str:
         """What distinguishes it from others with the same features."""
+        data = Path(self.on).name
+        if data != self.on:  # many folders end in `data`
+            data += f"-{hashlib.sha256(self.on.encode()).hexdigest()[:6]}"
         epoch = "last" if self.epoch is None else f"{self.epoch:g}"
-        return f"{Path(self.on).name}-{epoch}-{self.crops}" + ("-map" if self.probe is None else "")
+        return f"{data}-{epoch}-{self.crops}" + ("-map" if self.probe is None else "")
 
     def views(self, mirrored: bool) -> int:
         """Views of an image that it embeds."""

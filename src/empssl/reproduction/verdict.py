@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from empssl.comparison.spread import Spread, percent
+from empssl.models import Layer
 from empssl.reproduction.exhibit import Claim
 from empssl.reproduction.experiment import Experiment
 from empssl.reproduction.finding import Finding, Point
@@ -23,26 +24,25 @@ class Ground:
 
     Attributes:
         unit: epoch or PFLOP.
-        backbone: of both, where it was scored; else the layer that each one's authors probe,
+        layer: of both, where it was scored; None for the one that each one's authors probe,
             EMP-SSL's head and a rival's backbone.
     """
 
     unit: Literal["epoch", "PFLOP"]
-    backbone: bool = False
+    layer: Layer | None = None
 
     def place(self, point: Point) -> float:
         return point.epoch if self.unit == "epoch" else point.pflop
 
     def value(self, point: Point) -> float:
-        if self.backbone and point.backbone is not None:
-            return point.backbone
-        return point.value
+        return point.value if self.layer is None else point.layers.get(self.layer, point.value)
 
 
 GROUNDS = {
     "equal epochs": Ground("epoch"),
     "equal compute": Ground("PFLOP"),
-    "equal compute, by the backbone of both": Ground("PFLOP", backbone=True),
+    "equal compute, by the backbone of both": Ground("PFLOP", "backbone"),
+    "equal compute, by the head of both": Ground("PFLOP", "head"),
 }
 
 
@@ -53,6 +53,7 @@ class Duel:
     Attributes:
         ahead, behind: their names; of which the first is said to do better.
         at: where both were looked at, in words.
+        early: names of those whose schedule was not at its end there, which costs them points.
         scores: of both, over seeds.
         margin: points between the means.
         apart: the ranges over seeds do not touch; None with fewer than two seeds.
@@ -62,6 +63,7 @@ class Duel:
     ahead: str
     behind: str
     at: str
+    early: tuple[str, ...]
     scores: tuple[Spread, Spread]
     margin: float
     apart: bool | None
@@ -118,17 +120,15 @@ def judge(claim: Claim, findings: Sequence[Finding]) -> Verdict:
 
 def _curves(claim: Claim, findings: Sequence[Finding]) -> dict[Experiment, Curves]:
     """All that was seen of an experiment on the claim's data, by seed, in the order of epochs."""
-    found: dict[Experiment, list[dict[float, Point]]] = {}
+    found: dict[Experiment, dict[int, dict[float, Point]]] = {}
     for finding in findings:
         number = finding.number
         if number.on == claim.data and number.what in ("accuracy", "curve"):
-            runs = found.setdefault(number.experiment, [])
-            for at, points in enumerate(finding.curves):
-                if at == len(runs):
-                    runs.append({})
-                runs[at] |= {point.epoch: point for point in points}
+            runs = found.setdefault(number.experiment, {})
+            for seed, points in zip(finding.seeds, finding.curves, strict=True):
+                runs.setdefault(seed, {}).update({point.epoch: point for point in points})
     return {
-        experiment: [[run[epoch] for epoch in sorted(run)] for run in runs]
+        experiment: [[run[epoch] for epoch in sorted(run)] for _, run in sorted(runs.items())]
         for experiment, runs in found.items() if runs
     }  # fmt: skip
 
@@ -156,12 +156,16 @@ def _duel(
     one, other = (Spread.of(_at(runs, at, ground)) for runs in pair)
     if one is None or other is None:
         return None
+    early = tuple(
+        experiment.name for experiment, runs in zip((ahead, behind), pair, strict=True)
+        if any(not run[-1].end or ground.place(run[-1]) > at * EQUAL for run in runs)
+    )  # fmt: skip
     margin = one.mean - other.mean
     several = one.count > 1 and other.count > 1
     apart = (one.low > other.high or other.low > one.high) if several else None
     held = margin > 0 if claim.alike is None else abs(margin) <= claim.alike
     where = f"{at:.3g} PFLOP" if ground.unit == "PFLOP" else f"epoch {at:g}"
-    return Duel(ahead.name, behind.name, where, (one, other), margin, apart, held)
+    return Duel(ahead.name, behind.name, where, early, (one, other), margin, apart, held)
 
 
 def _at(curves: Curves, at: float, ground: Ground) -> list[float]:
@@ -180,7 +184,8 @@ def _words(duel: Duel) -> str:
     one, other = duel.scores
     sure = {True: "", False: ", and the ranges over seeds overlap", None: ", one seed"}[duel.apart]
     margin = f"{duel.margin:+.1f}".replace("-", "−")
+    early = f"; {' and '.join(duel.early)} in mid-schedule" if duel.early else ""
     return (
         f"{duel.ahead} {one.text(percent)}, {duel.behind} {other.text(percent)} at {duel.at}: "
-        f"{margin} points, {'as' if duel.held else 'not as'} claimed{sure}"
+        f"{margin} points, {'as' if duel.held else 'not as'} claimed{sure}{early}"
     )
