@@ -31,7 +31,7 @@ def draw(name: str, plan: Plan, found: Sequence[Finding], folder: Path) -> list[
 
     with mpl.rc_context({"svg.hashsalt": name, "font.size": 9}):
         if exhibit.plot == "convergence":
-            figure = Figure(figsize=(11, 3.6), layout="constrained")
+            figure = Figure(figsize=(11, 4.0), layout="constrained")
             _convergence(figure, exhibit, plan, found)
         else:
             rows = -(-len(found) // COLUMNS)
@@ -67,7 +67,8 @@ def _convergence(figure: Any, exhibit: Exhibit, plan: Plan, found: Sequence[Find
         axis.set_ylabel(f"{found[0].number.on}, linear probe, %")
         axis.grid(color="#dddddd", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(exhibit.title)
 
 
@@ -97,7 +98,8 @@ def _maps(figure: Any, found: Sequence[Finding], rows: int) -> None:
         axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
         axis.set_title(finding.number.name)
         if not finding.maps:
-            axis.text(0, 0, "not run" if finding.state == "not run" else finding.state, ha="center")
+            state = "not finished" if finding.state == "begun" else finding.state
+            axis.text(0, 0, state, ha="center")
             continue
         seen = finding.maps[0]
         plane, labels = np.array(seen["plane"]), np.array(seen["labels"])
