@@ -3,12 +3,14 @@
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import STEPS_PER_EPOCH, train_tiny
+from torch import Tensor
 
 import empssl
 from empssl import checkpoint, evaluate
@@ -105,23 +107,27 @@ def test_a_second_evaluation_gives_the_same_scores(tiny_run: Path) -> None:
     assert first.results == second.results
 
 
-def test_unlabeled_images_of_a_labeled_set_are_left_out(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def relabel(monkeypatch: pytest.MonkeyPatch, change: Callable[[str, Tensor], object]) -> None:
+    """Let `change` write into the labels of each split."""
     import empssl.evaluation as module
 
     opened = module.open_images
 
-    def partly_labeled(data: str, **options: object) -> MemoryImages:
+    def changed(data: str, **options: Any) -> MemoryImages:
         images = copy.copy(opened(data, **options))  # other tests share the original
         assert isinstance(images, MemoryImages)
         assert images.labels is not None
-        labels = images.labels.clone()
-        labels[:100] = -1
-        images.labels = labels
+        images.labels = images.labels.clone()
+        change(options["split"], images.labels)
         return images
 
-    monkeypatch.setattr(module, "open_images", partly_labeled)
+    monkeypatch.setattr(module, "open_images", changed)
+
+
+def test_unlabeled_images_of_a_labeled_set_are_left_out(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relabel(monkeypatch, lambda split, labels: labels[:100].fill_(-1))
     found = empssl.evaluate(tiny_run, "digits", probes=["knn"], crops=["grid1"], baselines=False)
     assert (found.results[0].train_size, found.results[0].test_size) == (1337, 260)
 
@@ -129,18 +135,7 @@ def test_unlabeled_images_of_a_labeled_set_are_left_out(
 def test_labels_that_are_all_unknown_are_none(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import empssl.evaluation as module
-
-    opened = module.open_images
-
-    def unlabeled(data: str, **options: Any) -> MemoryImages:
-        images = copy.copy(opened(data, **options))  # other tests share the original
-        assert isinstance(images, MemoryImages)
-        if options["split"] == "test":
-            images.labels = torch.full((len(images),), -1)
-        return images
-
-    monkeypatch.setattr(module, "open_images", unlabeled)
+    relabel(monkeypatch, lambda split, labels: labels.fill_(-1) if split == "test" else None)
     with pytest.raises(DataError, match="the 360 test images of digits have no labels"):
         empssl.evaluate(tiny_run, "digits", probes=["knn"], crops=["grid1"], baselines=False)
 
