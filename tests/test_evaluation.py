@@ -171,6 +171,17 @@ def test_a_network_that_was_kept_is_scored_apart_from_the_last(tmp_path: Path) -
         evaluate(run, "digits", epoch=3.0, **options)
 
 
+def test_epoch_0_is_the_network_with_the_weights_that_it_began_with(tmp_path: Path) -> None:
+    still: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0.0}, "seed": 3}
+    run = train_tiny(tmp_path / "run", **still)
+    began = Encoder.random(run, seed=3).network.state_dict()
+    for name, tensor in Encoder.from_pretrained(run).network.state_dict().items():
+        if "running" not in name and "num_batches" not in name:
+            assert torch.equal(tensor, began[name]), name
+    found = evaluate(run, "digits", epoch=0.0, probes=["knn"], crops=["grid1"], baselines=False)
+    assert (found.results[0].model, found.protocol["epoch"]) == ("random-3", 0.0)
+
+
 def test_an_unknown_probe_is_named(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tiny_run), "digits", "--probes", "linaer"]) == 2
     assert "linaer" in capsys.readouterr().err

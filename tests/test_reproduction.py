@@ -330,7 +330,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(scores, "evaluate", broken)
-        with pytest.raises(CellsFailedError, match="1 of 3 runs failed: emp-digits-n3-") as failed:
+        with pytest.raises(CellsFailedError, match="1 of 4 runs and baselines failed: emp-digits-n3-") as failed:
             reproduce(tmp_path, "figure6")
     assert failed.value.exit_code == 10
     numbers = {n["method"]: n["ours"] for n in record(tmp_path, "figure6")["numbers"]}
@@ -361,6 +361,21 @@ def test_what_is_unknown_is_named_with_the_nearest(
     with pytest.raises(UsageError, match=re.escape(message)):
         reproduce_any(names, out=tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_needs_no_training_stands_below_the_numbers(made: Path) -> None:
+    [row] = record(made, "figure6")["untrained"]
+    numbers = record(made, "figure6")["numbers"]
+    [run] = numbers[0]["ours"]["runs"]
+    options: dict[str, Any] = {"probes": ["linear"], "crops": ["grid1"], "layers": ["head"]}
+    began = empssl.evaluate(made / "runs" / run, "digits", epoch=0.0, baselines=False, **options)
+    whole = empssl.evaluate(made / "runs" / run, "digits", probes=["ridge"], crops=["grid1"])
+    [ridge] = [row for row in whole.baselines if row.model == "whitened-patches"]
+    assert row == {
+        "scored_on": "cifar10", "probe": "linear", "layer": "head", "crops": "grid1",
+        "random_weights": began.results[0].accuracy, "whitened_patches_ridge": ridge.accuracy,
+    }  # fmt: skip
+    assert "## What needs no training" in (made / "figure6.md").read_text()
 
 
 def test_documents_of_another_scale_are_not_written_over(made: Path) -> None:

@@ -128,7 +128,8 @@ def evaluate(
             whether a probe with probabilities is as sure as it is right (expected calibration
             error, 15 bins of equal width).
         baselines: also score random weights, and whitened patches with ridge regression.
-        epoch: score the network that `train --keep-epochs` kept then; the last by default.
+        epoch: score the network that `train --keep-epochs` kept then, or that of epoch 0, with the
+            weights that it began with; the last by default.
         seed: of random crops, the baselines, the probes and what is drawn.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
@@ -154,8 +155,11 @@ def evaluate(
             )
         return _of_files(run, data, probes, few_shot, breakdown=breakdown, seed=seed)
     chosen = tuple(Crops.parse(text, seed=seed) for text in crops)
-    source = Path(run) if epoch is None else Run(run).epoch(epoch)
-    encoder = Encoder.from_pretrained(source, device=device)
+    if epoch == 0:
+        encoder = Encoder.random(run, seed=Run(run).config["seed"], device=device)
+    else:
+        source = Path(run) if epoch is None else Run(run).epoch(epoch)
+        encoder = Encoder.from_pretrained(source, device=device)
     asked = _Asked(
         tuple(probes), _layers(layers, encoder), chosen, tuple(sorted(set(few_shot))),
         tuple(sorted(set(curve))), breakdown, seed,

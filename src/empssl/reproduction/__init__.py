@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from empssl.reproduction.forecast import Forecast
 from empssl.reproduction.plan import Plan
 from empssl.reproduction.scale import SCALES
 from empssl.reproduction.scores import Scores
+from empssl.reproduction.untrained import untrained
 from empssl.storage import replace, writing
 
 __all__ = ["Forecast", "Listing", "Reproduction", "reproduce"]
@@ -148,28 +150,34 @@ def _carried_out(plan: Plan, scores: Scores, folder: Folder) -> Reproduction:
     """
     runs = plan.runs()
     left = [cell for cell in runs if scores.missing(cell, plan.looks_at(cell))]
+    below = untrained(plan, plan.exhibits.values())
     for why, names in plan.reasons().items():
         say(f"not run: {', '.join(names)}: {why}")
-    busy = []
+    busy, at = [], ""
     try:
         for number, cell in enumerate(left):
-            say(f"run {number + 1} of {len(left)}, {cell.name}")
-            looks = plan.looks_at(cell)
-            if alone(cell.name, folder, lambda: scores.complete(cell, looks)):  # noqa: B023
+            at = cell.name
+            say(f"run {number + 1} of {len(left)}, {at}")
+            if alone(at, folder, partial(scores.complete, cell, plan.looks_at(cell))):
                 _write(plan, scores, folder, plan.used_by(cell))
             else:
-                busy.append(cell.name)
+                busy.append(at)
+        for each in below:
+            at = each.name
+            if scores.begun(each) is None and each.cell.run and each.cell.run.identity:
+                busy += [] if alone(at, folder, partial(scores.begin, each)) else [at]
     except (StoppedError, KeyboardInterrupt) as error:
         _write(plan, scores, folder, plan.exhibits)
         code = error.exit_code if isinstance(error, StoppedError) else 130
-        raise StoppedError(f"stopped at {cell.name}; the same command goes on", code) from error
+        raise StoppedError(f"stopped at {at}; the same command goes on", code) from error
     pictures = {name: _drawn(name, plan, scores, folder) for name in plan.exhibits}
     result = _write(plan, scores, folder, plan.exhibits, pictures)
-    failed = [cell.name for cell in runs if folder.failure(cell.name)]
+    names = [cell.name for cell in runs] + [each.name for each in below]
+    failed = [name for name in names if folder.failure(name)]
     if failed:
         raise CellsFailedError(
-            f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the documents in "
-            f"{folder.path} say why, and have the others"
+            f"{len(failed)} of {len(names)} runs and baselines failed: "
+            f"{', '.join(failed)}; the documents in {folder.path} have the others"
         )
     if busy:
         raise RunInUseError(
@@ -201,6 +209,7 @@ def _write(
         documents[name] = folder.path / f"{name}.md"
         counts[name] = sum(bool(finding.values) for finding in found), len(found)
         shown = (pictures or {}).get(name, ())
-        replace(documents[name], markdown(name, plan, found, pictures=shown))
-        replace(folder.path / f"{name}.json", record(name, plan, found))
+        below = [(each, scores.begun(each)) for each in untrained(plan, [plan.exhibits[name]])]
+        replace(documents[name], markdown(name, plan, found, below, pictures=shown))
+        replace(folder.path / f"{name}.json", record(name, plan, found, below))
     return Reproduction(documents, counts)

@@ -16,6 +16,7 @@ from empssl.reproduction.finding import Finding
 from empssl.reproduction.map import PARAMETERS
 from empssl.reproduction.paper import GOALS, PROTOCOL
 from empssl.reproduction.plan import Plan
+from empssl.reproduction.untrained import Untrained
 from empssl.reproduction.verdict import judge
 
 EMPTY = "–"
@@ -27,8 +28,21 @@ WITHIN = (
 )
 
 
-def markdown(name: str, plan: Plan, found: Sequence[Finding], *, pictures: Sequence[str]) -> str:
-    """All that is known of an exhibit, theirs beside ours."""
+Below = Sequence[tuple[Untrained, tuple[float, float] | None]]
+
+
+def markdown(
+    name: str, plan: Plan, found: Sequence[Finding], below: Below, *, pictures: Sequence[str]
+) -> str:
+    """All that is known of an exhibit, theirs beside ours.
+
+    Args:
+        name: of the exhibit.
+        plan: that it is part of.
+        found: its numbers.
+        below: what needs no training; None for what has not been scored.
+        pictures: files beside the document.
+    """
     exhibit, scale = plan.exhibits[name], plan.scale
     parts = [f"# {_heading(name)}. {exhibit.title}", f"The paper: {exhibit.says} {exhibit.unread}"]
     parts += [f"![{exhibit.title}]({file})" for file in pictures if file.endswith(".png")]
@@ -37,6 +51,7 @@ def markdown(name: str, plan: Plan, found: Sequence[Finding], *, pictures: Seque
     parts += ["## Theirs and ours", fidelity(found) if name == "fidelity" else table(plan, found)]
     if any(finding.number.what == "curve" and finding.curves for finding in found):
         parts += ["Accuracy of each epoch that was looked at, mean over seeds:", curves(found)]
+    parts += ["## What needs no training", baselines(below)] if below else []
     for state, title in (("not run", "Not run"), ("failed", "Failed"), ("begun", "Not finished")):
         lines = _listed(found, state)
         parts += [f"## {title}", "\n".join(lines)] if lines else []
@@ -77,6 +92,15 @@ def _layer(finding: Finding, layer: Layer) -> str:
     """The mean over seeds at a layer, by the same probe."""
     found = [run[-1].layers[layer] for run in finding.curves if layer in run[-1].layers]
     return percent(sum(found) / len(found)) if found else EMPTY
+
+
+def baselines(below: Below) -> str:
+    """A line for each way in which some numbers are looked at."""
+    lines = [["scored on", "probe", "random weights", "whitened patches, ridge"]]
+    for each, scores in below:
+        probe = f"{each.look.probe}, {each.layer}, {each.look.crops}"
+        lines.append([each.on, probe, *(map(percent, scores) if scores else [EMPTY] * 2)])
+    return _grid(lines)
 
 
 def ours(finding: Finding) -> str:
@@ -135,7 +159,7 @@ def _worth(finding: Finding | None, base: Finding) -> str:
     )
 
 
-def record(name: str, plan: Plan, found: Sequence[Finding]) -> str:
+def record(name: str, plan: Plan, found: Sequence[Finding], below: Below) -> str:
     """The same as JSON, with every value of every seed."""
     exhibit = plan.exhibits[name]
     content = {
@@ -143,6 +167,11 @@ def record(name: str, plan: Plan, found: Sequence[Finding]) -> str:
         "scale": plan.scale.name, "differs": plan.scale.differs, "data": _own(plan),
         "their_protocol": PROTOCOL,
         "numbers": [_entry(finding, plan, exhibit) for finding in found],
+        "untrained": [
+            {"scored_on": each.on, "probe": each.look.probe, "layer": each.layer,
+             "crops": each.look.crops, "random_weights": scores and scores[0],
+             "whitened_patches_ridge": scores and scores[1]} for each, scores in below
+        ],
         "claims": [asdict(judge(claim, found)) for claim in exhibit.claims],
     }  # fmt: skip
     return json.dumps(content, indent=1) + "\n"

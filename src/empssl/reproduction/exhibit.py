@@ -87,6 +87,8 @@ class Exhibit:
         plot: how it is drawn, if it is a figure.
         seeds: how many runs of each experiment, as in the paper where it says so.
         unread: what of it is in a picture only.
+        baselines: whether what needs no training stands below it; an exhibit that sets runs of one
+            method side by side does without.
     """
 
     title: str
@@ -96,3 +98,4 @@ class Exhibit:
     plot: Plot | None = None
     seeds: int = 1
     unread: str = ""
+    baselines: bool = True

@@ -95,7 +95,7 @@ class Forecast:
         looking = sum(cost.look_seconds for cost in self.costs)
         lines.append(
             f"{len(left)} of {len(self.costs)} runs to train: at most {duration(training)}, and "
-            f"{duration(looking)} of features; probes and maps apart"
+            f"{duration(looking)} of features; probes, maps and baselines apart"
         )
         for network, speed in self.teraflops.items():
             lines.append(f"measured here: {network} trains at {numeral(speed)} TFLOP/s")

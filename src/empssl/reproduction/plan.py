@@ -30,7 +30,7 @@ class Look:
 
     Attributes:
         on: the data, as `evaluate` takes them.
-        epoch: None for the last.
+        epoch: None for the last, 0 for how it began.
         crops: as in `evaluate`.
         probe: as in `evaluate`; None for a map of the projections.
     """
@@ -41,13 +41,18 @@ class Look:
     probe: Probe | None
 
     @property
+    def data(self) -> str:
+        """A name for what is looked at."""
+        name = Path(self.on).name
+        if name == self.on:
+            return name
+        return f"{name}-{hashlib.sha256(self.on.encode()).hexdigest()[:6]}"  # many end in `data`
+
+    @property
     def key(self) -> str:
         """What distinguishes it from others with the same features."""
-        data = Path(self.on).name
-        if data != self.on:  # many folders end in `data`
-            data += f"-{hashlib.sha256(self.on.encode()).hexdigest()[:6]}"
         epoch = "last" if self.epoch is None else f"{self.epoch:g}"
-        return f"{data}-{epoch}-{self.crops}" + ("-map" if self.probe is None else "")
+        return f"{self.data}-{epoch}-{self.crops}" + ("-map" if self.probe is None else "")
 
     def views(self, mirrored: bool) -> int:
         """Views of an image that it embeds."""
