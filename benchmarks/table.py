@@ -1,8 +1,8 @@
-"""The tables of README.md, from docs/results/*.json.
+"""The tables of README.md and of docs/results/paper/README.md, from the JSON in docs/results.
 
     python benchmarks/table.py
 
-`tests/test_results.py` fails when README.md says anything else.
+`tests/test_results.py` fails when these pages say anything else.
 """
 
 import json
@@ -148,6 +148,30 @@ def rivals_table() -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def claims_table() -> list[str]:
+    """What became of the paper's claims: duels that went as claimed, and the margins in points."""
+    lines = []
+    for file in sorted((RESULTS / "paper").glob("*.json")):
+        for verdict in json.loads(file.read_text())["claims"]:
+            grounds = verdict["duels"]
+            if not lines:
+                lines = [f"| | | {' | '.join(f'at {ground}' for ground in grounds)} |"]
+                lines.append("| --- " * (2 + len(grounds)) + "|")
+            cells = [_duels(duels) for duels in grounds.values()]
+            name, words = file.stem, verdict["claim"]["words"]
+            lines.append(f"| [{name}]({name}.md) | {words} | {' | '.join(cells)} |")
+    return lines
+
+
+def _duels(duels: list[dict[str, Any]]) -> str:
+    if not duels:
+        return "not tested"
+    margins = [duel["margin"] for duel in duels]
+    low, high = (f"{value:+.1f}".replace("-", "−") for value in (min(margins), max(margins)))
+    between = low if len(duels) == 1 else f"{low} to {high}"
+    return f"{sum(duel['held'] for duel in duels)} of {len(duels)}: {between}"
+
+
 def _spread(score: dict[str, float]) -> str:
     return _with_range([score["mean"]]) + (
         f" ({score['low']:.1f} to {score['high']:.1f})" if score["high"] > score["low"] else ""
@@ -202,5 +226,5 @@ def _with_range(values: list[float], digits: int = 1) -> str:
 
 
 if __name__ == "__main__":
-    made = (cifar_table(), race_table(), rivals_table(), other_table())
+    made = (cifar_table(), race_table(), rivals_table(), other_table(), claims_table())
     print("\n\n".join("\n".join(lines) for lines in made))

@@ -330,7 +330,9 @@ def test_a_failed_run_is_named_and_the_others_go_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(scores, "evaluate", broken)
-        with pytest.raises(CellsFailedError, match="1 of 4 runs and baselines failed: emp-digits-n3-") as failed:
+        with pytest.raises(
+            CellsFailedError, match="1 of 4 runs and baselines failed: emp-digits-n3-"
+        ) as failed:
             reproduce(tmp_path, "figure6")
     assert failed.value.exit_code == 10
     numbers = {n["method"]: n["ours"] for n in record(tmp_path, "figure6")["numbers"]}

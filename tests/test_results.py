@@ -1,4 +1,4 @@
-"""The numbers in README.md are those of docs/results."""
+"""The numbers in README.md and on the page of the paper are those of docs/results."""
 
 import importlib.util
 from pathlib import Path
@@ -22,3 +22,18 @@ def test_readme_shows_the_committed_results() -> None:
     tables = made.cifar_table(), made.race_table(), made.rivals_table(), made.other_table()
     for line in (line for lines in tables for line in lines):
         assert line in readme
+
+
+def test_the_page_of_the_paper_shows_what_became_of_its_claims() -> None:
+    page = (ROOT / "docs" / "results" / "paper" / "README.md").read_text().splitlines()
+    for line in table().claims_table():
+        assert line in page
+
+
+def test_the_page_on_fidelity_shows_the_committed_worths() -> None:
+    made = (ROOT / "docs" / "results" / "paper" / "fidelity.md").read_text().splitlines()
+    page = (ROOT / "docs" / "fidelity.md").read_text().splitlines()
+    rows = [line for line in made if line.startswith(("| ", "The base"))]
+    assert len(rows) > 15
+    for line in rows:
+        assert line in page
