@@ -53,7 +53,7 @@ class Duel:
     Attributes:
         ahead, behind: their names; of which the first is said to do better.
         at: where both were looked at, in words.
-        early: names of those whose schedule was not at its end there, which costs them points.
+        early: names of those whose schedule was not at its end there.
         scores: of both, over seeds.
         margin: points between the means.
         apart: the ranges over seeds do not touch; None with fewer than two seeds.
@@ -111,10 +111,10 @@ def judge(claim: Claim, findings: Sequence[Finding]) -> Verdict:
                 continue
             for name, ground in GROUNDS.items():
                 found = _duel(claim, ahead, behind, curves, ground)
-                if found is None:
-                    lacking.append(f"{pair} at {name}")
-                else:
+                if found is not None:
                     duels[name].append(found)
+                elif ground.layer is None:  # what lacks at one layer lacks at all
+                    lacking.append(f"{pair} at {name}")
     return Verdict(claim, {name: tuple(found) for name, found in duels.items()}, tuple(lacking))
 
 
