@@ -51,7 +51,7 @@ from empssl.flops import projecting_flops, training_flops
 from empssl.gauge import spectrum_steps
 from empssl.health import CollapseWatch
 from empssl.load import LoadWatch
-from empssl.memory import Memory, Plan, free_bytes, is_out_of_memory, smaller
+from empssl.memory import Memory, Plan, free_of_each, is_out_of_memory, smaller
 from empssl.memory import plan as plan_memory
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import globalize
@@ -319,7 +319,7 @@ class Training:
             settings.get("memory", "auto"), network,
             torch.zeros(2, 3, view, view, dtype=weight.dtype, device=weight.device),
             patches=settings["patches"] * settings["batch"] // fabric.world_size,
-            free=free_bytes(fabric.device), autocast=fabric.autocast,
+            free=free_of_each(fabric), autocast=fabric.autocast,
         )  # fmt: skip
 
     def compile(self, mode: str) -> None:
