@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,29 @@ def test_weak_views_come_first_and_are_cropped_and_mirrored_only(
     assert augmented.shape == (3, 8, 3, 12, 12)
     assert torch.equal(augmented[0], plain[0])
     assert not torch.allclose(augmented[1:], plain[1:])
+
+
+@pytest.mark.parametrize(("patches", "objective"), [(3, STATEFUL["ressl"]), (4, {"name": "emp"})])
+def test_a_view_is_what_its_number_among_all_views_of_the_image_makes_it(
+    patches: int, objective: dict[str, Any], tmp_path: Path, at_step: AtStep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Behind weak views, and in the second of two processes that share them."""
+    found: list[torch.Tensor] = []
+    at_step(0, lambda *step: found.append(step[4].clone()))
+    views = {"name": "crops", "global_views": 2, "scale": (0.9, 1.0), "local_scale": (0.01, 0.02)}
+    of = training.Share.of
+
+    def second(*given: Any, **options: Any) -> Any:
+        share = of(*given, **options)
+        half = len(share.views) // 2
+        return replace(share, views=share.views if half < 2 else share.views[half:])
+
+    monkeypatch.setattr(training.Share, "of", second)
+    train_tiny(tmp_path / "run", patches=patches, objective=objective, views=views, steps=1)
+    # A crop of a pixel or two has next to no detail.
+    detail = found[0].diff(dim=-1).abs().mean((1, 2, 3, 4))
+    assert (detail > 0.05).tolist() == ([True, True, False] if patches == 3 else [False, False])
 
 
 def test_a_target_follows_the_network_by_the_momentum_of_each_step(

@@ -253,7 +253,7 @@ class Training:
     settings: dict[str, Any]
     flops_per_view: float
     began: float  # when the budget began to run
-    augment: Callable[[Tensor, Tensor], Tensor]  # the policy, perhaps compiled
+    augment: Callable[[Tensor, Tensor, int], Tensor]  # the policy, perhaps compiled
     memory: Plan
     run: Run = field(init=False)
     bad: BadSamples = field(init=False)
@@ -333,7 +333,8 @@ class Training:
         if mode == "none" or self.memory.mode != "whole":
             return
         plain, kept = self.module, {k: v.clone() for k, v in self.network.state_dict().items()}
-        count = len(self.share.views) - self.objective.weak_views
+        weak = self.objective.weak_views
+        count, first = len(self.share.views) - weak, self.share.views.start + weak
         batch = self.settings["batch"] // self.share.world
         side, device = self.images.side, self.fabric.device
         images = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
@@ -346,7 +347,7 @@ class Training:
             for _ in range(3):  # a CUDA graph is recorded at the second and third
                 if mode == "reduce-overhead":
                     torch.compiler.cudagraph_mark_step_begin()
-                views = self.augment(images, u).to(next(self.network.parameters()).dtype)
+                views = self.augment(images, u, first).to(next(self.network.parameters()).dtype)
                 flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
                 self.fabric.backward(self.module(flat).square().mean())
                 self.network.zero_grad(set_to_none=True)
@@ -598,9 +599,9 @@ class Training:
     def _views(self, pixels: Tensor, u: Tensor) -> Tensor:
         """Views of a step, on the device that computes; weak ones first."""
         pixels, u = send(pixels, self.fabric.device), send(u, self.fabric.device)
-        weak = self.objective.weak_views
-        views = self.augment(pixels, u[weak:])
-        return torch.cat([self.policy.weak()(pixels, u[:weak]), views]) if weak else views
+        weak, first = self.objective.weak_views, self.share.views.start
+        views = self.augment(pixels, u[weak:], first + weak)
+        return torch.cat([self.policy.weak()(pixels, u[:weak], first), views]) if weak else views
 
     def _diverged(
         self, step: int, what: str, samples: Tensor, rows: Sequence[int] = ()

@@ -94,7 +94,9 @@ class Patches(Policy):
         weak.augmentation = self.augmentation.weak()
         return weak
 
-    def __call__(self, images: Images, u: Float[Tensor, "view batch draw"]) -> Views:
+    def __call__(
+        self, images: Images, u: Float[Tensor, "view batch draw"], first: int = 0
+    ) -> Views:
         draw = dict(zip(DRAWS, u.unbind(-1), strict=True))
         size = self.patch_side(images.shape[-1])
         room = images.shape[-1] - size

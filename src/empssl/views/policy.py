@@ -32,12 +32,15 @@ class Policy(ABC):
         """Pixels that the backbone sees, along each axis."""
 
     @abstractmethod
-    def __call__(self, images: Images, u: Float[Tensor, "view batch draw"]) -> Views:
+    def __call__(
+        self, images: Images, u: Float[Tensor, "view batch draw"], first: int = 0
+    ) -> Views:
         """Augmented views.
 
         Args:
             images: square.
             u: `draws` numbers in [0, 1) for each view of each image.
+            first: how many views of these images come before, such as those of other processes.
         """
 
     @abstractmethod
