@@ -72,6 +72,9 @@ REFUSALS = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
     "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
                         "allocate memory: you tried to allocate 1125899906842624 bytes."),
+    "mps": RuntimeError("MPS backend out of memory (MPS allocated: 9.06 GB, max allowed: 9.07)."),
+    "driver": torch.AcceleratorError("CUDA error: out of memory\nMore."),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
     "python": MemoryError(),
 }  # fmt: skip
 
@@ -102,6 +105,30 @@ def test_refused_memory_names_the_step_and_the_smaller_way(
     assert str(refused.value).endswith(
         "continue with --resume --memory exact: the same gradients in more time"
     )
+
+
+def test_memory_refused_to_the_views_names_the_step_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise REFUSALS["cuda"]
+
+    monkeypatch.setattr("empssl.views.Patches.__call__", refused)
+    with pytest.raises(OutOfMemoryError, match=r"^step 0: out of memory.*--resume --memory exact"):
+        train_tiny(tmp_path / "run")
+
+
+def test_memory_refused_to_the_compiled_step_names_the_smaller_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise REFUSALS["driver"]
+
+    monkeypatch.setattr(torch, "compile", refused)
+    with pytest.raises(OutOfMemoryError, match="start again with --memory exact") as told:
+        train_tiny(tmp_path / "run", compile="default")
+    assert str(told.value).startswith("trying the compiled step: out of memory (CUDA error")
+    assert not (tmp_path / "run").exists()
 
 
 def test_where_nothing_smaller_is_left_a_smaller_batch_is_named(

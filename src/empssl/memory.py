@@ -30,6 +30,11 @@ KEPT_PER_CARRIED = 2
 KEPT_PER_CARRIED_IN_HALF = 3
 CHUNK = {"cpu": 128}  # patches at a time, by type of device
 CHUNK_ELSEWHERE = 2048
+# What torch says in errors without a type of their own: of the CPU, of Apple's GPUs, of CUDA.
+_REFUSED = (
+    "can't allocate memory", "MPS backend out of memory", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 _UNTOLD = 2**62  # bytes, more than there are: of a system that does not tell how many are free
 
 
@@ -55,9 +60,9 @@ WHOLE = Plan()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused. On the CPU torch has no error of its own for it."""
+    """Whether memory was refused. Only some of torch's errors for it have a type of their own."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _REFUSED)
     )
 
 

@@ -353,9 +353,9 @@ class Training:
                 self.network.zero_grad(set_to_none=True)
             settle(self.fabric)
             self.compiled = mode
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # compilers fail in many ways, and none of them need end a run
+        except Exception as error:  # compilers fail in many ways, and few of them need end a run
+            if is_out_of_memory(error):
+                raise self._too_large("trying the compiled step", error, begun=False) from error
             first = (str(error).strip().splitlines() or [""])[0]
             self._say(f"not compiled, and slower for it: {type(error).__name__}: {first}")
             self.module, self.augment = plain, self.policy
@@ -577,11 +577,11 @@ class Training:
             drawn.samples, seed=self.settings["seed"], epoch=drawn.epoch,
             views=self.share.views, draws=self.policy.draws,
         )  # fmt: skip
-        views = self._views(drawn.pixels, u).to(next(self.network.parameters()).dtype)
-        labels = self.images.labels if self.objective.needs_labels else None
-        if labels is not None:
-            labels = send(labels[drawn.samples], self.fabric.device)
         try:
+            views = self._views(drawn.pixels, u).to(next(self.network.parameters()).dtype)
+            labels = self.images.labels if self.objective.needs_labels else None
+            if labels is not None:
+                labels = send(labels[drawn.samples], self.fabric.device)
             result = training_step(
                 self.fabric, self.module, self.objective, self.optimizers, views, self.memory,
                 self.target, labels, self.share.axis, with_spectrum=with_spectrum,
@@ -591,7 +591,7 @@ class Training:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise self._too_large(step, error) from error
+            raise self._too_large(f"step {step}", error) from error
         if self.target is not None:
             self.target.update(self.network, self.objective.momentum_at(progress))
         return result, drawn.samples
@@ -617,18 +617,22 @@ class Training:
             "Lower the learning rate, or try --precision 32-true"
         )
 
-    def _too_large(self, step: int, error: BaseException) -> OutOfMemoryError:
+    def _too_large(
+        self, when: str, error: BaseException, *, begun: bool = True
+    ) -> OutOfMemoryError:
+        """What to do where memory was refused; before the run has begun there is none to resume."""
         patches, batch = self.settings["patches"], self.settings["batch"]
         mode = smaller(self.memory.mode, self.network)
         if mode is not None:
-            advice = f"continue with --resume --memory {mode}: the same gradients in more time"
+            again = "continue with --resume" if begun else "start again with"
+            advice = f"{again} --memory {mode}: the same gradients in more time"
         else:
             name, value = ("patches", patches) if patches > batch else ("batch", batch)
             advice = "nothing smaller has the same gradients; start anew with "
             advice += f"--{name} {max(2, value // 2)}"
         first = (str(error).strip().splitlines() or ["no memory"])[0]
         return OutOfMemoryError(
-            f"step {step}: out of memory ({first}) with {patches} patches of each of {batch} "
+            f"{when}: out of memory ({first}) with {patches} patches of each of {batch} "
             f"images over {self.fabric.world_size} processes, memory '{self.memory.mode}'; {advice}"
         )
 
