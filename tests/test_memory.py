@@ -234,6 +234,12 @@ def test_processes_plan_with_what_the_least_of_them_has(
     assert memory.free_of_each(fabric) == expected
 
 
+def test_nothing_is_measured_where_nothing_could_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Apple's GPUs it could not be."""
+    monkeypatch.setattr(memory, "_stages", lambda *_: pytest.fail("it was"))
+    assert choose("auto", None) == Plan()
+
+
 def test_where_no_process_knows_what_is_free_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda device: None)
     assert memory.free_of_each(FABRIC) is None

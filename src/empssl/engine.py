@@ -131,6 +131,8 @@ def settle(fabric: Fabric) -> None:
     """Wait for everything that the device has been told to do, before reading a clock."""
     if fabric.device.type == "cuda":
         torch.cuda.synchronize(fabric.device)
+    elif fabric.device.type == "mps":
+        torch.mps.synchronize()
 
 
 def cpu_flags() -> str:

@@ -101,7 +101,8 @@ def plan(
     if mode not in get_args(Memory):
         raise UsageError(f"no memory '{mode}': {nearest(mode, get_args(Memory))}")
     chunk = CHUNK.get(images.device.type, CHUNK_ELSEWHERE)
-    if mode == "whole":
+    # Not measured where nothing could follow from it: on Apple's GPUs it cannot be.
+    if mode == "whole" or (mode == "auto" and free is None):
         return Plan()
     if mode == "two-pass":
         return Plan("two-pass", chunk)
@@ -115,9 +116,9 @@ def plan(
         )
     stages = _stages(pieces, images, autocast)
     everything = _kept_per_carried(network, images, autocast) * sum(stage.made for stage in stages)
-    if mode == "auto" and (free is None or everything * patches <= FREE_SHARE * free):
-        return Plan()
     room = float("inf") if free is None else FREE_SHARE * free
+    if mode == "auto" and everything * patches <= room:
+        return Plan()
     end = _head_size(network)
     return Plan("exact", chunk, boundaries(stages, end, room / patches))
 
