@@ -741,6 +741,27 @@ def test_an_interrupted_run_keeps_the_same_networks(
             assert torch.equal(tensor, whole[name].tensors["model"][key]), (name, key)
 
 
+def test_a_run_that_starts_again_keeps_no_network_of_its_first_start(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a budget its schedule may be another."""
+    options: dict[str, Any] = {"epochs": None, "budget": "9s", "keep_epochs": KEPT}
+    monkeypatch.setattr(training.Training, "_steps_within", lambda *_: 6)
+    expected = kept(train_tiny(tmp_path / "whole", **options))
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "_steps_within", lambda *_: 8)
+        at_step(3, pull_plug)
+        with pytest.raises(PulledPlug):
+            train_tiny(tmp_path / "run", **options)
+    monkeypatch.undo()
+    monkeypatch.setattr(training.Training, "_steps_within", lambda *_: 6)
+    found = kept(training.train("digits", out=tmp_path / "run", resume=True))
+    assert found.keys() == expected.keys()
+    for name, content in found.items():
+        for key, tensor in content.tensors["model"].items():
+            assert torch.equal(tensor, expected[name].tensors["model"][key]), (name, key)
+
+
 def test_a_fraction_of_an_epoch_is_at_least_one_step(tmp_path: Path) -> None:
     assert len(metrics(train_tiny(tmp_path / "run", epochs=1e-9))) == 1
 

@@ -253,6 +253,16 @@ class Run:
         """Keep the network as it is after so many epochs."""
         _write_once(self.path / "epochs" / f"{epoch:g}", content)
 
+    def trim_epochs(self, steps: int) -> None:
+        """Keep the networks of the first `steps` steps; the later ones will be made anew."""
+        for folder in (self.path / "epochs").glob("[0-9]*"):
+            try:
+                stale = checkpoint.read(folder, files=()).state["step"] > steps
+            except (CheckpointError, LookupError, TypeError):
+                stale = True
+            if stale:
+                discard(folder)
+
     def epoch(self, epoch: float) -> Path:
         """Where the network as it was after so many epochs is.
 

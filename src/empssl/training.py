@@ -462,6 +462,7 @@ class Training:
             self._say(f"{self.run.path} stopped before its first checkpoint; starting again")
             if self.fabric.is_global_zero:
                 self.run.trim_metrics(0)
+                self.run.trim_epochs(0)  # with a budget, the steps may be others now
             self.start()
             return
         saved, folder, problems = self.run.load_checkpoint()
@@ -485,6 +486,7 @@ class Training:
             ) from error
         if self.fabric.is_global_zero:
             self.run.trim_metrics(self.step)
+            self.run.trim_epochs(self.step)
             self.run.environment = self.run.environment | {"memory": self.memory.mode}
 
     def loop(self, request: StopRequest, begin: Callable[[int], None] = lambda step: None) -> None:
@@ -535,8 +537,10 @@ class Training:
                     self._say(warning)
                 advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
                                    "patches/s")  # fmt: skip
-                if kept and first:  # before any checkpoint from which this step is not taken again
-                    self.run.save_epoch(kept, self._model())
+                if kept:  # before any checkpoint from which this step is not taken again
+                    self._check_weights()
+                    if first:
+                        self.run.save_epoch(kept, self._model())
                 if signal or due:
                     self._save()
                     saved = time.monotonic()
@@ -722,17 +726,25 @@ class Training:
             "data": self.settings["data"],
         }
 
-    def _save(self) -> None:
-        """Write a checkpoint; the processes other than the first wait for it.
+    def _check_weights(self) -> None:
+        """Refuse to keep weights that the last update spoiled.
 
         Raises:
-            DivergenceError: the last update made weights that are not finite. None is written.
+            DivergenceError: they are not finite.
         """
         if not all_finite(t for tensors in self._weights().values() for t in tensors.values()):
             raise DivergenceError(
                 f"step {self.step}: the update before it made weights that are not finite. They "
                 "are not kept, and checkpoints that were written are good. Lower the learning rate"
             )
+
+    def _save(self) -> None:
+        """Write a checkpoint; the processes other than the first wait for it.
+
+        Raises:
+            DivergenceError: the weights are not finite. None is written.
+        """
+        self._check_weights()
 
         def save() -> None:
             flat = [_flatten(o.state_dict(), i) for i, o in enumerate(self.optimizers)]
