@@ -197,13 +197,17 @@ class _AllGather(torch.autograd.Function):
 
 
 def agree(fabric: Fabric, *flags: int) -> list[int]:
-    """The largest of each flag in any process, so that all take the same decisions."""
+    """The largest of each flag in any process, so that all take the same decisions.
+
+    The host waits for the device, and for the other processes.
+    """
     if fabric.world_size == 1:
         return list(flags)
     # Not fabric.all_reduce: it knows only sum and mean.
-    values = torch.tensor(flags, device=fabric.device)
+    values = torch.tensor(flags, dtype=torch.int64, device=fabric.device)
     torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
-    return [int(value) for value in values]
+    largest: list[int] = values.tolist()
+    return largest
 
 
 def environment(fabric: Fabric, precision: Precision) -> dict[str, Any]:

@@ -500,7 +500,8 @@ class Training:
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
         watch, load, before = CollapseWatch(), LoadWatch(), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
-        shared = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
+        alone = self.fabric.world_size == 1
+        shared = alone and self.fabric.device.type == "cpu"
         pending, keep = Pending(self.fabric.device), self._kept_at()
         spectra = spectrum_steps(steps)
         first = self.fabric.is_global_zero
@@ -515,11 +516,14 @@ class Training:
                 )
                 pending.add(self._entry(result, lr), samples)
                 self.step += 1
+                kept = keep.get(self.step)
+                # Several GPUs agree when numbers are read: either is to wait for what was queued.
+                if not (alone or pending.due or kept or self.step == steps):
+                    continue
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
                 signal, due, bad = agree(self.fabric, request.signal, late, bool(self.found))
                 if bad:
                     self._write_bad()
-                kept = keep.get(self.step)
                 if not (pending.due or signal or due or kept or self.step == steps):
                     continue
                 measured = pending.read()
