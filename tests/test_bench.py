@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tiny import STATEFUL
 
 import empssl
 from empssl import benchmarking, cli
 from empssl.benchmarking import PARTS, Bench
 from empssl.errors import UsageError
-from empssl.flops import training_flops
-from empssl.models import build_network
+from empssl.flops import projecting_flops, training_flops
+from empssl.models import Network, build_network
 
 TINY: dict[str, Any] = {
     "recipe": "demo", "patches": 2, "batch": 4, "image_side": 8, "backbone": {"width": 4},
@@ -50,6 +52,30 @@ def test_achieved_flops_are_those_of_the_network(found: Bench) -> None:
     network = build_network(settings["backbone"], settings["projector"])
     step = 8 * training_flops(network, found.conditions["view_side"])
     assert found["step_flops"].high == pytest.approx(step / min(found.seconds["whole"]) / 1e12)
+
+
+@pytest.mark.parametrize(("name", "seen"), [("byol", 3), ("ressl", 2)])
+def test_views_of_a_target_cost_what_they_cost_in_training(
+    name: str, seen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarking, "PRODUCT_SECONDS", 1e-4)
+    passes: list[int] = []
+    forward = Network.forward
+
+    def noted(self: Network, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and x.device.type == "cpu":
+            passes.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(Network, "forward", noted)
+    found = empssl.bench(**TINY | {"patches": 3, "objective": STATEFUL[name]}, slow=False)
+    assert set(passes) == {4 * seen}  # the whole step's as the bare one's
+    settings = found.conditions["settings"]
+    network = build_network(settings["backbone"], settings["projector"])
+    side = found.conditions["view_side"]
+    flops = seen * training_flops(network, side)
+    flops += {"byol": 3, "ressl": 1}[name] * projecting_flops(network, side)
+    assert found.conditions["gflop_per_patch"] == pytest.approx(flops / 3 / 1e9)
 
 
 def test_json_has_a_line_for_each_claim_with_its_conditions(found: Bench) -> None:

@@ -16,11 +16,12 @@ from torch import Tensor
 from empssl.draws import uniform
 from empssl.engine import Fabric, Precision, environment, launch, resolve_precision, settle
 from empssl.errors import UsageError
-from empssl.flops import training_flops
+from empssl.flops import flops_per_view
 from empssl.memory import WHOLE
 from empssl.models import Network, build_network
 from empssl.models.target import Target
 from empssl.objectives import build_objective
+from empssl.objectives.objective import Objective
 from empssl.optim import build_optimizers, set_lr
 from empssl.recipes import resolve
 from empssl.slow import SlowPipeline
@@ -167,8 +168,10 @@ def bench(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(settings["backbone"], settings["projector"])
-    flops = training_flops(network, policy.view_side(image_side))
-    parts = _Parts(fabric, settings, images, network, precision, seed)
+        objective = build_objective(settings["objective"], dim=network.projector.dim)
+    side = policy.view_side(image_side)
+    flops = flops_per_view(network, objective, settings["patches"], side)
+    parts = _Parts(fabric, settings, images, network, objective, precision, seed)
     seconds = parts.measure(steps)
     product_flops = 2.0 * parts.product_side**3
     del parts
@@ -183,7 +186,7 @@ def bench(
                      "empssl": here["empssl"]},
         "threads": here["threads"], "precision": here["precision"],
         "recipe": settings["recipe"], "patches": settings["patches"], "batch": settings["batch"],
-        "image_side": image_side, "view_side": policy.view_side(image_side),
+        "image_side": image_side, "view_side": side,
         "backbone": settings["backbone"]["name"], "settings": settings,
         "gflop_per_patch": flops / 1e9, "data": f"uniform noise, seed {seed}",
     }  # fmt: skip
@@ -228,6 +231,7 @@ class _Parts:
         settings: dict[str, Any],
         images: Tensor,
         network: Network,
+        objective: Objective,
         precision: Precision,
         seed: int,
     ) -> None:
@@ -238,9 +242,6 @@ class _Parts:
         network.to(self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, self.module = network, fabric.setup(network)
         self.policy = build(POLICIES, settings["views"])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            objective = build_objective(settings["objective"], dim=network.projector.dim)
         self.objective = objective.to(fabric.device, self.dtype)
         self.target = Target(network) if objective.target == "momentum" else None
         # Labels of noise: half of the images are of the one class, half of the other.
@@ -260,7 +261,7 @@ class _Parts:
     def measure(self, steps: int) -> Seconds:
         """Seconds of each part, the repetitions of all in turn."""
         self._size_product()
-        self.ready = self._views()
+        self.ready = self._views()[self.objective.weak_views :]
         flat = self.ready.flatten(0, 1)
         self.flat = flat.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -307,7 +308,7 @@ class _Parts:
         return views
 
     def _project(self) -> Tensor:
-        projections: Tensor = self.module(self.flat).unflatten(0, (self.patches, len(self.images)))
+        projections: Tensor = self.module(self.flat).unflatten(0, self.ready.shape[:2])
         return projections
 
     def _bare(self) -> None:

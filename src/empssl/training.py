@@ -47,7 +47,7 @@ from empssl.errors import (
     StoppedError,
     UsageError,
 )
-from empssl.flops import projecting_flops, training_flops
+from empssl.flops import flops_per_view
 from empssl.gauge import spectrum_steps
 from empssl.health import CollapseWatch
 from empssl.load import LoadWatch
@@ -285,7 +285,8 @@ class Training:
                 f"images have {images.side} pixels a side, and whitened patches need "
                 f"{network.whitened.patch + 1}; choose a larger --image-side, or --whitened 0"
             )
-        flops = _flops_per_view(network, objective, settings, policy.view_side(images.side))
+        side = policy.view_side(images.side)
+        flops = flops_per_view(network, objective, settings["patches"], side)
         if fabric.world_size > 1:
             globalize(network)
         share = Share.of(
@@ -819,17 +820,6 @@ def _check_objective(objective: Objective, settings: dict[str, Any], images: Ima
             f"{name} learns from labels, and {settings['data']} has none; give images in one "
             "folder a class, or choose an objective that needs no labels"
         )
-
-
-def _flops_per_view(
-    network: nn.Module, objective: Objective, settings: dict[str, Any], side: int
-) -> float:
-    """FLOP of a step by the number of its views: some train, some are projected to be a target."""
-    views = range(settings["patches"])
-    flops = len(views[objective.weak_views :]) * training_flops(network, side)
-    if objective.target == "momentum":
-        flops += len(views[: objective.target_views]) * projecting_flops(network, side)
-    return flops / len(views)
 
 
 def _begun_before(out: Path) -> bool:
