@@ -83,6 +83,7 @@ def test_json_has_a_line_for_each_claim_with_its_conditions(found: Bench) -> Non
     assert [line["what"] for line in lines] == [claim.what for claim in found.claims]
     for line in lines:
         assert {"value", "unit", "n", "hardware", "versions", "precision"} <= line.keys()
+        assert line["compiled"] == "none"  # as `train` on a GPU is not
         assert line["versions"]["empssl"] == empssl.__version__
         assert (line["patches"], line["batch"]) == (2, 4)
 
@@ -112,6 +113,11 @@ def test_says_which_number_is_too_small(name: str) -> None:
 def test_one_patch_is_refused() -> None:
     with pytest.raises(UsageError, match="patches is 1, expected 2 or more"):
         empssl.bench(**TINY | {"patches": 1})
+
+
+def test_views_that_the_slow_pipeline_lacks_are_refused_before_anything_is_measured() -> None:
+    with pytest.raises(UsageError, match="only the views patches, not crops; leave it out"):
+        empssl.bench(**TINY | {"views": "crops"})
 
 
 def test_config_that_is_printed_can_be_read_again(
