@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from empssl.errors import UsageError
 from empssl.objectives.objective import Objective
 
 
@@ -36,9 +37,19 @@ def flops_per_view(network: nn.Module, objective: Objective, patches: int, side:
         objective: what the step lowers.
         patches: views of an image.
         side: of a view, in pixels.
+
+    Raises:
+        UsageError: the network cannot take such views.
     """
     views = range(patches)
-    flops = len(views[objective.weak_views :]) * training_flops(network, side)
+    try:
+        flops = len(views[objective.weak_views :]) * training_flops(network, side)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"this backbone cannot take views of {side} pixels ({first}); choose the side that it "
+            "needs with --views.side, or another backbone"
+        ) from error
     if objective.target == "momentum":
         flops += len(views[: objective.target_views]) * projecting_flops(network, side)
     return flops / len(views)
