@@ -825,7 +825,9 @@ def _check_objective(objective: Objective, settings: dict[str, Any], images: Ima
 def _begun_before(out: Path) -> bool:
     """Whether torchrun has started this command again, after it had begun the run at `out`."""
     launch = torchrun_launch()
-    return restarted() and Run.exists(out) and launch == Run(out).environment.get("launch", "")
+    if launch is None or not (restarted() and Run.exists(out)):
+        return False
+    return launch == Run(out).environment.get("launch", "")
 
 
 def _resumed_settings(
