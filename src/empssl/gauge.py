@@ -13,6 +13,7 @@ from empssl.view_axis import HERE, ViewAxis
 
 DISTORTION = 0.2  # of `fill`, the paper's
 UNIFORMITY_SCALE = 2.0  # t in Wang and Isola
+LEAST_RANK = 4  # directions that there must be for `participation` to tell anything
 SPECTRA = 50  # kept of a run, or a few less
 TINY = 1e-12  # where there is no variance, participation is 1
 
@@ -25,7 +26,8 @@ def gauge(projections: Projections, views: ViewAxis = HERE) -> dict[str, Scalar]
                      be: 0 where all are alike, 1 where they are spread evenly
     participation    (sum_k e_k)^2 / sum_k e_k^2 with e the eigenvalues of their covariance: how
                      many directions are used, between 1 and min(b - 1, d); an effective rank that
-                     needs no eigenvalues
+                     needs no eigenvalues; not measured where there are fewer than `LEAST_RANK`, of
+                     which a healthy run too uses next to one
     spread           standard deviation of a coordinate over images, mean over coordinates, times
                      sqrt(d): 0 where all are alike, 1 on the whole sphere (SimSiam, Chen and He
                      2021, section 4.1)
@@ -58,12 +60,15 @@ def gauge(projections: Projections, views: ViewAxis = HERE) -> dict[str, Scalar]
         apart = 2 * (1 - views.mean(z).square().sum(-1).mean())
         count = views.count(z)
         near = (2 * UNIFORMITY_SCALE * (Z @ Z.T - 1)).exp() * (1 - eye)
-        return {
+        measured = {
             "fill": rate / most,
             "participation": (gram.trace().square() + TINY) / (gram.square().sum() + TINY),
             "spread": Z.std(0).mean() * dim**0.5,
             "uniformity": (near.sum() / (batch * (batch - 1))).log(),
-        } | ({"alignment": apart * count / (count - 1)} if count > 1 else {})
+        }
+        if rank < LEAST_RANK:
+            del measured["participation"]
+        return measured | ({"alignment": apart * count / (count - 1)} if count > 1 else {})
 
 
 @torch.no_grad()
