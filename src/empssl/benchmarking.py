@@ -176,10 +176,10 @@ def bench(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(settings["backbone"], settings["projector"])
-        objective = build_objective(settings["objective"], dim=network.projector.dim)
+        lowered = build_objective(settings["objective"], dim=network.projector.dim)
     side = policy.view_side(image_side)
-    flops = flops_per_view(network, objective, settings["patches"], side)
-    parts = _Parts(fabric, settings, images, network, objective, precision, seed)
+    flops = flops_per_view(network, lowered, settings["patches"], side)
+    parts = _Parts(fabric, settings, images, network, lowered, precision, seed)
     seconds = parts.measure(steps)
     product_flops = 2.0 * parts.product_side**3
     del parts

@@ -55,6 +55,16 @@ class Run:
         """Whether there is a run at this path."""
         return (path / CONFIG).is_file()
 
+    @staticmethod
+    def held_bytes(path: Path) -> int:
+        """Bytes of all weights at this path, which a new run replaces and a resumed one keeps.
+
+        Raises:
+            CheckpointError: the storage refused.
+        """
+        with writing(path):
+            return sum(file.stat().st_size for file in path.glob("**/*.safetensors"))
+
     @classmethod
     @contextmanager
     def creating(

@@ -370,7 +370,9 @@ class Training:
             CheckpointError: it is.
         """
         size = checkpoint_bytes(self._modules.values(), self.settings["optimizer"])
-        if warning := check_disk(out, size):
+        network = sum(t.nbytes for t in self.network.state_dict().values())
+        kept = network * len(self.settings.get("keep_epochs", ()))
+        if warning := check_disk(out, size, kept=kept, held=Run.held_bytes(out)):
             self._say(warning)
 
     def enter(self, run: Run) -> None:
@@ -827,7 +829,8 @@ def _begun_before(out: Path) -> bool:
     launch = torchrun_launch()
     if launch is None or not (restarted() and Run.exists(out)):
         return False
-    return launch == Run(out).environment.get("launch", "")
+    same: bool = launch == Run(out).environment.get("launch", "")
+    return same
 
 
 def _resumed_settings(
