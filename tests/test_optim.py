@@ -322,6 +322,7 @@ def test_a_torch_without_muon_is_told_apart(monkeypatch: pytest.MonkeyPatch, nam
         ({"name": "lars", "lr": -0.1}, "lr is -0.1, expected 0 or more"),
         ({"name": "lars", "eta": float("nan")}, "eta of 'lars' is nan"),
         ({"name": "adamw", "lr": -0.1}, "Invalid learning rate"),
+        ({"name": "adamw", "betas": [0.9]}, r"betas are \[0.9\], expected two numbers"),
         ({"name": "lars", "momentun": 0.9}, "did you mean 'momentum'"),
     ],
 )

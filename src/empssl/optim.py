@@ -145,6 +145,8 @@ def adamw(
     weight_decay: float = 0.01,
 ) -> list[torch.optim.Optimizer]:
     """AdamW as torch has it; no decay on biases and normalization."""
+    if len(betas) != 2:
+        raise ValueError(f"betas are {list(betas)}, expected two numbers")
     matrices, vectors = split(network.parameters())
     groups: Groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return [

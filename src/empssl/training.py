@@ -335,7 +335,7 @@ class Training:
             return
         plain, kept = self.module, {k: v.clone() for k, v in self.network.state_dict().items()}
         weak = self.objective.weak_views
-        count, first = len(self.share.views) - weak, self.share.views.start + weak
+        count, before = len(self.share.views) - weak, self.share.views.start + weak
         batch = self.settings["batch"] // self.share.world
         side, device = self.images.side, self.fabric.device
         images = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
@@ -348,7 +348,7 @@ class Training:
             for _ in range(3):  # a CUDA graph is recorded at the second and third
                 if mode == "reduce-overhead":
                     torch.compiler.cudagraph_mark_step_begin()
-                views = self.augment(images, u, first).to(next(self.network.parameters()).dtype)
+                views = self.augment(images, u, before).to(next(self.network.parameters()).dtype)
                 flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
                 self.fabric.backward(self.module(flat).square().mean())
                 self.network.zero_grad(set_to_none=True)
