@@ -308,13 +308,6 @@ def test_training_lowers_the_loss(name: str) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("name", ["muon", "muon_lars"])
-def test_a_torch_without_muon_is_told_apart(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(UsageError, match="has no Muon"):
-        build_optimizers(network(), {"name": name})
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

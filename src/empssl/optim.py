@@ -170,12 +170,7 @@ def muon(
     weight_decay: float = 0.01,
     vector_lr: float = 1e-3,
 ) -> list[torch.optim.Optimizer]:
-    """Muon as torch has it on weights, each filter bank as one matrix; AdamW on the rest.
-
-    Raises:
-        UsageError: this torch has no Muon.
-    """
-    _check_muon()
+    """Muon as torch has it on weights, each filter bank as one matrix; AdamW on the rest."""
     matrices, vectors = split(network.parameters())
     return [
         _FlatMuon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay),
@@ -201,9 +196,8 @@ def muon_lars(
     network's gradient, and for those of convolutions little.
 
     Raises:
-        UsageError: this torch has no Muon, or the network no filter banks.
+        UsageError: the network has no filter banks.
     """
-    _check_muon()
     banks = [p for p in network.parameters() if p.requires_grad and p.ndim == 4]
     rest = [p for p in network.parameters() if p.requires_grad and p.ndim < 4]
     if not banks:
@@ -214,11 +208,6 @@ def muon_lars(
         _lars(rest, lr=lr, eta=eta, momentum=momentum, weight_decay=weight_decay, clip=clip),
         _FlatMuon(banks, lr=muon_lr, momentum=muon_momentum, weight_decay=muon_weight_decay),
     ]
-
-
-def _check_muon() -> None:
-    if not hasattr(torch.optim, "Muon"):
-        raise UsageError(f"torch {torch.__version__} has no Muon, 2.9 is the first that has it")
 
 
 class _FlatMuon(torch.optim.Optimizer):
