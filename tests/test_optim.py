@@ -1,5 +1,6 @@
 import copy
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -306,6 +307,20 @@ def test_training_lowers_the_loss(name: str) -> None:
         for optimizer in optimizers:
             optimizer.step()
     assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_gradient_outlives_its_step(name: str) -> None:
+    module = network()
+    optimizers = build_optimizers(module, {"name": name})
+    backward(module, 0)
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    held = [weakref.ref(gradient.untyped_storage()) for gradient in gradients]
+    del gradients
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    assert not any(storage() for storage in held)
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,8 @@ class _FlatMuon(torch.optim.Optimizer):
             flat.grad = None if weight.grad is None else _as_matrix(weight.grad, weight)
         self.inner.param_groups[0]["lr"] = group["lr"]
         self.inner.step()
+        for flat in self.flat:  # or gradients would stay in memory that the weights have let go of
+            flat.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         return self.inner.state_dict()
