@@ -723,6 +723,14 @@ def test_the_network_is_kept_after_the_epochs_asked_for(tiny_run: Path, tmp_path
     assert found[f"{KEPT[0]:g}"].state["seconds"] > 0
 
 
+def test_epochs_that_end_with_one_step_are_both_kept(tmp_path: Path) -> None:
+    both = [2.0 / STEPS_PER_EPOCH, 2.1 / STEPS_PER_EPOCH]
+    found = kept(train_tiny(tmp_path / "run", steps=3, keep_epochs=both))
+    assert {name: content.state["step"] for name, content in found.items()} == {
+        f"{epoch:g}": 2 for epoch in both
+    }
+
+
 def test_an_interrupted_run_keeps_the_same_networks(
     tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -804,6 +812,18 @@ def test_where_compiling_fails_one_line_says_so_and_the_run_is_the_plain_one(
     run = train_tiny(tmp_path / "run", steps=6, compile="default")
     assert "not compiled, and slower for it: RuntimeError: no compiler\n" in capfd.readouterr().err
     assert differences(tiny_run, run) == []
+    assert Run(run).environment["compiled"] == "none"
+
+
+@pytest.mark.parametrize(("mode", "said"), [("default", 1), ("none", 0)])
+def test_a_step_that_cannot_be_compiled_as_it_is_in_pieces_is_told(
+    mode: Any, said: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = train_tiny(tmp_path / "run", steps=1, compile=mode, memory="exact")
+    assert (
+        capfd.readouterr().err.count("not compiled, which takes memory 'whole' and not 'exact'")
+        == said
+    )
     assert Run(run).environment["compiled"] == "none"
 
 

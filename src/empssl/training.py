@@ -6,6 +6,7 @@ import math
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -153,6 +154,7 @@ def train(
         precision: auto is bfloat16 where the hardware multiplies it, else float32.
         compile: none, or a mode of torch.compile for views and network; auto is default in one
             process on a GPU with Triton, else none. Start-up takes longer, and is reported apart.
+            Only where memory is whole.
         memory: whole holds all of a step at once; exact holds a chunk of the backbone's work and
             computes the rest again, with the same gradients; auto is exact where the whole is not
             expected to fit. two-pass takes less work than exact, but normalizes each chunk by
@@ -331,7 +333,10 @@ class Training:
         Args:
             mode: of `torch.compile`, or none.
         """
-        if mode == "none" or self.memory.mode != "whole":
+        if mode == "none":
+            return
+        if self.memory.mode != "whole":
+            self._say(f"not compiled, which takes memory 'whole' and not '{self.memory.mode}'")
             return
         plain, kept = self.module, {k: v.clone() for k, v in self.network.state_dict().items()}
         weak = self.objective.weak_views
@@ -546,8 +551,8 @@ class Training:
                                    "patches/s")  # fmt: skip
                 if kept:  # before any checkpoint from which this step is not taken again
                     self._check_weights()
-                    if first:
-                        self.run.save_epoch(kept, self._model())
+                    for epoch in kept if first else ():
+                        self.run.save_epoch(epoch, self._model())
                 if signal or due:
                     self._save()
                     saved = time.monotonic()
@@ -712,11 +717,12 @@ class Training:
         states = {group: dict(module.state_dict()) for group, module in self._modules.items()}
         return {group: state for group, state in states.items() if state}
 
-    def _kept_at(self) -> dict[int, float]:
+    def _kept_at(self) -> dict[int, list[float]]:
         """Epochs after which the network is kept, by step; what lies past the end is left out."""
-        per_epoch, epochs = self.plan["steps_per_epoch"], self.settings.get("keep_epochs", ())
-        found = {max(1, round(epoch * per_epoch)): epoch for epoch in epochs}
-        return {step: epoch for step, epoch in found.items() if step <= self.plan["steps"]}
+        found: dict[int, list[float]] = defaultdict(list)
+        for epoch in self.settings.get("keep_epochs", ()):
+            found[max(1, round(epoch * self.plan["steps_per_epoch"]))].append(epoch)
+        return {step: epochs for step, epochs in found.items() if step <= self.plan["steps"]}
 
     def _model(self) -> Checkpoint:
         """The network alone, as it is now."""
