@@ -134,6 +134,22 @@ def test_statistics_of_half_precision_are_in_single() -> None:
     assert torch.allclose(found.var, var, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("device", "launches"), [("cpu", 25), ("meta", 1)])
+def test_only_the_cpu_takes_statistics_of_little_at_a_time(
+    device: str, launches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each launch takes longer than its sums."""
+    seen: list[int] = []
+
+    def counted(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        seen.append(len(x))
+        return torch.zeros(4, device=device), torch.ones(4, device=device)
+
+    monkeypatch.setattr(torch, "batch_norm_update_stats", counted)
+    found = Statistics.of([torch.empty(100, 4, 32, 32, device=device)])
+    assert (len(seen), sum(seen), found.count) == (launches, 100, 100 * 32 * 32)
+
+
 def test_exact_holds_under_autocast() -> None:
     half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     gradients = []
