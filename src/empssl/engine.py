@@ -234,3 +234,8 @@ def cpu_name() -> str:
     except OSError:
         line = ""
     return f"{line.partition(':')[2].strip() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def cores() -> int:
+    """How many of them this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -46,7 +46,7 @@ def gauge(projections: Projections, views: ViewAxis = HERE) -> dict[str, Scalar]
     """
     _, batch, dim = projections.shape
     with torch.autocast(projections.device.type, enabled=False):
-        z = F.normalize(projections.detach().to(_at_least_single(projections)), dim=-1)
+        z = F.normalize(at_least_single(projections.detach()), dim=-1)
         Z = z[0]
         # About the mean, because not every objective minds what all rows have in common.
         centered = Z - Z.mean(0)
@@ -85,7 +85,7 @@ def spectrum(projections: Projections) -> Float[Tensor, " rank"]:
     """
     _, batch, dim = projections.shape
     with torch.autocast(projections.device.type, enabled=False):
-        Z = F.normalize(projections[0].detach().to(_at_least_single(projections)), dim=-1)
+        Z = F.normalize(at_least_single(projections[0].detach()), dim=-1)
         centered = Z - Z.mean(0)
         # Of the two products with the same eigenvalues, the smaller.
         gram = centered @ centered.T if batch <= dim else centered.T @ centered
@@ -111,5 +111,6 @@ def spectrum_steps(steps: int) -> frozenset[int]:
     return frozenset(even | {round(steps**share) - 1 for share in shares})
 
 
-def _at_least_single(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+def at_least_single(x: Tensor) -> Tensor:
+    """In float32, or the float64 that it is in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

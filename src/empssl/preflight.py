@@ -38,10 +38,14 @@ def free_disk(path: Path) -> int:
     Raises:
         CheckpointError: the storage refused.
     """
-    place = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     with writing(path):
-        found = os.statvfs(place)
+        found = os.statvfs(nearest_existing(path))
     return found.f_bavail * found.f_frsize
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself or, where it will be made, the folder in which that begins."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
 def check_disk(path: Path, checkpoint: int, *, kept: int = 0, held: int = 0) -> str | None:

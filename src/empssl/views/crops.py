@@ -1,6 +1,5 @@
 """Crops of random size and shape, the views of most other methods."""
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -100,11 +99,6 @@ class RandomCrops(Policy):
 
     def view_side(self, image_side: int) -> int:
         return self.side or image_side
-
-    def weak(self) -> "RandomCrops":
-        weak = copy.copy(self)
-        weak.augmentation = self.augmentation.weak()
-        return weak
 
     def __call__(
         self, images: Images, u: Float[Tensor, "view batch draw"], first: int = 0

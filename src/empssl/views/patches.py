@@ -1,6 +1,5 @@
 """Fixed-size patches, the views of EMP-SSL."""
 
-import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -88,11 +87,6 @@ class Patches(Policy):
         if isinstance(self.side, str):
             return image_side
         return self.side or self.patch_side(image_side)
-
-    def weak(self) -> "Patches":
-        weak = copy.copy(self)
-        weak.augmentation = self.augmentation.weak()
-        return weak
 
     def __call__(
         self, images: Images, u: Float[Tensor, "view batch draw"], first: int = 0

@@ -1,5 +1,6 @@
 """The contract of every policy: how views are drawn from images."""
 
+import copy
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -43,9 +44,11 @@ class Policy(ABC):
             first: how many views of these images come before, such as those of other processes.
         """
 
-    @abstractmethod
     def weak(self) -> "Policy":
         """The same views, only cropped and mirrored."""
+        weak = copy.copy(self)
+        weak.augmentation = self.augmentation.weak()
+        return weak
 
     def clean(self, images: Images, top: Tensor, left: Tensor, *, mirror: bool) -> Views:
         """The same patches of every image, with nothing done to their colors.
