@@ -1,6 +1,7 @@
 """`empssl bench`: what is claimed, not how long anything took."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_json_has_a_line_for_each_claim_with_its_conditions(found: Bench) -> Non
     assert [line["what"] for line in lines] == [claim.what for claim in found.claims]
     for line in lines:
         assert {"value", "unit", "n", "hardware", "versions", "precision"} <= line.keys()
-        assert line["compiled"] == "none"  # as `train` on a GPU is not
+        assert line["compiled"] == "none"
         assert line["versions"]["empssl"] == empssl.__version__
         assert (line["patches"], line["batch"]) == (2, 4)
 
@@ -102,6 +103,36 @@ def test_slow_pipeline_is_left_out_on_request_and_nothing_is_written(
     assert "slow" not in fast.seconds
     assert "slow step" not in fast.table()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_step_is_compiled_as_in_training(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmarking, "PRODUCT_SECONDS", 1e-4)
+    calls: Counter[str] = Counter()
+
+    def compiled(module: Any, **options: Any) -> Any:
+        assert options["mode"] == "max-autotune-no-cudagraphs"
+
+        def call(*given: Any) -> Any:
+            calls[type(module).__name__] += 1
+            return module(*given)
+
+        if not isinstance(module, torch.nn.Module):
+            return call
+        counting = torch.nn.Sequential(module)
+        counting.register_forward_pre_hook(lambda *_: calls.update([type(module).__name__]))
+        return counting
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    mode: Any = "max-autotune-no-cudagraphs"
+    found = empssl.bench(**TINY, slow=False, compile=mode)
+    assert found.conditions["compiled"] == mode
+    assert calls["Patches"] == 2 + 2 * (benchmarking.WARMUP + 2)  # to prepare; whole; views
+    assert calls["Network"] == 1 + 2 * (benchmarking.WARMUP + 2)  # the trial; whole; bare
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: 1 / 0)
+    assert empssl.bench(**TINY, slow=False, compile=mode).conditions["compiled"] == "none"
+    assert "not compiled, and slower for it: ZeroDivisionError" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["patches", "batch", "image_side", "steps", "slow_steps"])

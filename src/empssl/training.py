@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
+from empssl.compilation import Augment, begin_step, compiled, failure
 from empssl.data import BadSamples, Split, in_memory, open_images
 from empssl.data.images import BadSample, ImageSet
 from empssl.data.in_memory import resident
@@ -255,7 +256,7 @@ class Training:
     settings: dict[str, Any]
     flops_per_view: float
     began: float  # when the budget began to run
-    augment: Callable[[Tensor, Tensor, int], Tensor]  # the policy, perhaps compiled
+    augment: Augment
     memory: Plan
     run: Run = field(init=False)
     bad: BadSamples = field(init=False)
@@ -346,13 +347,11 @@ class Training:
         images = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
         u = torch.full((count, batch, self.policy.draws), 0.5, device=device)
         try:
-            self.augment = torch.compile(self.policy, mode=mode, fullgraph=True, dynamic=False)
-            network: Any = torch.compile(self.network, mode=mode, dynamic=False)
+            self.augment, network = compiled(self.policy, self.network, mode)
             self.module = self.fabric.setup(network)
             self.module.train()
             for _ in range(3):  # a CUDA graph is recorded at the second and third
-                if mode == "reduce-overhead":
-                    torch.compiler.cudagraph_mark_step_begin()
+                begin_step(mode)
                 views = self.augment(images, u, before).to(next(self.network.parameters()).dtype)
                 flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
                 self.fabric.backward(self.module(flat).square().mean())
@@ -362,8 +361,7 @@ class Training:
         except Exception as error:  # compilers fail in many ways, and few of them need end a run
             if is_out_of_memory(error):
                 raise self._too_large("trying the compiled step", error, begun=False) from error
-            first = (str(error).strip().splitlines() or [""])[0]
-            self._say(f"not compiled, and slower for it: {type(error).__name__}: {first}")
+            self._say(failure(error))
             self.module, self.augment = plain, self.policy
         self.network.zero_grad(set_to_none=True)
         self.network.load_state_dict(kept)
@@ -584,8 +582,7 @@ class Training:
         self, step: int, progress: float, *, with_spectrum: bool = False
     ) -> tuple[StepResult, Tensor]:
         """A step's measurements, perhaps still to be computed, and the samples it saw."""
-        if self.compiled == "reduce-overhead":
-            torch.compiler.cudagraph_mark_step_begin()
+        begin_step(self.compiled)
         drawn = self.sampler.draw(step)
         self.found += [(sample, drawn.epoch, step) for sample in drawn.bad]
         # On the CPU, where the samples' numbers are: on a GPU the seed would have to be copied.
