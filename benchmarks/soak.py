@@ -164,7 +164,7 @@ def main() -> int:
     began = time.monotonic()
     until = began + 60 * args.minutes
     data.open_digits = cache(data.open_digits)
-    training._flops_per_view = lambda *_: 1.0  # counting takes longer than a step
+    training.flops_per_view = lambda *_: 1.0  # counting takes longer than a step
     trials, tried, failures = Counter[str](), Counter[str](), list[str]()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as place:

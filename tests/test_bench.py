@@ -1,17 +1,20 @@
 """`empssl bench`: what is claimed, not how long anything took."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tiny import STATEFUL
 
 import empssl
 from empssl import benchmarking, cli
 from empssl.benchmarking import PARTS, Bench
 from empssl.errors import UsageError
-from empssl.flops import training_flops
-from empssl.models import build_network
+from empssl.flops import projecting_flops, training_flops
+from empssl.models import Network, build_network
 
 TINY: dict[str, Any] = {
     "recipe": "demo", "patches": 2, "batch": 4, "image_side": 8, "backbone": {"width": 4},
@@ -52,11 +55,36 @@ def test_achieved_flops_are_those_of_the_network(found: Bench) -> None:
     assert found["step_flops"].high == pytest.approx(step / min(found.seconds["whole"]) / 1e12)
 
 
+@pytest.mark.parametrize(("name", "seen"), [("byol", 3), ("ressl", 2)])
+def test_views_of_a_target_cost_what_they_cost_in_training(
+    name: str, seen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarking, "PRODUCT_SECONDS", 1e-4)
+    passes: list[int] = []
+    forward = Network.forward
+
+    def noted(self: Network, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and x.device.type == "cpu":
+            passes.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(Network, "forward", noted)
+    found = empssl.bench(**TINY | {"patches": 3, "objective": STATEFUL[name]}, slow=False)
+    assert set(passes) == {4 * seen}  # the whole step's as the bare one's
+    settings = found.conditions["settings"]
+    network = build_network(settings["backbone"], settings["projector"])
+    side = found.conditions["view_side"]
+    flops = seen * training_flops(network, side)
+    flops += {"byol": 3, "ressl": 1}[name] * projecting_flops(network, side)
+    assert found.conditions["gflop_per_patch"] == pytest.approx(flops / 3 / 1e9)
+
+
 def test_json_has_a_line_for_each_claim_with_its_conditions(found: Bench) -> None:
     lines = [json.loads(line) for line in found.to_json().splitlines()]
     assert [line["what"] for line in lines] == [claim.what for claim in found.claims]
     for line in lines:
         assert {"value", "unit", "n", "hardware", "versions", "precision"} <= line.keys()
+        assert line["compiled"] == "none"
         assert line["versions"]["empssl"] == empssl.__version__
         assert (line["patches"], line["batch"]) == (2, 4)
 
@@ -77,6 +105,36 @@ def test_slow_pipeline_is_left_out_on_request_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_step_is_compiled_as_in_training(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmarking, "PRODUCT_SECONDS", 1e-4)
+    calls: Counter[str] = Counter()
+
+    def compiled(module: Any, **options: Any) -> Any:
+        assert options["mode"] == "max-autotune-no-cudagraphs"
+
+        def call(*given: Any) -> Any:
+            calls[type(module).__name__] += 1
+            return module(*given)
+
+        if not isinstance(module, torch.nn.Module):
+            return call
+        counting = torch.nn.Sequential(module)
+        counting.register_forward_pre_hook(lambda *_: calls.update([type(module).__name__]))
+        return counting
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    mode: Any = "max-autotune-no-cudagraphs"
+    found = empssl.bench(**TINY, slow=False, compile=mode)
+    assert found.conditions["compiled"] == mode
+    assert calls["Patches"] == 2 + 2 * (benchmarking.WARMUP + 2)  # to prepare; whole; views
+    assert calls["Network"] == 1 + 2 * (benchmarking.WARMUP + 2)  # the trial; whole; bare
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: 1 / 0)
+    assert empssl.bench(**TINY, slow=False, compile=mode).conditions["compiled"] == "none"
+    assert "not compiled, and slower for it: ZeroDivisionError" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["patches", "batch", "image_side", "steps", "slow_steps"])
 def test_says_which_number_is_too_small(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} is 0, expected"):
@@ -86,6 +144,11 @@ def test_says_which_number_is_too_small(name: str) -> None:
 def test_one_patch_is_refused() -> None:
     with pytest.raises(UsageError, match="patches is 1, expected 2 or more"):
         empssl.bench(**TINY | {"patches": 1})
+
+
+def test_views_that_the_slow_pipeline_lacks_are_refused_before_anything_is_measured() -> None:
+    with pytest.raises(UsageError, match="only the views patches, not crops; leave it out"):
+        empssl.bench(**TINY | {"views": "crops"})
 
 
 def test_config_that_is_printed_can_be_read_again(

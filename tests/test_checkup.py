@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def test_a_torch_with_known_holes_is_a_problem(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(checkup, "version", lambda name: "2.9.1")
     assert doctor()["torch"].verdict == "problem"
     assert doctor()["pillow"].verdict == "ok"
+
+
+def test_the_least_torch_is_the_one_that_the_package_asks_for() -> None:
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    asked = tomllib.loads(project.read_text())["project"]["dependencies"]
+    least = ".".join(map(str, checkup.LEAST["torch"]))
+    assert [line for line in asked if line.startswith("torch")] == [f"torch>={least}"]
 
 
 def test_few_open_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,14 @@ def test_with_multi_crop_only_the_leading_views_are_large() -> None:
     assert area[2:].max() < 0.21
 
 
+def test_with_multi_crop_a_view_does_not_depend_on_the_views_before_it() -> None:
+    """Which another process may hold."""
+    policy, images = RandomCrops(global_views=3), noise()
+    whole = policy(images, numbers(40))
+    for part in (range(2), range(2, 4), range(3, 4)):
+        assert torch.equal(policy(images, numbers(40, part), part.start), whole[list(part)])
+
+
 def test_a_view_does_not_depend_on_the_other_images() -> None:
     policy, images, u = RandomCrops(), noise(), numbers(40)
     whole = policy(images, u)

@@ -132,6 +132,38 @@ def test_three_processes_under_torchrun_train_the_network_of_one(
     assert max(furthest(alone, tmp_path / "run").values()) < 1e-10
 
 
+def test_where_numbers_are_read_together_processes_agree_only_then(tmp_path: Path) -> None:
+    """As several GPUs do, for which to agree is to wait."""
+    script = (
+        "import os, signal; from empssl import __main__, pending, training\n"
+        "step, agree = training.training_step, training.agree\n"
+        "rank, steps = os.environ.get('LOCAL_RANK', '0'), []\n"
+        "def counted(*a, **k):\n"
+        "    steps.append(0)\n"
+        "    if rank == '1' and len(steps) == 18: signal.raise_signal(signal.SIGTERM)\n"
+        "    return step(*a, **k)\n"
+        "def noted(*a):\n"
+        f"    with open('{tmp_path}/agreed' + rank, 'a') as file: print(len(steps), file=file)\n"
+        "    return agree(*a)\n"
+        "training.training_step, training.agree, pending.EVERY = counted, noted, {}\n"
+        "__main__.run()\n"
+    )
+    path = tmp_path / "counting.py"  # a file, as the second process starts by running it again
+    path.write_text(script)
+    words = command(tmp_path / "run", "--devices", "2", "--keep-epochs",
+                    str(3 / (1437 // BATCH)), steps=40, batch=BATCH)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, str(path), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    code, said = finish(process)
+    assert code == 143, said
+    for rank in range(2):
+        # Once a network was kept; then 16 steps after, when the signal is heard too.
+        assert (tmp_path / f"agreed{rank}").read_text().split() == ["3", "19"]
+    assert len(metrics(tmp_path / "run")) == 19
+
+
 @pytest.mark.slow
 def test_a_run_of_two_processes_can_be_resumed_by_one(tmp_path: Path) -> None:
     out = tmp_path / "run"

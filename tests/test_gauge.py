@@ -80,6 +80,14 @@ def test_what_all_have_in_common_does_not_count_for_the_number_of_directions() -
     assert far["fill"] < 0.5 * near["fill"]
 
 
+@pytest.mark.parametrize(("batch", "dim", "told"), [(4, 9, False), (5, 9, True), (9, 3, False)])
+def test_participation_is_told_where_there_are_four_directions(
+    batch: int, dim: int, told: bool
+) -> None:
+    given = torch.randn(2, batch, dim, generator=torch.Generator().manual_seed(0))
+    assert ("participation" in gauge(given)) == told
+
+
 @pytest.mark.parametrize("name", ["fill", "spread"])
 def test_more_in_common_is_less_spread(name: str) -> None:
     values = [float(gauge(projections(common))[name]) for common in (0.0, 0.5, 0.8, 0.95)]

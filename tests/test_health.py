@@ -13,6 +13,7 @@ from empssl.data import MemoryImages
 from empssl.data.digits import open_digits
 from empssl.engine import Fabric, launch
 from empssl.errors import DivergenceError
+from empssl.gauge import gauge
 from empssl.health import LOW, CollapseWatch, collapse
 from empssl.models import PROJECTORS
 from empssl.models.network import Network
@@ -153,6 +154,13 @@ def test_each_measure_is_enough(measure: str) -> None:
     ((step, _),) = warnings(healthy | {measure: 0.9 * LOW[measure]} for _ in range(100))
     assert step == 39
     assert warnings(healthy | {measure: 1.1 * LOW[measure]} for _ in range(100)) == []
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(2, 64), (64, 1)])
+def test_so_few_that_they_must_lie_on_one_line_are_left_alone(batch: int, dim: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    every = [torch.randn(2, batch, dim, generator=generator) for _ in range(50)]
+    assert warnings({k: float(v) for k, v in gauge(z).items()} for z in every) == []
 
 
 def test_the_warning_says_what_was_measured_and_what_to_do() -> None:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import combinations, pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from empssl.engine import Fabric
 from empssl.errors import UsageError
 from empssl.memory import Plan, Stage, backward, boundaries, plan
 from empssl.models import Network, build_network
+from empssl.models.batchnorm import globalize
 from empssl.models.pieces import Statistics
 from empssl.models.resnet import BasicBlock, Bottleneck, ResNet
 from empssl.objectives.emp import EMP
@@ -132,6 +134,22 @@ def test_statistics_of_half_precision_are_in_single() -> None:
     assert torch.allclose(found.var, var, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("device", "launches"), [("cpu", 25), ("meta", 1)])
+def test_only_the_cpu_takes_statistics_of_little_at_a_time(
+    device: str, launches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each launch takes longer than its sums."""
+    seen: list[int] = []
+
+    def counted(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        seen.append(len(x))
+        return torch.zeros(4, device=device), torch.ones(4, device=device)
+
+    monkeypatch.setattr(torch, "batch_norm_update_stats", counted)
+    found = Statistics.of([torch.empty(100, 4, 32, 32, device=device)])
+    assert (len(seen), sum(seen), found.count) == (launches, 100, 100 * 32 * 32)
+
+
 def test_exact_holds_under_autocast() -> None:
     half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     gradients = []
@@ -185,6 +203,62 @@ def test_auto_takes_the_whole_batch_where_it_fits_and_exact_where_not() -> None:
     assert choose("auto", 1e9) == Plan()
     assert choose("auto", None) == Plan()
     assert choose("auto", 1e3).mode == "exact"
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("over_processes", [False, True])
+def test_auto_expects_half_as_much_again_as_autograd_keeps_of_the_backbone(
+    precision: Any, over_processes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients and what lives for an operation only need room too."""
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 1)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    made = build_network({"name": "resnet10", "width": 8}, HEAD).train()
+    made = globalize(made) if over_processes else made
+    x, kept = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)), {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with fabric.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, lambda y: y):
+        z = made.backbone(x.contiguous(memory_format=torch.channels_last))
+    for held in [*made.parameters(), x]:
+        kept.pop(held.untyped_storage().data_ptr(), None)
+    assert z.requires_grad  # so that all is still held
+
+    def planned(free: float) -> str:
+        return plan("auto", made, x, patches=64, free=free, autocast=fabric.autocast).mode
+
+    needed = sum(kept.values()) / memory.FREE_SHARE
+    assert (planned(1.4 * needed), planned(1.7 * needed)) == ("exact", "whole")
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "expected"),
+    [("cpu", 6e9, 2e9), ("cuda", 6e9, 4e9), ("cpu", None, 4e9), ("cuda", 2e9, 2e9)],
+)
+def test_processes_plan_with_what_the_least_of_them_has(
+    device: str, free: float | None, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of this machine, the others with 4 GB each."""
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(memory, "agree", lambda fabric, flag: [max(flag, -int(4e9))])
+    fabric, strategy = Fabric(accelerator="cpu", devices=1), SimpleNamespace(num_processes=3)
+    strategy.root_device = torch.device(device)
+    monkeypatch.setattr(fabric, "_strategy", strategy)
+    assert memory.free_of_each(fabric) == expected
+
+
+def test_nothing_is_measured_where_nothing_could_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Apple's GPUs it could not be."""
+    monkeypatch.setattr(memory, "_stages", lambda *_: pytest.fail("it was"))
+    assert choose("auto", None) == Plan()
+
+
+def test_where_no_process_knows_what_is_free_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    assert memory.free_of_each(FABRIC) is None
 
 
 def test_planning_leaves_no_trace_in_the_network() -> None:

@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from empssl.errors import UsageError
-from empssl.flops import training_flops
+from empssl.flops import flops_per_view, training_flops
 from empssl.models import BACKBONES, Network, build_network
 from empssl.models.convolution import Conv2d, weight_gradient
+from empssl.objectives.emp import EMP
 from empssl.spec import build
 
 Shapes = dict[str, tuple[int, ...]]
@@ -240,6 +242,44 @@ def test_a_model_that_timm_does_not_know_is_refused(monkeypatch: pytest.MonkeyPa
         build(BACKBONES, {"name": "timm", "model": "resnet81"})
 
 
+class Widening(nn.Sequential):
+    """As some of timm's models: what is left of the head widens the features."""
+
+    num_features, head_hidden_size = 7, 9
+
+
+def stub_timm(monkeypatch: pytest.MonkeyPatch, create_model: Callable[..., nn.Module]) -> None:
+    timm = SimpleNamespace(is_model=lambda name: True, create_model=create_model)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+
+
+def test_a_timm_model_that_widens_its_features_is_as_wide_as_what_it_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layers = (nn.Flatten(), nn.Linear(3 * 8 * 8, 7), nn.Linear(7, 9))
+    stub_timm(monkeypatch, lambda *_, **__: Widening(*layers))
+    network = build_network(
+        {"name": "timm", "model": "x"}, {"name": "paper", "hidden": 6, "dim": 5}
+    )
+    assert network(normal(4, 3, 8, 8)).shape == (4, 5)
+
+
+def test_options_with_which_timm_fails_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_timm(monkeypatch, lambda *_, norm_layer, **__: {}[norm_layer])
+    with pytest.raises(UsageError, match=r"cannot make 'x' with .*'nope'.*KeyError"):
+        build(BACKBONES, {"name": "timm", "model": "x", "options": {"norm_layer": "nope"}})
+
+
+def test_views_that_a_backbone_cannot_take_are_refused() -> None:
+    class Transformer(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[-1] == 224, "Input height (32) doesn't match model (224)."
+            return x
+
+    with pytest.raises(UsageError, match=r"cannot take views of 32 pixels \(Input height \(32\)"):
+        flops_per_view(Transformer(), EMP(), 4, 32)
+
+
 def test_a_timm_backbone_gives_what_timm_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     def create_model(name: str, *, pretrained: bool, num_classes: int, **options: Any) -> nn.Module:
         assert (name, pretrained, num_classes) == ("tiny", False, 0)
@@ -247,8 +287,7 @@ def test_a_timm_backbone_gives_what_timm_gives(monkeypatch: pytest.MonkeyPatch) 
         model.num_features = options["width"]  # type: ignore[assignment]
         return model
 
-    timm = SimpleNamespace(is_model=lambda name: True, create_model=create_model)
-    monkeypatch.setitem(sys.modules, "timm", timm)
+    stub_timm(monkeypatch, create_model)
     backbone = {"name": "timm", "model": "tiny", "options": {"width": 7}}
     network = build_network(backbone, {"name": "paper", "hidden": 6, "dim": 5})
     assert network.embed(normal(4, 3, 8, 8))["backbone"].shape == (4, 7)

@@ -1,5 +1,6 @@
 import copy
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -308,11 +309,18 @@ def test_training_lowers_the_loss(name: str) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("name", ["muon", "muon_lars"])
-def test_a_torch_without_muon_is_told_apart(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(UsageError, match="has no Muon"):
-        build_optimizers(network(), {"name": name})
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_gradient_outlives_its_step(name: str) -> None:
+    module = network()
+    optimizers = build_optimizers(module, {"name": name})
+    backward(module, 0)
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    held = [weakref.ref(gradient.untyped_storage()) for gradient in gradients]
+    del gradients
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    assert not any(storage() for storage in held)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +330,7 @@ def test_a_torch_without_muon_is_told_apart(monkeypatch: pytest.MonkeyPatch, nam
         ({"name": "lars", "lr": -0.1}, "lr is -0.1, expected 0 or more"),
         ({"name": "lars", "eta": float("nan")}, "eta of 'lars' is nan"),
         ({"name": "adamw", "lr": -0.1}, "Invalid learning rate"),
+        ({"name": "adamw", "betas": [0.9]}, r"betas are \[0.9\], expected two numbers"),
         ({"name": "lars", "momentun": 0.9}, "did you mean 'momentum'"),
     ],
 )

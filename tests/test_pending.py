@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from empssl.engine import Fabric, settle
 from empssl.pending import EVERY_ELSEWHERE, Pending
 
 SAMPLES = torch.tensor([3, 4])
@@ -31,3 +33,34 @@ def test_numbers_keep_their_names_order_and_every_bit() -> None:
     assert list(first.entry) == ["step", "loss", "lr", "finite"]
     assert second.entry["loss"] == 1e300
     assert first.samples is SAMPLES
+
+
+def test_numbers_are_read_in_float32_from_a_device_without_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stack, kinds = torch.stack, []
+
+    def noted(values: list[torch.Tensor]) -> torch.Tensor:
+        kinds.extend(value.dtype for value in values)
+        return stack(values)
+
+    monkeypatch.setattr(torch, "stack", noted)
+    pending, loss = Pending(torch.device("mps")), torch.tensor(0.1)
+    pending.add({"loss": loss, "finite": torch.tensor(True)}, SAMPLES)
+    [step] = pending.read()
+    assert step.entry == {"loss": loss.item(), "finite": 1.0}
+    assert set(kinds) == {torch.float32}
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda"])
+def test_a_clock_is_read_when_the_device_has_done_all(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+    for name in ("mps", "cuda"):
+        at = f"torch.{name}.synchronize"
+        monkeypatch.setattr(at, lambda *_, name=name: waited.append(name))
+    fabric = Fabric(accelerator="cpu", devices=1)
+    monkeypatch.setattr(fabric.strategy, "_root_device", torch.device(device))
+    settle(fabric)
+    assert waited == [device]

@@ -1,11 +1,13 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny import metrics, train_tiny
+from tiny import STEPS_PER_EPOCH, metrics, train_tiny
 from torch import nn
 
-from empssl import preflight
+from empssl import checkpoint, preflight
+from empssl.checkpoint import Checkpoint
 from empssl.errors import CheckpointError, OutOfMemoryError, UsageError
 from empssl.preflight import check_disk, checkpoint_bytes
 from empssl.run import Run
@@ -13,7 +15,7 @@ from empssl.run import Run
 MEBIBYTE = 2**20
 
 
-@pytest.mark.parametrize(("free", "warned"), [(26, True), (99, True), (100, False)])
+@pytest.mark.parametrize(("free", "warned"), [(36, True), (99, True), (100, False)])
 def test_ten_checkpoints_are_enough_room(
     free: int, warned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -23,16 +25,51 @@ def test_ten_checkpoints_are_enough_room(
     assert warning is None or f"{free}.0 MiB are free at run, less than 10 checkpoints" in warning
 
 
-def test_less_than_two_and_a_half_are_refused_with_the_arithmetic(
+def test_less_than_three_and_a_half_are_refused_with_the_arithmetic(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(preflight, "free_disk", lambda path: 24 * MEBIBYTE)
+    monkeypatch.setattr(preflight, "free_disk", lambda path: 34 * MEBIBYTE)
     with pytest.raises(CheckpointError) as refused:
         check_disk(Path("run"), 10 * MEBIBYTE)
     assert str(refused.value) == (
-        "24.0 MiB are free at run, less than 2.5 checkpoints of 10.0 MiB (25.0 MiB); make room, "
+        "34.0 MiB are free at run, less than 3.5 checkpoints of 10.0 MiB (35.0 MiB); make room, "
         "or choose another --out"
     )
+
+
+def test_networks_kept_after_epochs_need_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "free_disk", lambda path: 54 * MEBIBYTE)
+    with pytest.raises(CheckpointError, match=r"and 20.0 MiB of networks kept .* \(55.0 MiB\)"):
+        check_disk(Path("run"), 10 * MEBIBYTE, kept=20 * MEBIBYTE)
+    assert check_disk(Path("run"), 10 * MEBIBYTE, kept=20 * MEBIBYTE, held=70 * MEBIBYTE) is None
+
+
+def test_room_for_all_that_a_run_ever_holds_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each write, with what is there already; and a finished run needs none for itself."""
+    monkeypatch.setattr("empssl.training.CHECKPOINT_SECONDS", 0.0)
+    asked: list[dict[str, int]] = []
+
+    def check(path: Path, size: int, *, kept: int, held: int) -> None:
+        asked.append({"size": size, "kept": kept, "held": held})
+
+    most, write = [0], checkpoint.write
+
+    def noted(folder: Path, content: Checkpoint) -> None:
+        write(folder, content)
+        most.append(Run.held_bytes(tmp_path / "run"))
+
+    monkeypatch.setattr("empssl.training.check_disk", check)
+    monkeypatch.setattr(checkpoint, "write", noted)
+    options: dict[str, Any] = {"keep_epochs": [k / STEPS_PER_EPOCH for k in (1, 2, 3)]}
+    out = train_tiny(tmp_path / "run", steps=5, **options, backbone={"width": 16})
+    first = asked[0]
+    room = preflight.LEAST_CHECKPOINTS * first["size"] + first["kept"]
+    assert first["held"] == 0
+    assert 0.8 * room < max(most) < room
+    train_tiny(out, resume=True, epochs=None, **options, backbone={"width": 16})
+    assert asked[1]["held"] == Run.held_bytes(out)
 
 
 @pytest.mark.parametrize(("optimizer", "kept"), [("sgd", 1), ("adamw", 2)])
@@ -49,7 +86,7 @@ def test_the_size_that_is_expected_is_that_of_the_files(
 ) -> None:
     expected: list[int] = []
 
-    def check(path: Path, size: int) -> None:
+    def check(path: Path, size: int, **_: int) -> None:
         expected.append(size)
 
     monkeypatch.setattr("empssl.training.check_disk", check)
@@ -72,6 +109,9 @@ REFUSALS = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
     "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
                         "allocate memory: you tried to allocate 1125899906842624 bytes."),
+    "mps": RuntimeError("MPS backend out of memory (MPS allocated: 9.06 GB, max allowed: 9.07)."),
+    "driver": torch.AcceleratorError("CUDA error: out of memory\nMore."),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
     "python": MemoryError(),
 }  # fmt: skip
 
@@ -102,6 +142,30 @@ def test_refused_memory_names_the_step_and_the_smaller_way(
     assert str(refused.value).endswith(
         "continue with --resume --memory exact: the same gradients in more time"
     )
+
+
+def test_memory_refused_to_the_views_names_the_step_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise REFUSALS["cuda"]
+
+    monkeypatch.setattr("empssl.views.Patches.__call__", refused)
+    with pytest.raises(OutOfMemoryError, match=r"^step 0: out of memory.*--resume --memory exact"):
+        train_tiny(tmp_path / "run")
+
+
+def test_memory_refused_to_the_compiled_step_names_the_smaller_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise REFUSALS["driver"]
+
+    monkeypatch.setattr(torch, "compile", refused)
+    with pytest.raises(OutOfMemoryError, match="start again with --memory exact") as told:
+        train_tiny(tmp_path / "run", compile="default")
+    assert str(told.value).startswith("trying the compiled step: out of memory (CUDA error")
+    assert not (tmp_path / "run").exists()
 
 
 def test_where_nothing_smaller_is_left_a_smaller_batch_is_named(

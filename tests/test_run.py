@@ -165,6 +165,14 @@ def test_trimming_keeps_the_lines_before_a_step(run: Run) -> None:
     assert [entry["step"] for entry in run.metrics()] == [0, 1, 2]
 
 
+def test_trimming_keeps_the_networks_of_steps_that_are_not_taken_again(run: Run) -> None:
+    for step in (2, 3, 4):
+        run.save_epoch(step / 2, Checkpoint({"model": {}}, {"step": step}))
+    (run.path / "epochs" / "1" / "state.json").write_text("{")
+    run.trim_epochs(3)
+    assert [folder.name for folder in (run.path / "epochs").iterdir()] == ["1.5"]
+
+
 def test_evaluations_are_kept_by_name(run: Run) -> None:
     run.save_evaluation("linear", {"accuracy": 0.1})
     run.save_evaluation("knn", {"accuracy": 0.2})

@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,29 @@ def test_weak_views_come_first_and_are_cropped_and_mirrored_only(
     assert augmented.shape == (3, 8, 3, 12, 12)
     assert torch.equal(augmented[0], plain[0])
     assert not torch.allclose(augmented[1:], plain[1:])
+
+
+@pytest.mark.parametrize(("patches", "objective"), [(3, STATEFUL["ressl"]), (4, {"name": "emp"})])
+def test_a_view_is_what_its_number_among_all_views_of_the_image_makes_it(
+    patches: int, objective: dict[str, Any], tmp_path: Path, at_step: AtStep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Behind weak views, and in the second of two processes that share them."""
+    found: list[torch.Tensor] = []
+    at_step(0, lambda *step: found.append(step[4].clone()))
+    views = {"name": "crops", "global_views": 2, "scale": (0.9, 1.0), "local_scale": (0.01, 0.02)}
+    of = training.Share.of
+
+    def second(*given: Any, **options: Any) -> Any:
+        share = of(*given, **options)
+        half = len(share.views) // 2
+        return replace(share, views=share.views if half < 2 else share.views[half:])
+
+    monkeypatch.setattr(training.Share, "of", second)
+    train_tiny(tmp_path / "run", patches=patches, objective=objective, views=views, steps=1)
+    # A crop of a pixel or two has next to no detail.
+    detail = found[0].diff(dim=-1).abs().mean((1, 2, 3, 4))
+    assert (detail > 0.05).tolist() == ([True, True, False] if patches == 3 else [False, False])
 
 
 def test_a_target_follows_the_network_by_the_momentum_of_each_step(
@@ -699,6 +723,14 @@ def test_the_network_is_kept_after_the_epochs_asked_for(tiny_run: Path, tmp_path
     assert found[f"{KEPT[0]:g}"].state["seconds"] > 0
 
 
+def test_epochs_that_end_with_one_step_are_both_kept(tmp_path: Path) -> None:
+    both = [2.0 / STEPS_PER_EPOCH, 2.1 / STEPS_PER_EPOCH]
+    found = kept(train_tiny(tmp_path / "run", steps=3, keep_epochs=both))
+    assert {name: content.state["step"] for name, content in found.items()} == {
+        f"{epoch:g}": 2 for epoch in both
+    }
+
+
 def test_an_interrupted_run_keeps_the_same_networks(
     tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -715,6 +747,27 @@ def test_an_interrupted_run_keeps_the_same_networks(
     for name, content in found.items():
         for key, tensor in content.tensors["model"].items():
             assert torch.equal(tensor, whole[name].tensors["model"][key]), (name, key)
+
+
+def test_a_run_that_starts_again_keeps_no_network_of_its_first_start(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a budget its schedule may be another."""
+    options: dict[str, Any] = {"epochs": None, "budget": "9s", "keep_epochs": KEPT}
+    monkeypatch.setattr(training.Training, "_steps_within", lambda *_: 6)
+    expected = kept(train_tiny(tmp_path / "whole", **options))
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "_steps_within", lambda *_: 8)
+        at_step(3, pull_plug)
+        with pytest.raises(PulledPlug):
+            train_tiny(tmp_path / "run", **options)
+    monkeypatch.undo()
+    monkeypatch.setattr(training.Training, "_steps_within", lambda *_: 6)
+    found = kept(training.train("digits", out=tmp_path / "run", resume=True))
+    assert found.keys() == expected.keys()
+    for name, content in found.items():
+        for key, tensor in content.tensors["model"].items():
+            assert torch.equal(tensor, expected[name].tensors["model"][key]), (name, key)
 
 
 def test_a_fraction_of_an_epoch_is_at_least_one_step(tmp_path: Path) -> None:
@@ -759,6 +812,18 @@ def test_where_compiling_fails_one_line_says_so_and_the_run_is_the_plain_one(
     run = train_tiny(tmp_path / "run", steps=6, compile="default")
     assert "not compiled, and slower for it: RuntimeError: no compiler\n" in capfd.readouterr().err
     assert differences(tiny_run, run) == []
+    assert Run(run).environment["compiled"] == "none"
+
+
+@pytest.mark.parametrize(("mode", "said"), [("default", 1), ("none", 0)])
+def test_a_step_that_cannot_be_compiled_as_it_is_in_pieces_is_told(
+    mode: Any, said: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = train_tiny(tmp_path / "run", steps=1, compile=mode, memory="exact")
+    assert (
+        capfd.readouterr().err.count("not compiled, which takes memory 'whole' and not 'exact'")
+        == said
+    )
     assert Run(run).environment["compiled"] == "none"
 
 

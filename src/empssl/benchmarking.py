@@ -3,6 +3,7 @@
 import json
 import platform
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -11,22 +12,33 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from empssl.compilation import Augment, begin_step, compiled, failure
 from empssl.draws import uniform
-from empssl.engine import Fabric, Precision, environment, launch, resolve_precision, settle
+from empssl.engine import (
+    Compile,
+    Fabric,
+    Precision,
+    environment,
+    launch,
+    resolve_compile,
+    resolve_precision,
+    settle,
+)
 from empssl.errors import UsageError
-from empssl.flops import training_flops
-from empssl.memory import WHOLE
+from empssl.flops import flops_per_view
+from empssl.memory import WHOLE, is_out_of_memory
 from empssl.models import Network, build_network
 from empssl.models.target import Target
 from empssl.objectives import build_objective
+from empssl.objectives.objective import Objective
 from empssl.optim import build_optimizers, set_lr
 from empssl.recipes import resolve
 from empssl.slow import SlowPipeline
 from empssl.spec import Spec, build
 from empssl.step import gradient_norm, objective_loss, training_step
-from empssl.transfer import send
+from empssl.transfer import has_room, send
 from empssl.views import POLICIES
 
 PARTS = ("views", "objective", "optimizer", "transfer")
@@ -114,12 +126,15 @@ def bench(
     seed: int = 0,
     device: str = "auto",
     precision: Precision = "auto",
+    compile: Compile = "auto",  # noqa: A002 (torch's word)
 ) -> Bench:
     """Measure what a training step costs here, part by part, on images of noise.
 
     Whole steps take turns with forward and backward alone, with every part alone and with a large
     matrix product, so that a machine that slows down does so for all. The learning rate is zero.
     The slow pipeline comes last: its processes would disturb the others.
+
+    As in `train`, views and network are compiled, and images stay on a GPU that has room for them.
 
     Args:
         recipe: demo, fast, laptop (the default), paper or official. It decides what is not given.
@@ -137,6 +152,7 @@ def bench(
         seed: of the images, the weights and the views.
         device: auto, cpu, cuda or mps.
         precision: auto is bfloat16 where the hardware multiplies it, else float32.
+        compile: none, or a mode of torch.compile, as in `train`; never of the slow pipeline.
 
     Raises:
         UsageError: settings that cannot be carried out.
@@ -158,6 +174,11 @@ def bench(
             f"the slow pipeline knows only the objective emp, not {settings['objective']['name']}; "
             "leave it out with --no-slow"
         )
+    if slow and settings["views"]["name"] != "patches":
+        raise UsageError(
+            f"the slow pipeline knows only the views patches, not {settings['views']['name']}; "
+            "leave it out with --no-slow"
+        )
     fabric = launch(device=device, devices=1, precision=precision)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(
@@ -167,10 +188,15 @@ def bench(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(settings["backbone"], settings["projector"])
-    flops = training_flops(network, policy.view_side(image_side))
-    parts = _Parts(fabric, settings, images, network, precision, seed)
+        lowered = build_objective(settings["objective"], dim=network.projector.dim)
+    side = policy.view_side(image_side)
+    flops = flops_per_view(network, lowered, settings["patches"], side)
+    parts = _Parts(fabric, settings, images, network, lowered, precision, seed)
+    parts.compile(resolve_compile(compile, fabric))
     seconds = parts.measure(steps)
     product_flops = 2.0 * parts.product_side**3
+    kept = "on the device" if parts.stays else "sent in each step"
+    mode = parts.mode
     del parts
     if slow:
         pipeline = SlowPipeline(settings, images, seed=seed, device=str(fabric.device))
@@ -183,9 +209,10 @@ def bench(
                      "empssl": here["empssl"]},
         "threads": here["threads"], "precision": here["precision"],
         "recipe": settings["recipe"], "patches": settings["patches"], "batch": settings["batch"],
-        "image_side": image_side, "view_side": policy.view_side(image_side),
+        "image_side": image_side, "view_side": side,
         "backbone": settings["backbone"]["name"], "settings": settings,
-        "gflop_per_patch": flops / 1e9, "data": f"uniform noise, seed {seed}",
+        "gflop_per_patch": flops / 1e9, "data": f"uniform noise, seed {seed}, {kept}",
+        "compiled": mode,
     }  # fmt: skip
     claims = _claims(seconds, per_step, flops * per_step, product_flops)
     return Bench(tuple(claims), conditions, seconds)
@@ -228,6 +255,7 @@ class _Parts:
         settings: dict[str, Any],
         images: Tensor,
         network: Network,
+        objective: Objective,
         precision: Precision,
         seed: int,
     ) -> None:
@@ -236,11 +264,11 @@ class _Parts:
         exact = resolve_precision(precision, fabric.device.type)
         self.dtype = torch.float64 if exact == "64-true" else torch.float32
         network.to(self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network, self.module = network, fabric.setup(network)
-        self.policy = build(POLICIES, settings["views"])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            objective = build_objective(settings["objective"], dim=network.projector.dim)
+        self.network, self.plain = network, fabric.setup(network)
+        self.module: nn.Module = self.plain
+        self.stays = has_room(images.nbytes, fabric.device)
+        self.policy, self.mode = build(POLICIES, settings["views"]), "none"
+        self.augment: Augment = self.policy
         self.objective = objective.to(fabric.device, self.dtype)
         self.target = Target(network) if objective.target == "momentum" else None
         # Labels of noise: half of the images are of the one class, half of the other.
@@ -257,12 +285,32 @@ class _Parts:
     def product_side(self) -> int:
         return len(self.factors)
 
+    def compile(self, mode: str) -> None:
+        """Have views and network compiled; where that fails, go on without, as `train` does."""
+        if mode == "none":
+            return
+        try:
+            self.augment, network = compiled(self.policy, self.network, mode)
+            self.module, self.mode = self.fabric.setup(network).train(), mode
+            self._prepare()
+            self._bare()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            print(f"empssl: {failure(error)}", file=sys.stderr, flush=True)
+            self.module, self.augment, self.mode = self.plain, self.policy, "none"
+        self.network.zero_grad(set_to_none=True)
+
+    def _prepare(self) -> None:
+        """Views for what is measured without making them."""
+        self.ready = self._views()[self.objective.weak_views :].clone()  # no CUDA graph's memory
+        flat = self.ready.flatten(0, 1)
+        self.flat = flat.contiguous(memory_format=torch.channels_last)
+
     def measure(self, steps: int) -> Seconds:
         """Seconds of each part, the repetitions of all in turn."""
         self._size_product()
-        self.ready = self._views()
-        flat = self.ready.flatten(0, 1)
-        self.flat = flat.contiguous(memory_format=torch.channels_last)
+        self._prepare()
         with torch.no_grad():
             self.projections = self._project()
         seconds: Seconds = defaultdict(list)
@@ -290,9 +338,10 @@ class _Parts:
 
     def _whole(self) -> None:
         self.round += 1
+        views = self._views(send_too=not self.stays)
         training_step(
-            self.fabric, self.module, self.objective, self.optimizers, self._views(send_too=True),
-            WHOLE, self.target, self.labels,
+            self.fabric, self.module, self.objective, self.optimizers, views, WHOLE, self.target,
+            self.labels,
         )  # fmt: skip
 
     def _views(self, *, send_too: bool = False) -> Tensor:
@@ -303,14 +352,19 @@ class _Parts:
         )  # fmt: skip
         if send_too or self.round == 0:
             self.sent = send(self.images, self.fabric.device)
-        views: Tensor = self.policy(self.sent, send(u, self.fabric.device)).to(self.dtype)
-        return views
+        begin_step(self.mode)
+        u, weak = send(u, self.fabric.device), self.objective.weak_views
+        views = self.augment(self.sent, u[weak:], weak)
+        if weak:
+            views = torch.cat([self.policy.weak()(self.sent, u[:weak]), views])
+        return views.to(self.dtype)
 
     def _project(self) -> Tensor:
-        projections: Tensor = self.module(self.flat).unflatten(0, (self.patches, len(self.images)))
+        projections: Tensor = self.plain(self.flat).unflatten(0, self.ready.shape[:2])
         return projections
 
     def _bare(self) -> None:
+        begin_step(self.mode)
         self.fabric.backward(self.module(self.flat).square().mean())
 
     def _objective(self) -> None:

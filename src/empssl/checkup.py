@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from empssl import __version__
 from empssl.engine import (
     Fabric,
+    cores,
     cpu_flags,
     cpu_name,
     gather,
@@ -32,7 +33,13 @@ from empssl.memory import free_bytes
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import globalize
 from empssl.objectives import build_objective
-from empssl.preflight import AMPLE_CHECKPOINTS, checkpoint_bytes, free_disk, mebibytes
+from empssl.preflight import (
+    AMPLE_CHECKPOINTS,
+    checkpoint_bytes,
+    free_disk,
+    mebibytes,
+    nearest_existing,
+)
 from empssl.recipes import DEFAULT, load
 from empssl.step import objective_loss
 from empssl.storage import writing
@@ -41,8 +48,8 @@ Verdict = Literal["ok", "slow", "problem"]
 
 LIBRARIES = ("torch", "lightning-fabric", "numpy", "pillow", "pyarrow", "safetensors",
              "scikit-learn", "timm")  # fmt: skip
-# Older ones have holes: torch 2.10 closed CVE-2026-24747.
-LEAST = {"torch": (2, 10)}
+# As in pyproject.toml. Older ones have holes, too: torch 2.10 closed CVE-2026-24747.
+LEAST = {"torch": (2, 11)}
 LEAST_MEMORY = 2 * 2**30
 LEAST_FILES = 256
 LEAST_SHARED = 64 * 2**20  # of two processes under NCCL; images never travel through it
@@ -143,10 +150,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _threads() -> Finding:
-    threads = torch.get_num_threads()
-    allowed = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    threads, allowed = torch.get_num_threads(), cores()
     found = f"{threads} of torch, {allowed} cores for this process, {os.cpu_count()} in all"
     if threads > allowed:
         return Finding("threads", "slow", found, f"set OMP_NUM_THREADS={allowed}: more threads "
@@ -215,7 +219,7 @@ def _shared_memory() -> Finding:
 def _disk(out: Path) -> Finding:
     try:
         free = free_disk(out)
-        place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+        place = nearest_existing(out)
         with writing(out):
             if not os.access(place, os.W_OK):
                 raise PermissionError(f"no permission to write to {place}")

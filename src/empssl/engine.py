@@ -131,6 +131,8 @@ def settle(fabric: Fabric) -> None:
     """Wait for everything that the device has been told to do, before reading a clock."""
     if fabric.device.type == "cuda":
         torch.cuda.synchronize(fabric.device)
+    elif fabric.device.type == "mps":
+        torch.mps.synchronize()
 
 
 def cpu_flags() -> str:
@@ -195,13 +197,17 @@ class _AllGather(torch.autograd.Function):
 
 
 def agree(fabric: Fabric, *flags: int) -> list[int]:
-    """The largest of each flag in any process, so that all take the same decisions."""
+    """The largest of each flag in any process, so that all take the same decisions.
+
+    The host waits for the device, and for the other processes.
+    """
     if fabric.world_size == 1:
         return list(flags)
     # Not fabric.all_reduce: it knows only sum and mean.
-    values = torch.tensor(flags, device=fabric.device)
+    values = torch.tensor(flags, dtype=torch.int64, device=fabric.device)
     torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
-    return [int(value) for value in values]
+    largest: list[int] = values.tolist()
+    return largest
 
 
 def environment(fabric: Fabric, precision: Precision) -> dict[str, Any]:
@@ -228,3 +234,8 @@ def cpu_name() -> str:
     except OSError:
         line = ""
     return f"{line.partition(':')[2].strip() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def cores() -> int:
+    """How many of them this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

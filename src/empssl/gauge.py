@@ -13,6 +13,7 @@ from empssl.view_axis import HERE, ViewAxis
 
 DISTORTION = 0.2  # of `fill`, the paper's
 UNIFORMITY_SCALE = 2.0  # t in Wang and Isola
+LEAST_RANK = 4  # directions that there must be for `participation` to tell anything
 SPECTRA = 50  # kept of a run, or a few less
 TINY = 1e-12  # where there is no variance, participation is 1
 
@@ -25,7 +26,8 @@ def gauge(projections: Projections, views: ViewAxis = HERE) -> dict[str, Scalar]
                      be: 0 where all are alike, 1 where they are spread evenly
     participation    (sum_k e_k)^2 / sum_k e_k^2 with e the eigenvalues of their covariance: how
                      many directions are used, between 1 and min(b - 1, d); an effective rank that
-                     needs no eigenvalues
+                     needs no eigenvalues; not measured where there are fewer than `LEAST_RANK`, of
+                     which a healthy run too uses next to one
     spread           standard deviation of a coordinate over images, mean over coordinates, times
                      sqrt(d): 0 where all are alike, 1 on the whole sphere (SimSiam, Chen and He
                      2021, section 4.1)
@@ -44,7 +46,7 @@ def gauge(projections: Projections, views: ViewAxis = HERE) -> dict[str, Scalar]
     """
     _, batch, dim = projections.shape
     with torch.autocast(projections.device.type, enabled=False):
-        z = F.normalize(projections.detach().to(_at_least_single(projections)), dim=-1)
+        z = F.normalize(at_least_single(projections.detach()), dim=-1)
         Z = z[0]
         # About the mean, because not every objective minds what all rows have in common.
         centered = Z - Z.mean(0)
@@ -58,12 +60,15 @@ def gauge(projections: Projections, views: ViewAxis = HERE) -> dict[str, Scalar]
         apart = 2 * (1 - views.mean(z).square().sum(-1).mean())
         count = views.count(z)
         near = (2 * UNIFORMITY_SCALE * (Z @ Z.T - 1)).exp() * (1 - eye)
-        return {
+        measured = {
             "fill": rate / most,
             "participation": (gram.trace().square() + TINY) / (gram.square().sum() + TINY),
             "spread": Z.std(0).mean() * dim**0.5,
             "uniformity": (near.sum() / (batch * (batch - 1))).log(),
-        } | ({"alignment": apart * count / (count - 1)} if count > 1 else {})
+        }
+        if rank < LEAST_RANK:
+            del measured["participation"]
+        return measured | ({"alignment": apart * count / (count - 1)} if count > 1 else {})
 
 
 @torch.no_grad()
@@ -80,7 +85,7 @@ def spectrum(projections: Projections) -> Float[Tensor, " rank"]:
     """
     _, batch, dim = projections.shape
     with torch.autocast(projections.device.type, enabled=False):
-        Z = F.normalize(projections[0].detach().to(_at_least_single(projections)), dim=-1)
+        Z = F.normalize(at_least_single(projections[0].detach()), dim=-1)
         centered = Z - Z.mean(0)
         # Of the two products with the same eigenvalues, the smaller.
         gram = centered @ centered.T if batch <= dim else centered.T @ centered
@@ -106,5 +111,6 @@ def spectrum_steps(steps: int) -> frozenset[int]:
     return frozenset(even | {round(steps**share) - 1 for share in shares})
 
 
-def _at_least_single(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+def at_least_single(x: Tensor) -> Tensor:
+    """In float32, or the float64 that it is in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

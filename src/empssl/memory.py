@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from empssl.engine import Fabric, give_memory_back
+from empssl.engine import Fabric, agree, give_memory_back
 from empssl.errors import UsageError, nearest
 from empssl.models import Network
+from empssl.models.batchnorm import GlobalBatchNorm
 from empssl.models.pieces import Carry, Piece, Statistics, pieces_of
 from empssl.objectives.objective import Loss
 from empssl.processes import summed
@@ -25,8 +26,16 @@ FREE_SHARE = 0.8  # of the free memory that a step may plan with
 # Autograd keeps a convolution's output and what the activation made of it; only the first of the
 # two is carried from piece to piece.
 KEPT_PER_CARRIED = 2
+# GlobalBatchNorm keeps, in place of that output, its distance from the mean, which is in float32.
+KEPT_PER_CARRIED_IN_HALF = 3
 CHUNK = {"cpu": 128}  # patches at a time, by type of device
 CHUNK_ELSEWHERE = 2048
+# What torch says in errors without a type of their own: of the CPU, of Apple's GPUs, of CUDA.
+_REFUSED = (
+    "can't allocate memory", "MPS backend out of memory", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+_UNTOLD = 2**62  # bytes, more than there are: of a system that does not tell how many are free
 
 
 @dataclass(frozen=True)
@@ -51,9 +60,9 @@ WHOLE = Plan()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused. On the CPU torch has no error of its own for it."""
+    """Whether memory was refused. Only some of torch's errors for it have a type of their own."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _REFUSED)
     )
 
 
@@ -92,7 +101,8 @@ def plan(
     if mode not in get_args(Memory):
         raise UsageError(f"no memory '{mode}': {nearest(mode, get_args(Memory))}")
     chunk = CHUNK.get(images.device.type, CHUNK_ELSEWHERE)
-    if mode == "whole":
+    # Not measured where nothing could follow from it: on Apple's GPUs it cannot be.
+    if mode == "whole" or (mode == "auto" and free is None):
         return Plan()
     if mode == "two-pass":
         return Plan("two-pass", chunk)
@@ -105,10 +115,10 @@ def plan(
             "'two-pass' with BatchNorm statistics of each chunk"
         )
     stages = _stages(pieces, images, autocast)
-    everything = KEPT_PER_CARRIED * sum(stage.made for stage in stages)
-    if mode == "auto" and (free is None or everything * patches <= FREE_SHARE * free):
-        return Plan()
+    everything = _kept_per_carried(network, images, autocast) * sum(stage.made for stage in stages)
     room = float("inf") if free is None else FREE_SHARE * free
+    if mode == "auto" and everything * patches <= room:
+        return Plan()
     end = _head_size(network)
     return Plan("exact", chunk, boundaries(stages, end, room / patches))
 
@@ -276,6 +286,16 @@ def _stages(
     return stages
 
 
+def _kept_per_carried(
+    network: nn.Module, images: Tensor, autocast: Callable[[], AbstractContextManager[object]]
+) -> int:
+    """What autograd keeps of a step, as a multiple of what is carried from piece to piece."""
+    with autocast():
+        half = torch.is_autocast_enabled(images.device.type)
+    own = any(isinstance(module, GlobalBatchNorm) for module in network.modules())
+    return KEPT_PER_CARRIED_IN_HALF if half and own else KEPT_PER_CARRIED
+
+
 def _size(tensors: Sequence[Tensor]) -> float:
     """Bytes a patch."""
     return sum(x.numel() * x.element_size() / len(x) for x in tensors)
@@ -285,6 +305,18 @@ def _head_size(network: Network) -> float:
     """Bytes a patch that the projector's way to the loss and back holds, in float32."""
     widths = [m.out_features for m in network.projector.modules() if isinstance(m, nn.Linear)]
     return 4.0 * KEPT_PER_CARRIED * sum(widths)
+
+
+def free_of_each(fabric: Fabric) -> float | None:
+    """Memory that a step of every process could take, the same in all, as their plans must be.
+
+    A GPU belongs to one process; those of a machine share its main memory.
+    """
+    free = free_bytes(fabric.device)
+    if free is not None and fabric.device.type != "cuda":
+        free /= getattr(fabric.strategy, "num_processes", 1)  # a strategy for one has none
+    least = -agree(fabric, -_UNTOLD if free is None else -int(free))[0]
+    return None if least == _UNTOLD else float(least)
 
 
 def free_bytes(device: torch.device) -> float | None:

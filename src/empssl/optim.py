@@ -145,6 +145,8 @@ def adamw(
     weight_decay: float = 0.01,
 ) -> list[torch.optim.Optimizer]:
     """AdamW as torch has it; no decay on biases and normalization."""
+    if len(betas) != 2:
+        raise ValueError(f"betas are {list(betas)}, expected two numbers")
     matrices, vectors = split(network.parameters())
     groups: Groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return [
@@ -168,12 +170,7 @@ def muon(
     weight_decay: float = 0.01,
     vector_lr: float = 1e-3,
 ) -> list[torch.optim.Optimizer]:
-    """Muon as torch has it on weights, each filter bank as one matrix; AdamW on the rest.
-
-    Raises:
-        UsageError: this torch has no Muon.
-    """
-    _check_muon()
+    """Muon as torch has it on weights, each filter bank as one matrix; AdamW on the rest."""
     matrices, vectors = split(network.parameters())
     return [
         _FlatMuon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay),
@@ -199,9 +196,8 @@ def muon_lars(
     network's gradient, and for those of convolutions little.
 
     Raises:
-        UsageError: this torch has no Muon, or the network no filter banks.
+        UsageError: the network has no filter banks.
     """
-    _check_muon()
     banks = [p for p in network.parameters() if p.requires_grad and p.ndim == 4]
     rest = [p for p in network.parameters() if p.requires_grad and p.ndim < 4]
     if not banks:
@@ -212,11 +208,6 @@ def muon_lars(
         _lars(rest, lr=lr, eta=eta, momentum=momentum, weight_decay=weight_decay, clip=clip),
         _FlatMuon(banks, lr=muon_lr, momentum=muon_momentum, weight_decay=muon_weight_decay),
     ]
-
-
-def _check_muon() -> None:
-    if not hasattr(torch.optim, "Muon"):
-        raise UsageError(f"torch {torch.__version__} has no Muon, 2.9 is the first that has it")
 
 
 class _FlatMuon(torch.optim.Optimizer):
@@ -241,6 +232,8 @@ class _FlatMuon(torch.optim.Optimizer):
             flat.grad = None if weight.grad is None else _as_matrix(weight.grad, weight)
         self.inner.param_groups[0]["lr"] = group["lr"]
         self.inner.step()
+        for flat in self.flat:  # or gradients would stay in memory that the weights have let go of
+            flat.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         return self.inner.state_dict()

@@ -36,6 +36,8 @@ class Pending:
 
     def __init__(self, device: torch.device) -> None:
         self.every = EVERY.get(device.type, EVERY_ELSEWHERE)
+        # float64 holds every float32 exactly, so one copy serves all; Apple's GPUs have none.
+        self._kind = torch.float32 if device.type == "mps" else torch.float64
         self._steps: list[Measured] = []
 
     def add(self, entry: dict[str, Any], samples: Tensor) -> None:
@@ -54,8 +56,7 @@ class Pending:
             if isinstance(value, Tensor)
         ]  # fmt: skip
         if held:
-            # float64 holds every float32 exactly, so one copy serves all.
-            numbers = torch.stack([value.double() for *_, value in held]).tolist()
+            numbers = torch.stack([value.to(self._kind) for *_, value in held]).tolist()
             for (entry, key, _), number in zip(held, numbers, strict=True):
                 entry[key] = number
         return steps

@@ -8,10 +8,12 @@ from typing import Any
 from torch import nn
 
 from empssl.errors import CheckpointError
+from empssl.run import KEPT_CHECKPOINTS
 from empssl.storage import writing
 
-# The checkpoint that is kept, the one that is being written, and half of one for all the rest.
-LEAST_CHECKPOINTS = 2.5
+# Those that are kept, the one that is being written, and half of one for all the rest. The trained
+# network takes the place of the one that goes.
+LEAST_CHECKPOINTS = KEPT_CHECKPOINTS + 1.5
 AMPLE_CHECKPOINTS = 10.0
 
 
@@ -36,31 +38,38 @@ def free_disk(path: Path) -> int:
     Raises:
         CheckpointError: the storage refused.
     """
-    place = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     with writing(path):
-        found = os.statvfs(place)
+        found = os.statvfs(nearest_existing(path))
     return found.f_bavail * found.f_frsize
 
 
-def check_disk(path: Path, checkpoint: int) -> str | None:
+def nearest_existing(path: Path) -> Path:
+    """The path itself or, where it will be made, the folder in which that begins."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
+def check_disk(path: Path, checkpoint: int, *, kept: int = 0, held: int = 0) -> str | None:
     """A warning where the disk may not do for a run, with the arithmetic.
 
     Args:
         path: of the run.
         checkpoint: bytes.
+        kept: bytes of the networks that it keeps besides.
+        held: bytes of what is at the path already, of which the run needs no second.
 
     Raises:
         CheckpointError: the disk does not do.
     """
-    free = free_disk(path)
-    if free >= AMPLE_CHECKPOINTS * checkpoint:
+    free = free_disk(path) + held
+    if free >= AMPLE_CHECKPOINTS * checkpoint + kept:
         return None
-    least = free < LEAST_CHECKPOINTS * checkpoint
+    least = free < LEAST_CHECKPOINTS * checkpoint + kept
     factor = LEAST_CHECKPOINTS if least else AMPLE_CHECKPOINTS
+    networks = f" and {mebibytes(kept)} of networks kept after epochs" if kept else ""
     text = (
         f"{mebibytes(free)} are free at {path}, less than {factor:g} checkpoints of "
-        f"{mebibytes(checkpoint)} ({mebibytes(factor * checkpoint)}); make room, or choose "
-        "another --out"
+        f"{mebibytes(checkpoint)}{networks} ({mebibytes(factor * checkpoint + kept)}); make room, "
+        "or choose another --out"
     )
     if least:
         raise CheckpointError(text)

@@ -55,6 +55,16 @@ class Run:
         """Whether there is a run at this path."""
         return (path / CONFIG).is_file()
 
+    @staticmethod
+    def held_bytes(path: Path) -> int:
+        """Bytes of all weights at this path, which a new run replaces and a resumed one keeps.
+
+        Raises:
+            CheckpointError: the storage refused.
+        """
+        with writing(path):
+            return sum(file.stat().st_size for file in path.glob("**/*.safetensors"))
+
     @classmethod
     @contextmanager
     def creating(
@@ -252,6 +262,16 @@ class Run:
     def save_epoch(self, epoch: float, content: Checkpoint) -> None:
         """Keep the network as it is after so many epochs."""
         _write_once(self.path / "epochs" / f"{epoch:g}", content)
+
+    def trim_epochs(self, steps: int) -> None:
+        """Keep the networks of the first `steps` steps; the later ones will be made anew."""
+        for folder in (self.path / "epochs").glob("[0-9]*"):
+            try:
+                stale = checkpoint.read(folder, files=()).state["step"] > steps
+            except (CheckpointError, LookupError, TypeError):
+                stale = True
+            if stale:
+                discard(folder)
 
     def epoch(self, epoch: float) -> Path:
         """Where the network as it was after so many epochs is.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from empssl.diagnosis import diagnose, remembered_finite
 from empssl.engine import Fabric, gather, gather_labels
 from empssl.errors import DivergenceError, EmpsslError
-from empssl.gauge import gauge, spectrum
+from empssl.gauge import at_least_single, gauge, spectrum
 from empssl.memory import WHOLE, Plan, backward
 from empssl.models.target import Target
 from empssl.objectives.objective import Loss, Objective
@@ -135,21 +135,17 @@ def objective_loss(
         DivergenceError: the projections are not finite, and the objective cannot go on.
     """
     asked = {
-        "targets": None if targets is None else _at_least_single(targets),
+        "targets": None if targets is None else at_least_single(targets),
         "labels": labels,
         "views": axis if objective.sums_views else None,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     with torch.autocast(projections.device.type, enabled=False):
         try:
-            loss: Loss = objective(_at_least_single(projections), **given)
+            loss: Loss = objective(at_least_single(projections), **given)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise DivergenceError(f"the projections are not finite ({error})") from error
     return loss
-
-
-def _at_least_single(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def gradient_norm(*modules: nn.Module) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
+from empssl.compilation import Augment, begin_step, compiled, failure
 from empssl.data import BadSamples, Split, in_memory, open_images
 from empssl.data.images import BadSample, ImageSet
 from empssl.data.in_memory import resident
@@ -47,11 +49,11 @@ from empssl.errors import (
     StoppedError,
     UsageError,
 )
-from empssl.flops import projecting_flops, training_flops
+from empssl.flops import flops_per_view
 from empssl.gauge import spectrum_steps
 from empssl.health import CollapseWatch
 from empssl.load import LoadWatch
-from empssl.memory import Memory, Plan, free_bytes, is_out_of_memory, smaller
+from empssl.memory import Memory, Plan, free_of_each, is_out_of_memory, smaller
 from empssl.memory import plan as plan_memory
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import globalize
@@ -153,6 +155,7 @@ def train(
         precision: auto is bfloat16 where the hardware multiplies it, else float32.
         compile: none, or a mode of torch.compile for views and network; auto is default in one
             process on a GPU with Triton, else none. Start-up takes longer, and is reported apart.
+            Only where memory is whole.
         memory: whole holds all of a step at once; exact holds a chunk of the backbone's work and
             computes the rest again, with the same gradients; auto is exact where the whole is not
             expected to fit. two-pass takes less work than exact, but normalizes each chunk by
@@ -253,7 +256,7 @@ class Training:
     settings: dict[str, Any]
     flops_per_view: float
     began: float  # when the budget began to run
-    augment: Callable[[Tensor, Tensor], Tensor]  # the policy, perhaps compiled
+    augment: Augment
     memory: Plan
     run: Run = field(init=False)
     bad: BadSamples = field(init=False)
@@ -285,7 +288,8 @@ class Training:
                 f"images have {images.side} pixels a side, and whitened patches need "
                 f"{network.whitened.patch + 1}; choose a larger --image-side, or --whitened 0"
             )
-        flops = _flops_per_view(network, objective, settings, policy.view_side(images.side))
+        side = policy.view_side(images.side)
+        flops = flops_per_view(network, objective, settings["patches"], side)
         if fabric.world_size > 1:
             globalize(network)
         share = Share.of(
@@ -319,7 +323,7 @@ class Training:
             settings.get("memory", "auto"), network,
             torch.zeros(2, 3, view, view, dtype=weight.dtype, device=weight.device),
             patches=settings["patches"] * settings["batch"] // fabric.world_size,
-            free=free_bytes(fabric.device), autocast=fabric.autocast,
+            free=free_of_each(fabric), autocast=fabric.autocast,
         )  # fmt: skip
 
     def compile(self, mode: str) -> None:
@@ -330,33 +334,34 @@ class Training:
         Args:
             mode: of `torch.compile`, or none.
         """
-        if mode == "none" or self.memory.mode != "whole":
+        if mode == "none":
+            return
+        if self.memory.mode != "whole":
+            self._say(f"not compiled, which takes memory 'whole' and not '{self.memory.mode}'")
             return
         plain, kept = self.module, {k: v.clone() for k, v in self.network.state_dict().items()}
-        count = len(self.share.views) - self.objective.weak_views
+        weak = self.objective.weak_views
+        count, before = len(self.share.views) - weak, self.share.views.start + weak
         batch = self.settings["batch"] // self.share.world
         side, device = self.images.side, self.fabric.device
         images = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
         u = torch.full((count, batch, self.policy.draws), 0.5, device=device)
         try:
-            self.augment = torch.compile(self.policy, mode=mode, fullgraph=True, dynamic=False)
-            network: Any = torch.compile(self.network, mode=mode, dynamic=False)
+            self.augment, network = compiled(self.policy, self.network, mode)
             self.module = self.fabric.setup(network)
             self.module.train()
             for _ in range(3):  # a CUDA graph is recorded at the second and third
-                if mode == "reduce-overhead":
-                    torch.compiler.cudagraph_mark_step_begin()
-                views = self.augment(images, u).to(next(self.network.parameters()).dtype)
+                begin_step(mode)
+                views = self.augment(images, u, before).to(next(self.network.parameters()).dtype)
                 flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
                 self.fabric.backward(self.module(flat).square().mean())
                 self.network.zero_grad(set_to_none=True)
             settle(self.fabric)
             self.compiled = mode
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # compilers fail in many ways, and none of them need end a run
-            first = (str(error).strip().splitlines() or [""])[0]
-            self._say(f"not compiled, and slower for it: {type(error).__name__}: {first}")
+        except Exception as error:  # compilers fail in many ways, and few of them need end a run
+            if is_out_of_memory(error):
+                raise self._too_large("trying the compiled step", error, begun=False) from error
+            self._say(failure(error))
             self.module, self.augment = plain, self.policy
         self.network.zero_grad(set_to_none=True)
         self.network.load_state_dict(kept)
@@ -368,7 +373,9 @@ class Training:
             CheckpointError: it is.
         """
         size = checkpoint_bytes(self._modules.values(), self.settings["optimizer"])
-        if warning := check_disk(out, size):
+        network = sum(t.nbytes for t in self.network.state_dict().values())
+        kept = network * len(self.settings.get("keep_epochs", ()))
+        if warning := check_disk(out, size, kept=kept, held=Run.held_bytes(out)):
             self._say(warning)
 
     def enter(self, run: Run) -> None:
@@ -461,6 +468,7 @@ class Training:
             self._say(f"{self.run.path} stopped before its first checkpoint; starting again")
             if self.fabric.is_global_zero:
                 self.run.trim_metrics(0)
+                self.run.trim_epochs(0)  # with a budget, the steps may be others now
             self.start()
             return
         saved, folder, problems = self.run.load_checkpoint()
@@ -484,6 +492,7 @@ class Training:
             ) from error
         if self.fabric.is_global_zero:
             self.run.trim_metrics(self.step)
+            self.run.trim_epochs(self.step)
             self.run.environment = self.run.environment | {"memory": self.memory.mode}
 
     def loop(self, request: StopRequest, begin: Callable[[int], None] = lambda step: None) -> None:
@@ -497,7 +506,8 @@ class Training:
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
         watch, load, before = CollapseWatch(), LoadWatch(), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
-        shared = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
+        alone = self.fabric.world_size == 1
+        shared = alone and self.fabric.device.type == "cpu"
         pending, keep = Pending(self.fabric.device), self._kept_at()
         spectra = spectrum_steps(steps)
         first = self.fabric.is_global_zero
@@ -512,11 +522,14 @@ class Training:
                 )
                 pending.add(self._entry(result, lr), samples)
                 self.step += 1
+                kept = keep.get(self.step)
+                # Several GPUs agree when numbers are read: either is to wait for what was queued.
+                if not (alone or pending.due or kept or self.step == steps):
+                    continue
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
                 signal, due, bad = agree(self.fabric, request.signal, late, bool(self.found))
                 if bad:
                     self._write_bad()
-                kept = keep.get(self.step)
                 if not (pending.due or signal or due or kept or self.step == steps):
                     continue
                 measured = pending.read()
@@ -534,8 +547,10 @@ class Training:
                     self._say(warning)
                 advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
                                    "patches/s")  # fmt: skip
-                if kept and first:  # before any checkpoint from which this step is not taken again
-                    self.run.save_epoch(kept, self._model())
+                if kept:  # before any checkpoint from which this step is not taken again
+                    self._check_weights()
+                    for epoch in kept if first else ():
+                        self.run.save_epoch(epoch, self._model())
                 if signal or due:
                     self._save()
                     saved = time.monotonic()
@@ -567,8 +582,7 @@ class Training:
         self, step: int, progress: float, *, with_spectrum: bool = False
     ) -> tuple[StepResult, Tensor]:
         """A step's measurements, perhaps still to be computed, and the samples it saw."""
-        if self.compiled == "reduce-overhead":
-            torch.compiler.cudagraph_mark_step_begin()
+        begin_step(self.compiled)
         drawn = self.sampler.draw(step)
         self.found += [(sample, drawn.epoch, step) for sample in drawn.bad]
         # On the CPU, where the samples' numbers are: on a GPU the seed would have to be copied.
@@ -576,11 +590,11 @@ class Training:
             drawn.samples, seed=self.settings["seed"], epoch=drawn.epoch,
             views=self.share.views, draws=self.policy.draws,
         )  # fmt: skip
-        views = self._views(drawn.pixels, u).to(next(self.network.parameters()).dtype)
-        labels = self.images.labels if self.objective.needs_labels else None
-        if labels is not None:
-            labels = send(labels[drawn.samples], self.fabric.device)
         try:
+            views = self._views(drawn.pixels, u).to(next(self.network.parameters()).dtype)
+            labels = self.images.labels if self.objective.needs_labels else None
+            if labels is not None:
+                labels = send(labels[drawn.samples], self.fabric.device)
             result = training_step(
                 self.fabric, self.module, self.objective, self.optimizers, views, self.memory,
                 self.target, labels, self.share.axis, with_spectrum=with_spectrum,
@@ -590,7 +604,7 @@ class Training:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise self._too_large(step, error) from error
+            raise self._too_large(f"step {step}", error) from error
         if self.target is not None:
             self.target.update(self.network, self.objective.momentum_at(progress))
         return result, drawn.samples
@@ -598,9 +612,9 @@ class Training:
     def _views(self, pixels: Tensor, u: Tensor) -> Tensor:
         """Views of a step, on the device that computes; weak ones first."""
         pixels, u = send(pixels, self.fabric.device), send(u, self.fabric.device)
-        weak = self.objective.weak_views
-        views = self.augment(pixels, u[weak:])
-        return torch.cat([self.policy.weak()(pixels, u[:weak]), views]) if weak else views
+        weak, first = self.objective.weak_views, self.share.views.start
+        views = self.augment(pixels, u[weak:], first + weak)
+        return torch.cat([self.policy.weak()(pixels, u[:weak], first), views]) if weak else views
 
     def _diverged(
         self, step: int, what: str, samples: Tensor, rows: Sequence[int] = ()
@@ -616,18 +630,22 @@ class Training:
             "Lower the learning rate, or try --precision 32-true"
         )
 
-    def _too_large(self, step: int, error: BaseException) -> OutOfMemoryError:
+    def _too_large(
+        self, when: str, error: BaseException, *, begun: bool = True
+    ) -> OutOfMemoryError:
+        """What to do where memory was refused; before the run has begun there is none to resume."""
         patches, batch = self.settings["patches"], self.settings["batch"]
         mode = smaller(self.memory.mode, self.network)
         if mode is not None:
-            advice = f"continue with --resume --memory {mode}: the same gradients in more time"
+            again = "continue with --resume" if begun else "start again with"
+            advice = f"{again} --memory {mode}: the same gradients in more time"
         else:
             name, value = ("patches", patches) if patches > batch else ("batch", batch)
             advice = "nothing smaller has the same gradients; start anew with "
             advice += f"--{name} {max(2, value // 2)}"
         first = (str(error).strip().splitlines() or ["no memory"])[0]
         return OutOfMemoryError(
-            f"step {step}: out of memory ({first}) with {patches} patches of each of {batch} "
+            f"{when}: out of memory ({first}) with {patches} patches of each of {batch} "
             f"images over {self.fabric.world_size} processes, memory '{self.memory.mode}'; {advice}"
         )
 
@@ -696,11 +714,12 @@ class Training:
         states = {group: dict(module.state_dict()) for group, module in self._modules.items()}
         return {group: state for group, state in states.items() if state}
 
-    def _kept_at(self) -> dict[int, float]:
+    def _kept_at(self) -> dict[int, list[float]]:
         """Epochs after which the network is kept, by step; what lies past the end is left out."""
-        per_epoch, epochs = self.plan["steps_per_epoch"], self.settings.get("keep_epochs", ())
-        found = {max(1, round(epoch * per_epoch)): epoch for epoch in epochs}
-        return {step: epoch for step, epoch in found.items() if step <= self.plan["steps"]}
+        found: dict[int, list[float]] = defaultdict(list)
+        for epoch in self.settings.get("keep_epochs", ()):
+            found[max(1, round(epoch * self.plan["steps_per_epoch"]))].append(epoch)
+        return {step: epochs for step, epochs in found.items() if step <= self.plan["steps"]}
 
     def _model(self) -> Checkpoint:
         """The network alone, as it is now."""
@@ -717,17 +736,25 @@ class Training:
             "data": self.settings["data"],
         }
 
-    def _save(self) -> None:
-        """Write a checkpoint; the processes other than the first wait for it.
+    def _check_weights(self) -> None:
+        """Refuse to keep weights that the last update spoiled.
 
         Raises:
-            DivergenceError: the last update made weights that are not finite. None is written.
+            DivergenceError: they are not finite.
         """
         if not all_finite(t for tensors in self._weights().values() for t in tensors.values()):
             raise DivergenceError(
                 f"step {self.step}: the update before it made weights that are not finite. They "
                 "are not kept, and checkpoints that were written are good. Lower the learning rate"
             )
+
+    def _save(self) -> None:
+        """Write a checkpoint; the processes other than the first wait for it.
+
+        Raises:
+            DivergenceError: the weights are not finite. None is written.
+        """
+        self._check_weights()
 
         def save() -> None:
             flat = [_flatten(o.state_dict(), i) for i, o in enumerate(self.optimizers)]
@@ -800,21 +827,13 @@ def _check_objective(objective: Objective, settings: dict[str, Any], images: Ima
         )
 
 
-def _flops_per_view(
-    network: nn.Module, objective: Objective, settings: dict[str, Any], side: int
-) -> float:
-    """FLOP of a step by the number of its views: some train, some are projected to be a target."""
-    views = range(settings["patches"])
-    flops = len(views[objective.weak_views :]) * training_flops(network, side)
-    if objective.target == "momentum":
-        flops += len(views[: objective.target_views]) * projecting_flops(network, side)
-    return flops / len(views)
-
-
 def _begun_before(out: Path) -> bool:
     """Whether torchrun has started this command again, after it had begun the run at `out`."""
     launch = torchrun_launch()
-    return restarted() and Run.exists(out) and launch == Run(out).environment.get("launch", "")
+    if launch is None or not (restarted() and Run.exists(out)):
+        return False
+    same: bool = launch == Run(out).environment.get("launch", "")
+    return same
 
 
 def _resumed_settings(

@@ -47,7 +47,7 @@ def training_run(images: Path, out: Path, *, every: float = 0.0, **options: Any)
     training.CHECKPOINT_SECONDS = every
     # As a set that does not fit: images are read as steps need them.
     training.in_memory = lambda images, **_: images
-    training._flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
+    training.flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
     resume = (out / "config.yaml").exists()
     train(str(images), out=out, resume=resume, **({} if resume else OPTIONS | options))
 
@@ -78,7 +78,7 @@ def typed(words: list[str]) -> None:
     """A command as its process carries it out, in small pieces: a checkpoint after each step."""
     training.CHECKPOINT_SECONDS = 0.0
     training.in_memory = lambda images, **_: images
-    training._flops_per_view = lambda *_: 1.0
+    training.flops_per_view = lambda *_: 1.0
     in_fours()
     sys.argv[1:] = words
     __main__.run()

@@ -69,7 +69,7 @@ def test_a_configuration_runs_a_step_or_is_refused_in_one_line(
     part: int, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if part:  # counting takes longer than the step, and is tried in the first part
-        monkeypatch.setattr("empssl.training._flops_per_view", lambda *_: 1.0)
+        monkeypatch.setattr("empssl.training.flops_per_view", lambda *_: 1.0)
     rng = random.Random(part)
     codes, wrong = [], {}
     for number in range(CONFIGURATIONS // PARTS):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import command, train_tiny
+from tiny import STEPS_PER_EPOCH, command, train_tiny
 from torch import Tensor
 
 from empssl import training
@@ -183,9 +183,9 @@ def test_weights_that_the_last_update_spoiled_are_not_kept(
 
     spoil(monkeypatch, 3, overflow)
     with pytest.raises(DivergenceError, match="step 4: the update before it made weights"):
-        train_tiny(tmp_path / "run", steps=4)
-    assert not (tmp_path / "run" / "checkpoints").exists()
-    assert not (tmp_path / "run" / "model").exists()
+        train_tiny(tmp_path / "run", steps=4, keep_epochs=[4 / STEPS_PER_EPOCH])
+    for folder in ("checkpoints", "epochs", "model"):
+        assert not (tmp_path / "run" / folder).exists()
 
 
 @pytest.mark.parametrize(

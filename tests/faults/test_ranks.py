@@ -268,13 +268,18 @@ def test_a_run_that_torchrun_starts_again_ends_with_equal_weights(
     assert all(found[name].equal(expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("name", ["mine", "none"])  # the second is torchrun's where none is given
 def test_a_run_of_another_launch_is_not_gone_on_with(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out = train_tiny(tmp_path / "run", steps=2)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
+    monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: False)
     with pytest.raises(training.UsageError, match="exists; continue it with --resume"):
-        train_tiny(tiny_run, steps=6)
+        train_tiny(out, steps=2)
+    train_tiny(out, steps=1, overwrite=True)  # nor where this launch failed before it replaced it
+    assert len(Run(out).metrics()) == 1
 
 
 # Bad images

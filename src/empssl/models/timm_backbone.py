@@ -4,6 +4,11 @@ from torch import Tensor, nn
 
 from empssl.errors import UsageError
 
+# What an option that a model does not know, or a value that makes no sense to it, can lead to.
+_TIMM_ERRORS = (
+    AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+
 
 class TimmBackbone(nn.Module):
     """A timm model without its classifier, untrained.
@@ -13,7 +18,8 @@ class TimmBackbone(nn.Module):
         options: further arguments of `timm.create_model`.
 
     Raises:
-        UsageError: timm is not installed or cannot be imported, or does not know the model.
+        UsageError: timm is not installed or cannot be imported, does not know the model, or cannot
+            make it with these options.
     """
 
     def __init__(self, *, model: str, options: dict[str, object] | None = None) -> None:
@@ -28,8 +34,14 @@ class TimmBackbone(nn.Module):
             ) from error
         if not timm.is_model(model):
             raise UsageError(f"timm has no model '{model}'; see timm.list_models()")
-        self.model = timm.create_model(model, pretrained=False, num_classes=0, **(options or {}))
-        self.dim: int = self.model.num_features
+        given = options or {}
+        try:
+            self.model = timm.create_model(model, pretrained=False, num_classes=0, **given)
+        except _TIMM_ERRORS as error:
+            raise UsageError(f"timm cannot make '{model}' with {given} ({error!r})") from error
+        # Some models widen their features in what is left of the head; older timm does not tell.
+        width: int = getattr(self.model, "head_hidden_size", self.model.num_features)
+        self.dim = width
 
     def forward(self, x: Tensor) -> Tensor:
         embedding: Tensor = self.model(x)

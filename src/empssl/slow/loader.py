@@ -1,6 +1,5 @@
 """Views from worker processes: an image at a time, a patch at a time."""
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -65,11 +64,6 @@ class Epochs(Sampler[list[Place]]):
             for start in range(0, self.images - self.batch + 1, self.batch):
                 yield [(epoch, index) for index in order[start : start + self.batch]]
             epoch += 1
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def loader(

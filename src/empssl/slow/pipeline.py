@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from empssl.engine import cores
 from empssl.errors import DivergenceError, UsageError
 from empssl.models import build_network
 from empssl.optim import OPTIMIZERS
 from empssl.shapes import Images
 from empssl.slow.lars import LoopLARS
-from empssl.slow.loader import cores, loader
+from empssl.slow.loader import loader
 from empssl.slow.objective import emp_loss
 from empssl.spec import complete
 

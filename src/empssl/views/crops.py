@@ -1,6 +1,5 @@
 """Crops of random size and shape, the views of most other methods."""
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -101,15 +100,12 @@ class RandomCrops(Policy):
     def view_side(self, image_side: int) -> int:
         return self.side or image_side
 
-    def weak(self) -> "RandomCrops":
-        weak = copy.copy(self)
-        weak.augmentation = self.augmentation.weak()
-        return weak
-
-    def __call__(self, images: Images, u: Float[Tensor, "view batch draw"]) -> Views:
+    def __call__(
+        self, images: Images, u: Float[Tensor, "view batch draw"], first: int = 0
+    ) -> Views:
         draw = dict(zip(DRAWS, u.unbind(-1), strict=True))
         whole = images.shape[-1]
-        height, width = self._sides(draw["area"], draw["ratio"], whole)
+        height, width = self._sides(draw["area"], draw["ratio"], whole, first)
         top, left = corners(draw["top"], whole - height), corners(draw["left"], whole - width)
         side = self.view_side(whole)
         patches = resized_crops(images, top, left, height, width, side)
@@ -119,10 +115,13 @@ class RandomCrops(Policy):
         )
         return views
 
-    def _sides(self, area: Tensor, ratio: Tensor, whole: int) -> tuple[Tensor, Tensor]:
+    def _sides(
+        self, area: Tensor, ratio: Tensor, whole: int, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Height and width in whole pixels, int64 (view, batch) each."""
-        is_global = torch.arange(len(area), device=area.device)[:, None] < (
-            len(area) if self.global_views is None else self.global_views
+        stop = first + len(area)
+        is_global = torch.arange(first, stop, device=area.device)[:, None] < (
+            stop if self.global_views is None else self.global_views
         )
         low = torch.where(is_global, self.scale[0], self.local_scale[0])
         high = torch.where(is_global, self.scale[1], self.local_scale[1])

@@ -1,6 +1,5 @@
 """Fixed-size patches, the views of EMP-SSL."""
 
-import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -89,12 +88,9 @@ class Patches(Policy):
             return image_side
         return self.side or self.patch_side(image_side)
 
-    def weak(self) -> "Patches":
-        weak = copy.copy(self)
-        weak.augmentation = self.augmentation.weak()
-        return weak
-
-    def __call__(self, images: Images, u: Float[Tensor, "view batch draw"]) -> Views:
+    def __call__(
+        self, images: Images, u: Float[Tensor, "view batch draw"], first: int = 0
+    ) -> Views:
         draw = dict(zip(DRAWS, u.unbind(-1), strict=True))
         size = self.patch_side(images.shape[-1])
         room = images.shape[-1] - size

@@ -1,5 +1,6 @@
 """The contract of every policy: how views are drawn from images."""
 
+import copy
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -32,17 +33,22 @@ class Policy(ABC):
         """Pixels that the backbone sees, along each axis."""
 
     @abstractmethod
-    def __call__(self, images: Images, u: Float[Tensor, "view batch draw"]) -> Views:
+    def __call__(
+        self, images: Images, u: Float[Tensor, "view batch draw"], first: int = 0
+    ) -> Views:
         """Augmented views.
 
         Args:
             images: square.
             u: `draws` numbers in [0, 1) for each view of each image.
+            first: how many views of these images come before, such as those of other processes.
         """
 
-    @abstractmethod
     def weak(self) -> "Policy":
         """The same views, only cropped and mirrored."""
+        weak = copy.copy(self)
+        weak.augmentation = self.augmentation.weak()
+        return weak
 
     def clean(self, images: Images, top: Tensor, left: Tensor, *, mirror: bool) -> Views:
         """The same patches of every image, with nothing done to their colors.
