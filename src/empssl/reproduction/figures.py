@@ -13,7 +13,7 @@ from empssl.reproduction.plan import Plan
 
 FORMATS = ("png", "svg")
 COLUMNS = 3  # of maps
-REACH = 2.4  # standard deviations from the middle of a map to its edge
+REACH = 2.7  # standard deviations from the middle of a map to its edge
 
 
 def draw(name: str, plan: Plan, found: Sequence[Finding], folder: Path) -> list[str]:
