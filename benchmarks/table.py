@@ -148,6 +148,16 @@ def rivals_table() -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def quality_table() -> list[str]:
+    """How measures without labels rank runs beside a probe with labels, best first."""
+    backbone, head = (load("quality")["correlations"][layer] for layer in ("backbone", "head"))
+    lines = ["| measure | head | backbone |", "| --- | --- | --- |"]
+    for name in sorted(head, key=lambda name: -head[name]["spearman"]):
+        both = (f"{layer[name]['spearman']:.2f}".replace("-", "−") for layer in (head, backbone))
+        lines.append(f"| {name} | {' | '.join(both)} |")
+    return lines
+
+
 def claims_table() -> list[str]:
     """What became of the paper's claims: duels that went as claimed, and the margins in points."""
     lines = []
@@ -226,5 +236,7 @@ def _with_range(values: list[float], digits: int = 1) -> str:
 
 
 if __name__ == "__main__":
-    made = (cifar_table(), race_table(), rivals_table(), other_table(), claims_table())
+    made = (
+        cifar_table(), race_table(), rivals_table(), quality_table(), other_table(), claims_table()
+    )  # fmt: skip
     print("\n\n".join("\n".join(lines) for lines in made))
