@@ -152,11 +152,7 @@ def test_where_numbers_are_read_together_processes_agree_only_then(tmp_path: Pat
     path.write_text(script)
     words = command(tmp_path / "run", "--devices", "2", "--keep-epochs",
                     str(3 / (1437 // BATCH)), steps=40, batch=BATCH)  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, str(path), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    code, said = finish(process)
+    code, said = finish(start(*words, script=path))
     assert code == 143, said
     for rank in range(2):
         # Once a network was kept; then 16 steps after, when the signal is heard too.
@@ -182,11 +178,7 @@ def test_a_run_of_two_processes_can_be_resumed_by_one(tmp_path: Path) -> None:
     path = tmp_path / "stopping.py"  # a file, as the second process starts by running it again
     path.write_text(script)
     words = command(out, "--devices", "2", "--precision", "64-true", steps=2 * STEPS, batch=BATCH)
-    process = subprocess.Popen(
-        [sys.executable, str(path), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    code, said = finish(process)
+    code, said = finish(start(*words, script=path))
     assert code == 143, said
     assert len(metrics(out)) == 1  # the signal came to the second process; both stopped
     train_tiny(out, resume=True, epochs=None, batch=BATCH, precision="64-true")

@@ -64,9 +64,11 @@ def command(out: Path, *options: str, steps: float = 4, batch: int = 8) -> list[
     ]  # fmt: skip
 
 
-def start(*words: str, script: str | None = None) -> "subprocess.Popen[str]":
-    """Start `python -m empssl` with these words, or a script, as a user does."""
+def start(*words: str, script: str | Path | None = None) -> "subprocess.Popen[str]":
+    """Start `python -m empssl` with these words, or a script or the file of one, as a user does."""
     program = ["-m", "empssl"] if script is None else ["-c", script]
+    if isinstance(script, Path):
+        program = [str(script)]
     return subprocess.Popen(
         [sys.executable, *program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},

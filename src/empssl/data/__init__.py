@@ -78,7 +78,8 @@ def open_images(
     path = Path(data).expanduser()
     if os.path.isdir(path):  # unlike Path.is_dir, False where the path cannot be looked up
         # Embeddings that were written beside the images are no images.
-        in_parquet = parquet_files(path) and (holds_images(path) or not list_images(path).sizes)
+        files = parquet_files(path)
+        in_parquet = files and (holds_images(files[0]) or not list_images(path).sizes)
         opener = open_parquet if in_parquet else open_folder
         return opener(path, split=split, **given)
     if os.path.isfile(path) and path.suffix == ".parquet":

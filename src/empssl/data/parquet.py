@@ -32,14 +32,13 @@ def parquet_files(folder: Path) -> list[Path]:
     return []
 
 
-def holds_images(folder: Path) -> bool:
-    """Whether a folder's images are in parquet files: the first of these has an image column.
+def holds_images(file: Path) -> bool:
+    """Whether a file has an image column.
 
     Raises:
         DataError: it is no parquet.
     """
-    files = parquet_files(folder)
-    return bool(files) and bool(_image_columns(_schema(files[0])))
+    return bool(_image_columns(_schema(file)))
 
 
 def parquet_splits(folder: Path) -> dict[Split, list[Path]]:

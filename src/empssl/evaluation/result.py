@@ -1,6 +1,5 @@
 """What an evaluation found: scores, and all that each depends on."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from empssl.evaluation.calibration import Calibration
 from empssl.evaluation.few_shot import FewShot
 from empssl.evaluation.tally import Tally
 from empssl.headline import rank
+from empssl.short_hash import short_hash
 
 _UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
 
@@ -138,8 +138,8 @@ class Evaluation:
     @property
     def name(self) -> str:
         """Unlike that of an evaluation of other data, with another protocol or other questions."""
-        key = json.dumps([self.dataset, self.protocol, self.asked], sort_keys=True)
-        return f"{Path(self.dataset).name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        unlike = short_hash([self.dataset, self.protocol, self.asked])
+        return f"{Path(self.dataset).name}-{unlike}"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

@@ -1,6 +1,5 @@
 """The quality of a run's embeddings, as a table and as JSON."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 from empssl.models import Layer
 from empssl.quality.embedded import Embedded
 from empssl.quality.measures import MEASURES
+from empssl.short_hash import short_hash
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class Quality:
     @property
     def name(self) -> str:
         """Unlike that of other data, or with another protocol."""
-        key = json.dumps([self.dataset, self.protocol], sort_keys=True)
-        return f"{Path(self.dataset).name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        return f"{Path(self.dataset).name}-{short_hash([self.dataset, self.protocol])}"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

@@ -1,7 +1,6 @@
 """A plan: which runs some exhibits need, each once, and how their networks are to be looked at."""
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from empssl.evaluation import Probe
 from empssl.reproduction.exhibit import Exhibit, Number
 from empssl.reproduction.experiment import Experiment
 from empssl.reproduction.scale import Scale
+from empssl.short_hash import short_hash
 from empssl.training import Training
 
 Place = dict[str, Any]
@@ -220,8 +220,7 @@ class _Grounds:
             "precision": "auto", "memory": "auto",
         }  # fmt: skip
         settings = scale.settings(experiment) | chosen
-        text = json.dumps(decisive(settings), sort_keys=True)
-        identity = hashlib.sha256(text.encode()).hexdigest()[:8]
+        identity = short_hash(decisive(settings))
         if identity not in self._counted:
             images = self.open(experiment.data, settings["image_side"])
             if isinstance(images, str):

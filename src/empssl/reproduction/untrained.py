@@ -1,7 +1,5 @@
 """What needs no training, scored as the numbers of an exhibit are: what these have to beat."""
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -9,6 +7,7 @@ from empssl.comparison.cell import Cell
 from empssl.models import Layer
 from empssl.reproduction.exhibit import Exhibit
 from empssl.reproduction.plan import Look, Plan
+from empssl.short_hash import short_hash
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class Untrained:
         parts = ["seed", "image_side", "backbone"]
         parts += ["projector"] if self.layer != "backbone" else []
         parts += ["views"] if self.look.crops != "whole" else []
-        text = json.dumps([settings[part] for part in parts], sort_keys=True)
-        network = hashlib.sha256(text.encode()).hexdigest()[:8]
+        network = short_hash([settings[part] for part in parts])
         return f"untrained-{self.look.key}-{self.look.probe}-{self.layer}-{network}"
 
 
