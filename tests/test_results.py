@@ -27,6 +27,12 @@ def test_readme_shows_the_committed_results() -> None:
         assert line in readme
 
 
+def test_readme_says_what_the_committed_results_say() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for sentence in table().sentences():
+        assert sentence in readme
+
+
 def test_the_page_of_the_paper_shows_what_became_of_its_claims() -> None:
     page = (ROOT / "docs" / "results" / "paper" / "README.md").read_text().splitlines()
     for line in table().claims_table():
