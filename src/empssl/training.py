@@ -289,7 +289,9 @@ class Training:
                 f"{network.whitened.patch + 1}; choose a larger --image-side, or --whitened 0"
             )
         side = policy.view_side(images.side)
-        flops = flops_per_view(network, objective, settings["patches"], side)
+        flops = flops_per_view(
+            network, objective, settings["patches"], side, settings["batch"], settings["optimizer"]
+        )
         if fabric.world_size > 1:
             globalize(network)
         share = Share.of(
