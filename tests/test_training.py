@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from bad_images import photo
 from PIL import Image
 from tiny import (
@@ -356,6 +357,33 @@ def test_a_checkpoint_without_what_an_objective_remembers_is_refused(
     checkpoint.write(folder, saved)
     with pytest.raises(CheckpointError, match="missing queue"):
         training.train("digits", out=tmp_path / "run", resume=True)
+
+
+def test_a_run_from_before_an_option_goes_on_as_it_was_begun(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its configuration nor its checkpoint say whether LARS has Nesterov's momentum."""
+    lars = {"name": "lars", "clip": True}
+    whole = train_tiny(tmp_path / "whole", steps=6, optimizer=lars)
+    stop(tmp_path / "parts", at_step, monkeypatch, optimizer=lars)
+    path = tmp_path / "parts" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["optimizer"]["nesterov"]
+    path.write_text(yaml.safe_dump(config))
+    folder = max((tmp_path / "parts" / "checkpoints").glob("step-*"))
+    saved = checkpoint.read(folder)
+    shutil.rmtree(folder)
+    for state in saved.state["optimizers"]:
+        for group in state["param_groups"]:
+            del group["nesterov"]
+    checkpoint.write(folder, saved)
+    with pytest.raises(UsageError, match="but optimizer would change"):
+        training.train(
+            "digits", out=tmp_path / "parts", resume=True, optimizer=lars | {"nesterov": False}
+        )
+    parts = training.train("digits", out=tmp_path / "parts", resume=True)
+    assert all(torch.equal(weights(parts)[name], value) for name, value in weights(whole).items())
+    assert metrics(parts) == metrics(whole)
 
 
 def test_a_resumed_optimizer_is_laid_out_as_its_weights(
