@@ -34,6 +34,7 @@ from empssl.errors import (
     UsageError,
 )
 from empssl.pretrained import Encoder
+from empssl.recipes import resolve
 from empssl.run import Run
 
 # Sixty-four whitened patches: the baseline that needs no network takes no time either.
@@ -173,6 +174,16 @@ def test_equal_pflop_is_so_many_steps_of_the_network(tmp_path: Path) -> None:
     assert two.pflop == pytest.approx(1e-6, rel=0.02)
     assert four.pflop == pytest.approx(1e-6, rel=0.02)
     assert small.patches > two.patches
+
+
+def test_an_option_that_came_later_leaves_older_runs_as_they_were() -> None:
+    for name, option, before in (("lars", "nesterov", True), ("sgd", "decay_vectors", False)):
+        now = resolve("official", {"optimizer": {"name": name}})
+        older = now | {"optimizer": dict(now["optimizer"])}
+        assert older["optimizer"].pop(option) is before
+        assert decisive(now) == decisive(older)
+        other = resolve("official", {"optimizer": {"name": name, option: not before}})
+        assert decisive(other) != decisive(older)
 
 
 def test_equal_seconds_are_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

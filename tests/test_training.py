@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from bad_images import photo
 from PIL import Image
 from tiny import (
@@ -38,8 +39,12 @@ from empssl.errors import (
     StoppedError,
     UsageError,
 )
+from empssl.flops import step_flops
+from empssl.models import build_network
+from empssl.objectives import build_objective
 from empssl.objectives.emp import EMP
 from empssl.objectives.objective import Loss
+from empssl.recipes import resolve
 from empssl.run import Run
 from empssl.step import StepResult
 
@@ -227,17 +232,16 @@ def test_a_target_follows_the_network_by_the_momentum_of_each_step(
             assert torch.allclose(target[f"network.{name}"], expected, atol=1e-6), name
 
 
-def test_a_target_costs_a_forward_pass_of_the_views_it_sees(tiny_run: Path, tmp_path: Path) -> None:
-    costs = {
-        name: Run(train_tiny(tmp_path / name, steps=1, objective=STATEFUL[name])).plan
-        for name in STATEFUL
-    }
-    plain = Run(tiny_run).plan["gflop_per_patch"]
-    assert costs["swav"]["gflop_per_patch"] == pytest.approx(plain)
-    extra = costs["byol"]["gflop_per_patch"] - plain  # two views train, both are also projected
-    assert 0.3 * plain < extra < 0.4 * plain
-    # One view trains, the other is projected.
-    assert costs["ressl"]["gflop_per_patch"] == pytest.approx((plain + extra) / 2)
+def test_a_plan_counts_target_objective_and_optimizer(tmp_path: Path) -> None:
+    settings = resolve("demo", SETTINGS)
+    for name, spec in STATEFUL.items():
+        plan = Run(train_tiny(tmp_path / name, steps=1, objective=spec)).plan
+        network = build_network(settings["backbone"], settings["projector"])
+        step = step_flops(
+            network, build_objective(spec, dim=8), 2, plan["view_side"], 8, settings["optimizer"]
+        )
+        assert plan["gflop_per_patch"] == pytest.approx(step.per_view / 1e9)
+        assert (step.target > 0) == (name != "swav")
 
 
 # Seeds
@@ -353,6 +357,33 @@ def test_a_checkpoint_without_what_an_objective_remembers_is_refused(
     checkpoint.write(folder, saved)
     with pytest.raises(CheckpointError, match="missing queue"):
         training.train("digits", out=tmp_path / "run", resume=True)
+
+
+def test_a_run_from_before_an_option_goes_on_as_it_was_begun(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its configuration nor its checkpoint say whether LARS has Nesterov's momentum."""
+    lars = {"name": "lars", "clip": True}
+    whole = train_tiny(tmp_path / "whole", steps=6, optimizer=lars)
+    stop(tmp_path / "parts", at_step, monkeypatch, optimizer=lars)
+    path = tmp_path / "parts" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["optimizer"]["nesterov"]
+    path.write_text(yaml.safe_dump(config))
+    folder = max((tmp_path / "parts" / "checkpoints").glob("step-*"))
+    saved = checkpoint.read(folder)
+    shutil.rmtree(folder)
+    for state in saved.state["optimizers"]:
+        for group in state["param_groups"]:
+            del group["nesterov"]
+    checkpoint.write(folder, saved)
+    with pytest.raises(UsageError, match="but optimizer would change"):
+        training.train(
+            "digits", out=tmp_path / "parts", resume=True, optimizer=lars | {"nesterov": False}
+        )
+    parts = training.train("digits", out=tmp_path / "parts", resume=True)
+    assert all(torch.equal(weights(parts)[name], value) for name, value in weights(whole).items())
+    assert metrics(parts) == metrics(whole)
 
 
 def test_a_resumed_optimizer_is_laid_out_as_its_weights(

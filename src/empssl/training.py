@@ -65,7 +65,7 @@ from empssl.pending import Measured, Pending
 from empssl.preflight import check_disk, checkpoint_bytes
 from empssl.processes import check_same, gathered, restarted, torchrun_launch
 from empssl.progress import progress
-from empssl.recipes import resolve
+from empssl.recipes import completed, resolve
 from empssl.run import Run
 from empssl.sharding import Shard, Share
 from empssl.spec import Spec, build
@@ -289,7 +289,9 @@ class Training:
                 f"{network.whitened.patch + 1}; choose a larger --image-side, or --whitened 0"
             )
         side = policy.view_side(images.side)
-        flops = flops_per_view(network, objective, settings["patches"], side)
+        flops = flops_per_view(
+            network, objective, settings["patches"], side, settings["batch"], settings["optimizer"]
+        )
         if fabric.world_size > 1:
             globalize(network)
         share = Share.of(
@@ -847,10 +849,11 @@ def _resumed_settings(
     """
     config = run.config
     try:
-        asked = resolve(recipe or config["recipe"], {**_as_given(config), **_without_none(given)})
+        made = completed(config)
+        asked = resolve(recipe or config["recipe"], {**_as_given(made), **_without_none(given)})
         asked |= {"data": data}
         changed = [
-            key for key, value in asked.items() if _plain(config.get(key)) != _plain(value)
+            key for key, value in asked.items() if _plain(made.get(key)) != _plain(value)
         ]  # fmt: skip
         if "memory" in changed and {config["memory"], asked["memory"]} <= SAME_GRADIENTS:
             changed.remove("memory")
