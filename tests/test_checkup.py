@@ -21,7 +21,7 @@ def found() -> Checkup:
 def run_doctor(*words: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "empssl", "doctor", *words], capture_output=True, text=True,
-        env=env | {"OMP_NUM_THREADS": "1"}, timeout=120, check=False,
+        env=env | {"OMP_NUM_THREADS": "1"}, timeout=600, check=False,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from empssl.errors import UsageError
 from empssl.spec import Spec, Table, build
 
-Schedule = Callable[[int], float]
+Schedule = Callable[[float], float]
 Groups = list[dict[str, Any]]
 
 
@@ -309,7 +309,7 @@ def _schedule(steps: int, warmup: float, final: float, shape: Callable[[float], 
         raise ValueError(f"final is {final}, expected a share of the peak")
     rise = min(round(warmup * steps), steps - 1)
 
-    def factor(step: int) -> float:
+    def factor(step: int | float) -> float:
         if step < rise:
             return (step + 1) / (rise + 1)
         # Stays at the end: a cosine left running would climb back to its peak.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from empssl import checkpoint
+from empssl.budget import Budget
 from empssl.checkpoint import Checkpoint
 from empssl.compilation import Augment, begin_step, compiled, failure
 from empssl.data import BadSamples, Split, in_memory, open_images
@@ -27,7 +28,7 @@ from empssl.data.near_constant import near_constant
 from empssl.data.sampler import Sampler
 from empssl.diagnosis import all_finite
 from empssl.draws import uniform
-from empssl.duration import parse_duration
+from empssl.duration import format_duration, parse_duration
 from empssl.ending import ending_together
 from empssl.engine import (
     Compile,
@@ -128,8 +129,9 @@ def train(
         patches: patches of each image in a step; n in the paper.
         batch: images in a step, over all processes.
         epochs: passes over the data.
-        budget: train for this long instead, such as 10m: the speed is measured first, then the
-            number of steps is fixed, so that the learning rate ends at zero on time.
+        budget: train for this long instead, such as 10m: the speed is measured first and watched
+            while training, and the number of steps follows it, so that the learning rate reaches
+            its end on time. What comes before the first step counts, a later evaluation does not.
         image_side: pixels to which images are scaled and cropped; the data's own by default.
         views: patches, of fixed size, or crops, of random size and shape; and how they are
             augmented.
@@ -262,6 +264,7 @@ class Training:
     bad: BadSamples = field(init=False)
     found: list[Found] = field(default_factory=list)  # bad images that `bad` does not know yet
     plan: dict[str, Any] = field(default_factory=dict)
+    budget: Budget | None = None  # where steps follow from time
     compiled: str = "none"
     step: int = 0
     seconds: float = 0.0
@@ -400,11 +403,11 @@ class Training:
             images = self.images.read(spread.tolist())
             self.network.whitened.fit(images.pixels[images.valid], seed=self.settings["seed"])
         per_epoch = self.sampler.steps_per_epoch
-        budget = self.settings["budget"]
-        if budget is None:
+        if self.settings["budget"] is None:
             steps = max(1, round(self.settings["epochs"] * per_epoch))
         else:
-            steps = self.fabric.broadcast(self._steps_within(parse_duration(budget)))
+            seconds = parse_duration(self.settings["budget"])
+            steps, each = self.fabric.broadcast(self._steps_within(seconds))
         self.plan = {
             "steps": steps,
             "steps_per_epoch": per_epoch,
@@ -417,6 +420,10 @@ class Training:
             "gflop_per_patch": self.flops_per_view / 1e9,
             "fingerprint": self.images.fingerprint,
         }
+        if self.settings["budget"] is not None:
+            spent = time.monotonic() - self.began
+            self.budget = Budget(seconds, [(0, steps)], spent=spent, each=each)
+            self.plan |= {"startup_seconds": spent, "replanned": self.budget.planned}
         if self.fabric.is_global_zero:
             self.run.plan = self.plan
             self.run.environment = environment(self.fabric, self.settings["precision"]) | {
@@ -432,6 +439,12 @@ class Training:
             f"patches, {steps / per_epoch:.2f} epochs, "
             f"{steps * views * self.flops_per_view / 1e15:.3g} PFLOP"
         )
+        if self.budget is not None and steps < per_epoch:
+            self._say(
+                f"the budget of {self.settings['budget']} is less than a pass over the images: "
+                f"{100 * steps / per_epoch:.2g} % of them will be seen, and all would take "
+                f"{format_duration(per_epoch * each)}"
+            )
 
     def _near_constant(self) -> dict[str, int]:
         """Of some images, evenly spread, how many have next to nothing to see; tells if many do."""
@@ -487,6 +500,7 @@ class Training:
                 _as_weights(optimizer)
             self.step, self.seconds = saved.state["step"], saved.state["seconds"]
             self.plan["steps"], self.plan["steps_per_epoch"]  # or KeyError
+            self._restore_budget()
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder} or {self.run.path / 'plan.json'} does not hold what it takes to "
@@ -496,6 +510,36 @@ class Training:
             self.run.trim_metrics(self.step)
             self.run.trim_epochs(self.step)
             self.run.environment = self.run.environment | {"memory": self.memory.mode}
+            if self.plan != self.run.plan:
+                self.run.plan = self.plan
+
+    def _restore_budget(self) -> None:
+        """What is left of the time; steps that are taken again are planned again, too."""
+        planned = self.plan.get("replanned")
+        if planned is None:  # of a run that goes on for a number of steps
+            return
+        kept = [(step, steps) for step, steps in planned if step <= self.step]
+        self.budget = Budget(
+            parse_duration(self.settings["budget"]), kept, step=self.step,
+            spent=self.plan["startup_seconds"] + self.seconds,
+        )  # fmt: skip
+        self.plan |= {"steps": self.budget.steps, "replanned": [list(plan) for plan in kept]}
+
+    def _replan(self) -> None:
+        """Have the first process say how many steps there are by now; write it down if it is new.
+
+        The learning rate, and what else follows from the number of steps, follow from the plans.
+        """
+        assert self.budget is not None
+        step, spent = self.step, self.plan["startup_seconds"] + self.seconds
+        changed = self.fabric.is_global_zero and self.budget.replan(step, spent)
+        (steps,) = agree(self.fabric, self.budget.steps if changed else 0)
+        if steps and not changed:
+            self.budget.plan(step, steps)
+        if steps:
+            self.plan |= {"steps": steps, "replanned": self.budget.planned}
+            if self.fabric.is_global_zero:
+                self.run.plan = self.plan
 
     def loop(self, request: StopRequest, begin: Callable[[int], None] = lambda step: None) -> None:
         """Train to the end of the plan, with a line of metrics for each step.
@@ -504,8 +548,9 @@ class Training:
             request: which signal has come.
             begin: told of each step before it is taken.
         """
-        steps = self.plan["steps"]
-        schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
+        steps, budget = self.plan["steps"], self.budget
+        planned = budget.planned[0][1] if budget else steps
+        schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=planned)
         watch, load, before = CollapseWatch(), LoadWatch(), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
         alone = self.fabric.world_size == 1
@@ -515,12 +560,13 @@ class Training:
         first = self.fabric.is_global_zero
         at_first = at = saved = time.monotonic()
         self.module.train()
-        with progress("training", steps, silent=not first) as advance:
+        with progress("training", steps, done=self.step, silent=not first) as advance:
             while self.step < steps:
                 begin(self.step)
-                lr = set_lr(self.optimizers, schedule(self.step))
+                position = budget.position(self.step) if budget else float(self.step)
+                lr = set_lr(self.optimizers, schedule(position))
                 result, samples = self._take_step(
-                    self.step, self.step / steps, with_spectrum=self.step in spectra
+                    self.step, position / planned, with_spectrum=self.step in spectra
                 )
                 pending.add(self._entry(result, lr), samples)
                 self.step += 1
@@ -547,8 +593,12 @@ class Training:
                         self._say(warning)
                 if shared and (warning := load.update()):
                     self._say(warning)
+                if budget is not None:
+                    self._replan()
+                    steps = budget.steps
+                    spectra, keep = spectrum_steps(steps), self._kept_at()
                 advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
-                                   "patches/s")  # fmt: skip
+                                   "patches/s", steps)  # fmt: skip
                 if kept:  # before any checkpoint from which this step is not taken again
                     self._check_weights()
                     for epoch in kept if first else ():
@@ -686,8 +736,11 @@ class Training:
         entry["finite"] = result.finite
         return entry | {"patches": patches, "pflop": patches * self.flops_per_view / 1e15}
 
-    def _steps_within(self, seconds: float) -> int:
-        """How many steps fit into what is left of a budget, from steps that are then undone."""
+    def _steps_within(self, seconds: float) -> tuple[int, float]:
+        """How many steps fit into what is left of a budget, and the seconds that one takes.
+
+        From steps that are then undone.
+        """
         before = copy.deepcopy({g: module.state_dict() for g, module in self._modules.items()})
         set_lr(self.optimizers, 0.0)
         self.module.train()
@@ -703,7 +756,8 @@ class Training:
         trained = nn.ModuleList([self.network, self.objective])
         self.optimizers = build_optimizers(trained, self.settings["optimizer"])
         typical = statistics.median(times[3:])
-        return max(1, math.floor((seconds - (time.monotonic() - self.began)) / typical))
+        left = seconds - (time.monotonic() - self.began)
+        return max(1, math.floor(left / typical)), typical
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
