@@ -548,8 +548,7 @@ def test_another_network_has_baselines_of_its_own(tmp_path: Path) -> None:
     wide = {"wide": {"name": "emp", "projector": {"hidden": 32}}}
     compare(tmp_path, objectives=["emp", "wide"], set=wide)
     labels = [row["label"] for row in record(tmp_path)["baselines"]]
-    assert labels == ["random weights, emp", "random weights, wide", "whitened patches",
-                      "whitened patches, ridge"][:4]  # fmt: skip
+    assert labels == ["random weights, emp", "random weights, wide", "whitened patches"]
 
 
 def test_the_record_says_what_its_numbers_depend_on(grid: tuple[Path, Comparison]) -> None:

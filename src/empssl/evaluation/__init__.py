@@ -22,7 +22,7 @@ from empssl.evaluation.features import (
 from empssl.evaluation.few_shot import FewShot
 from empssl.evaluation.knn import knn_score
 from empssl.evaluation.linear import lbfgs_probe, sgd_probe
-from empssl.evaluation.result import Breakdown, Curve, Evaluation, Result
+from empssl.evaluation.result import WHITENED, Breakdown, Curve, Evaluation, Result
 from empssl.evaluation.ridge import ridge_probe
 from empssl.evaluation.score import Score
 from empssl.models import Layer
@@ -127,7 +127,7 @@ def evaluate(
         breakdown: also the accuracy of each class, what it is taken for (the confusion matrix), and
             whether a probe with probabilities is as sure as it is right (expected calibration
             error, 15 bins of equal width).
-        baselines: also score random weights, and whitened patches with ridge regression.
+        baselines: also score random weights, and whitened patches, by each of the probes.
         epoch: score the network that `train --keep-epochs` kept then, or that of epoch 0, with the
             weights that it began with; the last by default.
         seed: of random crops, the baselines, the probes and what is drawn.
@@ -400,14 +400,12 @@ def _labels(splits: tuple[MemoryImages, MemoryImages]) -> _Labels:
 def _whitened(
     whole: Sequence[Tensor], splits: tuple[MemoryImages, MemoryImages], asked: _Asked
 ) -> _Found:
-    """Whitened patches with ridge regression, as published, and under the other probes too.
+    """Whitened patches under the probes that the run is scored by, and under no other.
 
-    As many features as the network has beside its own, lest the comparison flatter it.
+    Another probe of the same features may read points more or less: no score of the run has that
+    beside it. As many features as the network has beside its own, lest the comparison flatter it.
     """
-    every: tuple[Probe, ...] = (
-        "ridge", *(p for p in asked.probes if p not in ("ridge", "linear_sgd"))
-    )  # fmt: skip
     return _probe(
-        whole[0], [whole[1]], _labels(splits), asked, (), probes=every, layer="none", crops="whole",
-        model="whitened-patches",
+        whole[0], [whole[1]], _labels(splits), asked, (), probes=asked.probes, layer="none",
+        crops="whole", model=WHITENED,
     )  # fmt: skip

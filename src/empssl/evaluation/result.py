@@ -1,10 +1,10 @@
 """What an evaluation found: scores, and all that each depends on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from empssl.evaluation.answers import Answers
 from empssl.evaluation.calibration import Calibration
@@ -13,7 +13,9 @@ from empssl.evaluation.tally import Tally
 from empssl.headline import rank
 from empssl.short_hash import short_hash
 
+WHITENED = "whitened-patches"  # the model of a score without a network
 _UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
+_Row = TypeVar("_Row", "Result", FewShot, "Curve")
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ class Evaluation:
         protocol: what holds for every row.
         asked: which rows were asked for.
         results: of the run's network.
-        baselines: of the same network with random weights, and of whitened patches with ridge
-            regression, which need no training.
+        baselines: of the same network with random weights, and of whitened patches, which need no
+            training, by the same probes.
         few_shot: of the network and of the baselines, from a few labels.
         curves: of the network and of the one with random weights, against test patches.
         images: by split, what became of its images.
@@ -145,13 +147,21 @@ class Evaluation:
         return json.dumps(asdict(self), indent=1)
 
     def table(self) -> str:
-        """A line for each score, for a person."""
-        rows = [*self.results, *self.baselines]
+        """A line for each score, for a person: all of one probe together.
+
+        The gain of a score of the run is its distance to the best baseline by the same probe.
+        """
+        rows = self._by_probe([*self.results, *self.baselines])
         uneven = any(abs(row.accuracy - row.balanced_accuracy) > _UNEVEN for row in rows)
-        lines = [_HEAD + f" {'accuracy':>9}" + (f" {'balanced':>9}" if uneven else "")]
+        lines = [
+            _HEAD + f" {'accuracy':>9}" + (f" {'balanced':>9}" if uneven else "")
+            + (f" {'gain':>6}" if self.baselines else "")
+        ]  # fmt: skip
         for row in rows:
             balanced = f" {row.balanced_accuracy:8.2f}%" if uneven else ""
-            lines.append(self._start(row) + f" {row.accuracy:8.2f}%" + balanced)
+            lines.append(self._start(row) + f" {row.accuracy:8.2f}%" + balanced + self._gain(row))
+        if self.baselines:
+            lines.append("gain: points over the best baseline by the same probe")
         lines += [*self._few_shot(), *self._curves(), *self._breakdowns()]
         sizes = f"{self.results[0].train_size} train, {self.results[0].test_size} test"
         lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
@@ -161,6 +171,24 @@ class Evaluation:
             lines.append("the encoder was trained on the test images too, without their labels")
         remarks = (line for split, tally in self.images.items() for line in tally.remarks(split))
         return "\n".join([*lines, *remarks])
+
+    def _by_probe(self, rows: Iterable[_Row]) -> list[_Row]:
+        """Probe by probe: each score of the run before random weights', whitened patches last."""
+        probes = list(dict.fromkeys(row.probe for row in [*self.results, *self.baselines]))
+        asked = [(row.probe, row.crops, row.layer) for row in self.results]
+
+        def place(row: _Row) -> tuple[int, int]:
+            key = (row.probe, row.crops, row.layer)
+            return probes.index(row.probe), asked.index(key) if key in asked else len(asked)
+
+        return sorted(rows, key=place)
+
+    def _gain(self, row: Result) -> str:
+        """How far a score of the run is above the best baseline by its probe."""
+        beside = [base.accuracy for base in self.baselines if base.probe == row.probe]
+        if row not in self.results or not beside:
+            return ""
+        return f" {row.accuracy - max(beside):+6.2f}"
 
     def _start(self, row: Result | FewShot | Curve) -> str:
         own = row.model == self.results[0].model
@@ -172,7 +200,7 @@ class Evaluation:
             return []
         counts = list(dict.fromkeys(row.shots for row in self.few_shot))
         found: dict[str, list[str]] = {}
-        for row in self.few_shot:
+        for row in self._by_probe(self.few_shot):
             found.setdefault(self._start(row), []).append(
                 f" {row.mean:5.2f}+-{row.deviation:5.2f}%"
             )
@@ -189,7 +217,7 @@ class Evaluation:
         if not self.curves:
             return []
         lines = ["", "accuracy with so many patches of a test image; all, in the probe's learning"]
-        for row in self.curves:
+        for row in self._by_probe(self.curves):
             points = zip(row.patches, row.accuracies, strict=True)
             lines.append(self._start(row) + " " + ", ".join(f"{n}: {a:.2f}%" for n, a in points))
         return [*lines, ""]

@@ -1,6 +1,6 @@
 """Scores of the run beside those of its baselines, a table for each protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of one protocol on one data set, the run's among its baselines', best first.
+    """All scores of one protocol on one data set, the run's among its baselines'.
+
+    Those of one probe stand together, best first: no other score of a baseline is beside one of
+    the run. A probe that the run was not scored by comes last.
 
     Attributes:
         apart: what sets the protocol apart from the others on this data set, in words; empty if
@@ -61,8 +64,28 @@ class Scores:
 
     @property
     def baseline(self) -> Row | None:
-        """The best of what needed no training."""
-        return next((row for row in self.rows if not row.trained), None)
+        """The best of what needed no training, by the probe of the headline."""
+        return self.headline and self.beside(self.headline)
+
+    def beside(self, own: Row) -> Row | None:
+        """The best baseline by the probe of a score of the run."""
+        return next((r for r in self.rows if not r.trained and r.probe == own.probe), None)
+
+    def gain(self, row: Row) -> float | None:
+        """Points that a score of the run is above the best baseline by its probe."""
+        base = self.beside(row) if row.trained else None
+        return None if base is None else row.accuracy - base.accuracy
+
+    @property
+    def compared(self) -> bool:
+        """Whether a score of the run has a baseline by its probe."""
+        return any(self.gain(row) is not None for row in self.rows)
+
+    @property
+    def descending(self) -> bool:
+        """Whether the rows stand in the order of their accuracies, as with one probe."""
+        accuracies = [row.accuracy for row in self.rows]
+        return accuracies == sorted(accuracies, reverse=True)
 
     @property
     def uneven(self) -> bool:
@@ -101,11 +124,21 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
             saw_test=bool(ground.get("saw_test")),
             train_size=ground["train_size"],
             test_size=ground["test_size"],
-            rows=sorted(dict.fromkeys(rows), key=lambda row: -row.accuracy),
+            rows=_by_probe(dict.fromkeys(rows)),
         )
         for ground, rows in groups.values()
     ]
     return sorted(tables, key=lambda table: bool(table.transfer))
+
+
+def _by_probe(rows: Iterable[Row]) -> list[Row]:
+    rows = list(rows)
+    own = {row.probe for row in rows if row.trained}
+
+    def place(row: Row) -> tuple[bool, int, str, float]:
+        return row.probe not in own, rank(row.layer, row.probe)[1], row.probe, -row.accuracy
+
+    return sorted(rows, key=place)
 
 
 def _row(result: dict[str, Any], identity: str | None = None, *, trained: bool) -> Row:
