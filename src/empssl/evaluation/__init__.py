@@ -117,7 +117,8 @@ def evaluate(
         layers: where embeddings are taken: backbone, head (the projector's first block) and joint
             by default; all adds stem, stage1, stage2, stage3 and projection.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
-            them), random128 the authors' 128 augmented ones, whole takes the whole image.
+            them), random128 the authors' 128 augmented ones, whole takes the whole image;
+            grid2@0.5 averages 2 x 2 patches of half the image's side, whatever training took.
         train_size: learn the probes from so many of the train images, drawn with as many of every
             class as there are: cheaper, and lower scores. All by default.
         few_shot: also learn from so many images of each class, 10 draws for each number; linear
