@@ -789,7 +789,13 @@ def test_a_change_is_worth_the_mean_of_its_paired_differences() -> None:
 
 def test_the_page_on_fidelity_has_every_discrepancy() -> None:
     page = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text()
-    for discrepancy in DISCREPANCIES:
-        assert discrepancy.what in page
-        assert discrepancy.paper in page
-        assert discrepancy.code in page
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    expected = [
+        f"| {each.what} | {each.paper} | {each.code} | {each.here} | {last}"
+        for each in DISCREPANCIES
+        for last in [f"{number.label} | " for number in each.numbers]
+        or [f"– | not measured: {each.unmeasured} |"]
+    ]
+    assert len(rows) == len(expected) + 1  # the line below the head
+    for row, start in zip(rows[1:], expected, strict=True):
+        assert row.startswith(start)
