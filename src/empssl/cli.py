@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "train": "learn an encoder from images without labels",
-    "embed": "write an embedding of every image to a Parquet file",
+    "embed": "write an embedding of every image to a Parquet, CSV or NumPy file",
     "evaluate": "score a run's encoder on labeled images",
     "examine": "measure how healthy a run's embeddings are, without labels",
     "compare": "put runs, or a grid of objectives, in one table with plots",

@@ -1,6 +1,7 @@
-"""Embeddings of a whole data set, as a Parquet file."""
+"""Embeddings of a whole data set, as a file."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 
 from empssl.bag import Crops
 from empssl.data import BadSample, BadSamples, Split, open_images
-from empssl.errors import StoppedError, UsageError
+from empssl.embedding_files import check_out, names_path
+from empssl.errors import StoppedError
 from empssl.models import Layer
 from empssl.pretrained import Encoder
 from empssl.progress import progress
@@ -33,18 +35,22 @@ def embed(
     device: str = "auto",
     overwrite: bool = False,
 ) -> Path:
-    """Write one embedding an image to a Parquet file.
+    """Write one embedding an image to a file: Parquet, CSV or NumPy.
 
-    Row i is image i. Its columns are `index`, `name`, `label` (where there are labels), `valid`
-    and `embedding`; an image that could not be read has `valid` false and no embedding, and is
-    listed in a file beside the output. The file's metadata says which weights and crops made it.
+    Row i is image i, and the ending of the file's name says what is written. The columns of a
+    .parquet file are `index`, `name`, `label` (where there are labels), `valid` and `embedding`; an
+    image that could not be read has `valid` false and no embedding, and is listed in a file beside
+    the output. Its metadata says which weights and crops made it. A .csv file has `name`, `label`
+    and the numbers `embedding_0`, `embedding_1` and so on, empty where an image could not be read.
+    A .npy file is a float32 matrix, with not-a-numbers there; the file beside it that ends in
+    .names.csv has `index`, `name`, `label` and `valid`. `evaluate` reads .parquet alone.
     Memory does not grow with the number of images. A call that ended early, however it did, goes on
     where it was when it is made again: what is finished waits in a hidden folder beside `out`.
 
     Args:
         run: a run directory.
         data: as in `train`.
-        out: the Parquet file to write.
+        out: the file to write, which ends in .parquet, .csv or .npy.
         layer: backbone; head, the projector's first block; or joint, where there is one: both of
             them and whitened patches of the whole image side by side, each of length 1.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
@@ -61,14 +67,13 @@ def embed(
 
     Raises:
         DataError: no usable images, or too many bad ones.
-        UsageError: `out` exists.
+        UsageError: `out` exists, is a folder, or ends in another way.
         CheckpointError: the storage refused, or the run is damaged.
         RunInUseError: another process is writing `out`.
         StoppedError: Ctrl-C or SIGTERM came.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; replace it with --overwrite or choose another --out")
+    check_out(out, overwrite=overwrite)
     encoder = Encoder.from_pretrained(run, device=device)
     chosen = Crops.parse(crops, seed=seed)
     images = open_images(
@@ -117,6 +122,8 @@ def embed(
                     128 + request.signal,
                 )
         shards.join()
+    if out.suffix.lower() == ".npy":
+        print(f"empssl: {names_path(out)} names the rows of {out}", file=sys.stderr, flush=True)
     return out
 
 

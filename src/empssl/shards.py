@@ -10,13 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from empssl.embedding_files import write
 from empssl.storage import PARTIAL, hold, make_folder, sweep, sync, writing
 
 _NOTES = b"notes"
 
 
 class Shards:
-    """The rows of a Parquet file in the making.
+    """The rows of a file in the making.
 
     A shard is there whole or not at all. One of another schema, which includes what the metadata
     say, is as good as none.
@@ -92,20 +93,16 @@ class Shards:
             CheckpointError: the storage refused.
         """
         partial = self.folder / f".joined{PARTIAL}{os.getpid()}"
-        with writing(self.out):
-            with pq.ParquetWriter(partial, self.schema) as writer:
-                for path in self._joined:
-                    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                        writer.write_table(
-                            file.read().replace_schema_metadata(self.schema.metadata)
-                        )
-            sync(partial)
-            partial.replace(self.out)
-            sync(self.out.parent)
+        write(self.out, partial, self.schema, self._tables)
         with suppress(OSError):  # what is left does no harm
             for entry in sorted(self.folder.iterdir(), reverse=True):  # the lock last
                 entry.unlink()
             self.folder.rmdir()
+
+    def _tables(self) -> Iterator[pa.Table]:
+        for path in self._joined:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                yield file.read().replace_schema_metadata(self.schema.metadata)
 
     def _file(self, rows: range) -> Path:
         return self.folder / f"{rows.start:012d}.parquet"

@@ -68,6 +68,7 @@ from empssl.processes import check_same, gathered, restarted, torchrun_launch
 from empssl.progress import progress
 from empssl.recipes import completed, resolve
 from empssl.run import Run
+from empssl.run_images import check_fingerprint, check_same_kind, known_data_dir, place
 from empssl.sharding import Shard, Share
 from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
@@ -168,7 +169,7 @@ def train(
             with the same numbers. Each process then reads all images.
         patience: where several processes have not finished a step for so long, all of them end, and
             one says where each was.
-        resume: continue the run at `out`.
+        resume: continue the run at `out`; its images may have moved, but must be the same.
         overwrite: replace the run at `out`.
 
     Returns:
@@ -209,17 +210,22 @@ def train(
                     precision=settings["precision"])  # fmt: skip
     with ending_together(fabric, limit) as begin, ExitStack() as held:
         check_same(settings | {"out": str(out), "resume": resume})
+        if resume and data_dir is None:
+            data_dir = known_data_dir(Run(out))
         images = open_images(
             data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
             download=download,
         )  # fmt: skip
+        if resume:
+            check_fingerprint(Run(out), data, images)
         with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
             images = in_memory(images, progress=advance)
             advance(len(images))
         check_same({"the images' fingerprint": images.fingerprint})
         training = Training.build(settings, fabric, images, began)
+        training.images_at = place(data, data_dir)
         training.compile(resolve_compile(compile, fabric))
-        place = {
+        elsewhere = {
             "data_dir": data_dir and str(data_dir), "download": download, "device": device,
             "devices": devices, "num_nodes": num_nodes, "compile": compile, "patience": patience,
         }  # fmt: skip
@@ -228,7 +234,9 @@ def train(
         def open_run() -> Run:
             training.check_room(Path(out))
             if not resume:
-                return held.enter_context(Run.creating(out, settings | place, overwrite=overwrite))
+                return held.enter_context(
+                    Run.creating(out, settings | elsewhere, overwrite=overwrite)
+                )
             held.enter_context(Run(out).lock())
             return Run(out)
 
@@ -264,6 +272,7 @@ class Training:
     bad: BadSamples = field(init=False)
     found: list[Found] = field(default_factory=list)  # bad images that `bad` does not know yet
     plan: dict[str, Any] = field(default_factory=dict)
+    images_at: dict[str, str | None] = field(default_factory=dict)
     budget: Budget | None = None  # where steps follow from time
     compiled: str = "none"
     step: int = 0
@@ -419,7 +428,7 @@ class Training:
             "view_side": self.policy.view_side(self.images.side),
             "gflop_per_patch": self.flops_per_view / 1e9,
             "fingerprint": self.images.fingerprint,
-        }
+        } | self.images_at
         if self.settings["budget"] is not None:
             spent = time.monotonic() - self.began
             self.budget = Budget(seconds, [(0, steps)], spent=spent, each=each)
@@ -463,15 +472,10 @@ class Training:
         """Continue from the newest whole checkpoint; a run that never wrote one starts again.
 
         Raises:
-            DataError: the images are not those that the run began with.
+            DataError: images that the run began with cannot be used any more.
             CheckpointError: there are checkpoints, but none is whole, or not of this run.
         """
         self.plan = self.run.plan
-        if self.images.fingerprint != self.plan.get("fingerprint", self.images.fingerprint):
-            raise DataError(
-                f"{self.settings['data']} has changed since {self.run.path} was started; restore "
-                "the images, or start a new run"
-            )
         usable = len(self.sampler.usable)
         if usable != (before := self.plan.get("usable_samples", usable)):
             raise DataError(
@@ -510,6 +514,7 @@ class Training:
             self.run.trim_metrics(self.step)
             self.run.trim_epochs(self.step)
             self.run.environment = self.run.environment | {"memory": self.memory.mode}
+            self.plan |= self.images_at
             if self.plan != self.run.plan:
                 self.run.plan = self.plan
 
@@ -898,14 +903,15 @@ def _resumed_settings(
     """The settings that the run began with.
 
     Raises:
-        UsageError: some are given anew, with other values.
+        UsageError: some are given anew, with other values; or another data set.
         CheckpointError: some were not written down.
     """
     config = run.config
     try:
+        check_same_kind(run, data)
         made = completed(config)
         asked = resolve(recipe or config["recipe"], {**_as_given(made), **_without_none(given)})
-        asked |= {"data": data}
+        asked |= {"data": config["data"]}  # where images are is no setting, which they are is
         changed = [
             key for key, value in asked.items() if _plain(made.get(key)) != _plain(value)
         ]  # fmt: skip

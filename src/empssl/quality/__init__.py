@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from empssl.bag import Crops
-from empssl.data import Split, open_images
+from empssl.data import Split
 from empssl.errors import DataError, UsageError
 from empssl.models import VIEW_LAYERS, Layer
 from empssl.pretrained import Encoder
@@ -13,6 +14,7 @@ from empssl.quality.embedded import embed_sample, read_sample, sample_rows
 from empssl.quality.measures import MEASURES, Measure
 from empssl.quality.quality import Quality, Reading, measured
 from empssl.run import Run
+from empssl.run_images import open_run_images
 
 __all__ = ["MEASURES", "Measure", "Quality", "Reading", "examine"]
 
@@ -38,13 +40,15 @@ def examine(
 
     Args:
         run: a run directory.
-        data: as in `train`, labeled or not; the run's own by default.
+        data: as in `train`, labeled or not; the run's own by default. Say with it where these are
+            if they have moved.
         images: how many, at even distances, are embedded.
         layers: where embeddings are taken.
         crops: whose mean is an image's embedding, as in `evaluate`.
         views: random patches of each image, 2 or more, for alignment, lidar and
             separation.
-        random: also measure the same network with random weights.
+        random: also measure the same network with random weights. Without, what was measured of it
+            before is kept.
         split: train, test or all.
         seed: of the sample, the patches, the random weights and the rotation probe.
         data_dir: where a data set known by name lies; the run's own by default.
@@ -66,10 +70,9 @@ def examine(
     encoder = Encoder.from_pretrained(run, device=device)
     for layer in layers:
         encoder.dim(layer)  # or an error, before anything is read
-    found = open_images(
-        data or source.config["data"], split=split, side=encoder.image_side,
-        data_dir=data_dir or source.config["data_dir"],
-    )  # fmt: skip
+    found = open_run_images(
+        source, data=data, split=split, side=encoder.image_side, data_dir=data_dir
+    )
     pixels, rows = read_sample(found, sample_rows(len(found), images, seed=seed))
     if len(rows) < 4:
         raise DataError(
@@ -82,16 +85,20 @@ def examine(
         return measured(embedded, seed=seed)
 
     own = of(encoder)
-    other = of(Encoder.random(run, seed=seed, device=device)) if random else {}
+    protocol = {
+        "model": encoder.identity, "fingerprint": found.fingerprint, "split": split,
+        "images": len(rows), "crops": crops, "views": views, "seed": seed,
+        "image_side": encoder.image_side,
+        "widths": {layer: encoder.dim(layer) for layer in layers},
+    }  # fmt: skip
+    if random:
+        other = of(Encoder.random(run, seed=seed, device=device))
+    else:
+        other = _measured_before(source, protocol)
     quality = Quality(
         dataset=found.name,
         run=str(run),
-        protocol={
-            "model": encoder.identity, "fingerprint": found.fingerprint, "split": split,
-            "images": len(rows), "crops": crops, "views": views, "seed": seed,
-            "image_side": encoder.image_side,
-            "widths": {layer: encoder.dim(layer) for layer in layers},
-        },
+        protocol=protocol,
         readings=[
             Reading(name, layer, value, other.get((name, layer)), MEASURES[name].healthy,
                     MEASURES[name].meaning, MEASURES[name].source)
@@ -100,3 +107,14 @@ def examine(
     )  # fmt: skip
     source.save_quality(quality.name, asdict(quality))
     return quality
+
+
+def _measured_before(run: Run, protocol: dict[str, Any]) -> dict[tuple[str, Layer], float]:
+    """What the network measured with random weights, where the file to be replaced says it."""
+    return {
+        (reading["measure"], reading["layer"]): reading["random"]
+        for quality in run.qualities()
+        if quality["protocol"] == protocol
+        for reading in quality["readings"]
+        if reading["random"] is not None
+    }
