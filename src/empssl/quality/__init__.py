@@ -6,6 +6,7 @@ from pathlib import Path
 
 from empssl.bag import Crops
 from empssl.data import Split, open_images
+from empssl.data.value_range import RangeWords
 from empssl.errors import DataError, UsageError
 from empssl.models import VIEW_LAYERS, Layer
 from empssl.pretrained import Encoder
@@ -28,6 +29,8 @@ def examine(
     random: bool = True,
     split: Split = "train",
     seed: int = 0,
+    range: RangeWords = (),  # noqa: A002 (what it is)
+    max_pixels: int | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
 ) -> Quality:
@@ -47,6 +50,8 @@ def examine(
         random: also measure the same network with random weights.
         split: train, test or all.
         seed: of the sample, the patches, the random weights and the rotation probe.
+        range: as in `train`; the run's own by default.
+        max_pixels: as in `train`; the run's own by default.
         data_dir: where a data set known by name lies; the run's own by default.
         device: auto, cpu, cuda or mps.
 
@@ -63,13 +68,14 @@ def examine(
             raise UsageError(f"{name} is {value}, expected {expected} or more")
     chosen = Crops.parse(crops, seed=seed)
     source = Run(run)
-    encoder = Encoder.from_pretrained(run, device=device)
+    encoder = Encoder.from_pretrained(run, device=device, range=range, max_pixels=max_pixels)
     for layer in layers:
         encoder.dim(layer)  # or an error, before anything is read
     found = open_images(
         data or source.config["data"], split=split, side=encoder.image_side,
-        data_dir=data_dir or source.config["data_dir"],
+        data_dir=data_dir or source.config["data_dir"], decoding=encoder.decoding,
     )  # fmt: skip
+    found.tell()
     pixels, rows = read_sample(found, sample_rows(len(found), images, seed=seed))
     if len(rows) < 4:
         raise DataError(
@@ -89,7 +95,7 @@ def examine(
         protocol={
             "model": encoder.identity, "fingerprint": found.fingerprint, "split": split,
             "images": len(rows), "crops": crops, "views": views, "seed": seed,
-            "image_side": encoder.image_side,
+            "image_side": encoder.image_side, "range": found.decoding.range,
             "widths": {layer: encoder.dim(layer) for layer in layers},
         },
         readings=[

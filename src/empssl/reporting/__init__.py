@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import empssl
-from empssl.data import open_images
+from empssl.data import Decoding, open_images
 from empssl.engine import resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.health import LOW, CollapseWatch, collapse
@@ -76,6 +76,7 @@ def report(
         found = open_images(
             data or config["data"], split=config["split"], data_dir=data_dir or config["data_dir"],
             side=encoder.image_side if encoder else plan.get("image_side", config["image_side"]),
+            decoding=encoder.decoding if encoder else Decoding.recorded(plan.get("decoding", {})),
         )  # fmt: skip
         sample = Sample.read(found, images)
     except DataError as error:

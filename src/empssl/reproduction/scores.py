@@ -13,7 +13,7 @@ from empssl import checkpoint
 from empssl.comparison.cell import Cell
 from empssl.comparison.execution import make, say
 from empssl.comparison.protocol import SEED
-from empssl.data import open_images
+from empssl.data import Decoding, open_images
 from empssl.evaluation import Probe, evaluate
 from empssl.evaluation.features import labeled_images, whitened_features
 from empssl.evaluation.ridge import ridge_probe
@@ -86,8 +86,11 @@ class Scores:
         side = run.plan["image_side"]
         if self._kept(name := _whitened(look, side)) is None:
             where = {key: place[key] for key in ("data_dir", "download")}
+            decoding = Decoding.recorded(run.plan.get("decoding", {}))
             train, test = (
-                labeled_images(open_images(look.on, split=split, side=side, **where))[0]
+                labeled_images(
+                    open_images(look.on, split=split, side=side, decoding=decoding, **where)
+                )[0]
                 for split in ("train", "test")
             )
             patches = WhitenedPatches().fit(train.pixels, seed=SEED)
