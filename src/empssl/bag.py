@@ -21,6 +21,8 @@ from empssl.views.crop import grid
 # (`engine.keep_freed_memory`) 256 to 2048 differ by 1 %; without it 2048 loses a quarter.
 PATCHES_A_THREAD = 256
 PATCHES_ON_GPU = 4096
+# Memory goes by pixels: patches of more than 64 x 64 are fewer at once.
+PIXELS_A_PATCH = 64 * 64
 # Far from the epochs of training, so that evaluation never sees a training view again.
 _EPOCH = 2**40
 
@@ -129,9 +131,10 @@ class Crops:
         return len(self.views(policy, image, torch.zeros(1, dtype=torch.long)))
 
 
-def patches_at_once(device: torch.device) -> int:
-    """As many as keep a device busy; more would only take memory."""
-    return PATCHES_ON_GPU if device.type != "cpu" else PATCHES_A_THREAD * torch.get_num_threads()
+def patches_at_once(device: torch.device, side: int) -> int:
+    """As many of `side` pixels as keep a device busy; more would only take memory."""
+    most = PATCHES_ON_GPU if device.type != "cpu" else PATCHES_A_THREAD * torch.get_num_threads()
+    return max(1, min(most, most * PIXELS_A_PATCH // side**2))
 
 
 def embed_bags(
@@ -194,8 +197,8 @@ def embed_growing_bags(
         return [empty for _ in range(len(counts) + 1)]
     device = next(network.parameters()).device
     half = resolve_precision(precision, device.type) == "bf16-mixed"
-    per_image = crops.views(policy, images[:1], samples[:1]).shape[0]
-    step = max(1, patches_at_once(device) // per_image)
+    per_image, *_, side = crops.views(policy, images[:1], samples[:1]).shape
+    step = max(1, patches_at_once(device, side) // per_image)
     of_views = [layer for layer in layers if layer != "joint"]
     needed = dict.fromkeys([*of_views, *VIEW_LAYERS] if "joint" in layers else of_views)
     bags: list[dict[Layer, list[Tensor]]] = [

@@ -10,6 +10,7 @@ import torch
 
 from empssl.bag import Crops
 from empssl.data import BadSample, BadSamples, Split, open_images
+from empssl.data.value_range import RangeWords
 from empssl.embedding_files import check_out, names_path
 from empssl.errors import StoppedError
 from empssl.models import Layer
@@ -30,6 +31,8 @@ def embed(
     crops: str = "grid3",
     split: Split = "all",
     seed: int = 0,
+    range: RangeWords = (),  # noqa: A002 (what it is)
+    max_pixels: int | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
     device: str = "auto",
@@ -57,6 +60,8 @@ def embed(
             them), random128 as many random ones, whole takes the whole image.
         split: train, test or all.
         seed: of random crops.
+        range: as in `train`; the run's own by default.
+        max_pixels: as in `train`; the run's own by default.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
@@ -74,15 +79,17 @@ def embed(
     """
     out = Path(out)
     check_out(out, overwrite=overwrite)
-    encoder = Encoder.from_pretrained(run, device=device)
+    encoder = Encoder.from_pretrained(run, device=device, range=range, max_pixels=max_pixels)
     chosen = Crops.parse(crops, seed=seed)
     images = open_images(
-        data, split=split, data_dir=data_dir, side=encoder.image_side, download=download
-    )
+        data, split=split, data_dir=data_dir, side=encoder.image_side, download=download,
+        decoding=encoder.decoding,
+    )  # fmt: skip
+    images.tell()
     protocol = {
         "model_sha256": encoder.identity, "run": str(run), "data": data, "split": split,
         "fingerprint": images.fingerprint, "layer": layer, "crops": str(chosen), "seed": seed,
-        "image_side": encoder.image_side,
+        "image_side": encoder.image_side, "range": images.decoding.range,
     }  # fmt: skip
     schema = _schema(encoder.dim(layer), labeled=images.labels is not None)
     schema = schema.with_metadata({b"empssl": json.dumps(protocol).encode()})
@@ -122,6 +129,7 @@ def embed(
                     128 + request.signal,
                 )
         shards.join()
+    images.tell()
     if out.suffix.lower() == ".npy":
         print(f"empssl: {names_path(out)} names the rows of {out}", file=sys.stderr, flush=True)
     return out

@@ -33,6 +33,11 @@ _KEPT_BYTES = 2**31 - 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
+# A forked child has torch's threads in name only, and would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
 def launch(*, device: str, devices: int, num_nodes: int = 1, precision: Precision) -> Fabric:
     """Start (or, under torchrun or SLURM, join) the processes of a run.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from empssl.data import NAMES, ImageSet, Split, open_images
+from empssl.data import NAMES, Decoding, ImageSet, Split, open_images
 from empssl.errors import DataError, UsageError
 from empssl.run import Run
 
@@ -80,6 +80,7 @@ def open_run_images(
     data_dir: str | Path | None = None,
     split: Split | None = None,
     side: int | None = None,
+    decoding: Decoding | None = None,
 ) -> ImageSet:
     """The images that a run was trained on, or others that are asked for.
 
@@ -93,19 +94,24 @@ def open_run_images(
         data_dir: where a data set known by name is.
         split: train, test or all; that of the run by default.
         side: pixels.
+        decoding: how files become 8-bit images; as the run did by default.
 
     Raises:
         DataError: there are none at any of these places; says how to name one.
     """
     config, plan = run.config, run.plan
     asked, wanted = split or config["split"], plan.get("fingerprint")
+    options: dict[str, Any] = {
+        "side": side,
+        "decoding": decoding or Decoding.recorded(plan.get("decoding", {})),
+    }
     places, failed = list(_places(config, plan, data_dir)), list[str]()
     if data is not None:
         places = [(data, data_dir or (config["data_dir"] if data == config["data"] else None))]
     found: tuple[tuple[str, str | Path | None], ImageSet] | None = None
     for where in places:
         try:
-            images = open_images(where[0], split=config["split"], data_dir=where[1], side=side)
+            images = open_images(where[0], split=config["split"], data_dir=where[1], **options)
         except DataError as error:
             if data is not None:
                 raise
@@ -123,7 +129,7 @@ def open_run_images(
     (name, folder), images = found
     own = images.fingerprint == wanted
     if asked != config["split"]:
-        images = open_images(name, split=asked, data_dir=folder, side=side)
+        images = open_images(name, split=asked, data_dir=folder, **options)
     if own:
         images.name = config["data"]
     return images

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,11 +21,12 @@ from empssl import checkpoint
 from empssl.budget import Budget
 from empssl.checkpoint import Checkpoint
 from empssl.compilation import Augment, begin_step, compiled, failure
-from empssl.data import BadSamples, Split, in_memory, open_images
+from empssl.data import BadSamples, Decoding, Split, in_memory, open_images
 from empssl.data.images import BadSample, ImageSet
 from empssl.data.in_memory import resident
 from empssl.data.near_constant import near_constant
 from empssl.data.sampler import Sampler
+from empssl.data.value_range import MAX_PIXELS, RangeWords
 from empssl.diagnosis import all_finite
 from empssl.draws import uniform
 from empssl.duration import format_duration, parse_duration
@@ -94,6 +95,8 @@ def train(
     epochs: float | None = None,
     budget: str | None = None,
     image_side: int | None = None,
+    range: RangeWords = (),  # noqa: A002 (what it is)
+    max_pixels: int = MAX_PIXELS,
     views: Spec | str | None = None,
     backbone: Spec | str | None = None,
     projector: Spec | str | None = None,
@@ -134,6 +137,12 @@ def train(
             while training, and the number of steps follows it, so that the learning rate reaches
             its end on time. What comes before the first step counts, a later evaluation does not.
         image_side: pixels to which images are scaled and cropped; the data's own by default.
+        range: of images with more than 8 bits a value, the two values that become black and white,
+            such as 0 4095; or percentile, each image's own 0.1 and 99.9 percentiles; or full, all
+            that 16 bits can hold. By default the bit depth in which a sample of the images fits, so
+            that 12 bits in files of 16 are read as 12. Floats are from 0 to 1 unless this says
+            otherwise. It is kept with the run, and `embed`, `evaluate` and `examine` use it too.
+        max_pixels: an image with more is not decoded, and counted as bad.
         views: patches, of fixed size, or crops, of random size and shape; and how they are
             augmented.
         backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
@@ -192,7 +201,7 @@ def train(
         resume, overwrite = True, False
     chosen = {
         "split": split, "seed": seed, "keep_epochs": tuple(keep_epochs), "precision": precision,
-        "memory": memory, "shard": shard,
+        "memory": memory, "shard": shard, "range": _together(range), "max_pixels": max_pixels,
     }  # fmt: skip
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten; leave out one of the two")
@@ -201,8 +210,10 @@ def train(
         defaults = inspect.signature(train).parameters
         given |= {key: value for key, value in chosen.items() if value != defaults[key].default}
         settings = _resumed_settings(Run(out), data, recipe, given)
+        decoding = Decoding.recorded(Run(out).plan.get("decoding", settings))
     else:
         settings = {"data": data} | resolve(recipe, given) | chosen
+        decoding = Decoding.recorded(settings)
         Run.check_free(out, overwrite=overwrite)
     _check(settings)
     _rehearse(settings)
@@ -214,14 +225,18 @@ def train(
             data_dir = known_data_dir(Run(out))
         images = open_images(
             data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
-            download=download,
+            decoding=decoding, download=download,
         )  # fmt: skip
         if resume:
             check_fingerprint(Run(out), data, images)
+        if fabric.is_global_zero:
+            images.tell()
         with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
             images = in_memory(images, progress=advance)
             advance(len(images))
-        check_same({"the images' fingerprint": images.fingerprint})
+        if fabric.is_global_zero:
+            images.tell()
+        check_same({"the images' fingerprint": images.fingerprint, "range": images.decoding.text})
         training = Training.build(settings, fabric, images, began)
         training.images_at = place(data, data_dir)
         training.compile(resolve_compile(compile, fabric))
@@ -428,6 +443,7 @@ class Training:
             "view_side": self.policy.view_side(self.images.side),
             "gflop_per_patch": self.flops_per_view / 1e9,
             "fingerprint": self.images.fingerprint,
+            "decoding": asdict(self.images.decoding),
         } | self.images_at
         if self.settings["budget"] is not None:
             spent = time.monotonic() - self.began
@@ -792,6 +808,7 @@ class Training:
         return {
             "network": {key: self.settings[key] for key in keys},
             "image_side": self.images.side,
+            "decoding": asdict(self.images.decoding),
             "step": self.step,
             "seconds": self.seconds,
             "data": self.settings["data"],
@@ -886,6 +903,11 @@ def _check_objective(objective: Objective, settings: dict[str, Any], images: Ima
             f"{name} learns from labels, and {settings['data']} has none; give images in one "
             "folder a class, or choose an objective that needs no labels"
         )
+
+
+def _together(values: RangeWords) -> tuple[float | int | str, ...]:
+    """A name is one value, and not its letters."""
+    return (values,) if isinstance(values, str) else tuple(values)
 
 
 def _begun_before(out: Path) -> bool:

@@ -14,12 +14,14 @@ from empssl.data.in_memory import in_memory
 from empssl.data.parquet import holds_images, open_parquet, parquet_files
 from empssl.data.split import Split
 from empssl.data.tiny_imagenet import open_tiny_imagenet
+from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError, UsageError, nearest
 
 __all__ = [
     "NAMES",
     "BadSample",
     "BadSamples",
+    "Decoding",
     "ImageBatch",
     "ImageSet",
     "MemoryImages",
@@ -37,6 +39,7 @@ def open_images(
     split: Split,
     data_dir: str | Path | None = None,
     side: int | None = None,
+    decoding: Decoding = DEFAULT_DECODING,
     download: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
@@ -50,6 +53,8 @@ def open_images(
             opens each kind.
         data_dir: where a data set known by name is; default the folder `data`.
         side: pixels. Default 16 for digits, 32 for CIFAR, 224 for ImageNet-100, else 64.
+        decoding: of files that are given by path: which values become black and white where there
+            are more than 256, and how many pixels an image may have.
         download: fetch what is missing, where the authors offer it.
         progress: called with the bytes fetched and the bytes in all.
 
@@ -81,9 +86,9 @@ def open_images(
         files = parquet_files(path)
         in_parquet = files and (holds_images(files[0]) or not list_images(path).sizes)
         opener = open_parquet if in_parquet else open_folder
-        return opener(path, split=split, **given)
+        return opener(path, split=split, decoding=decoding, **given)
     if os.path.isfile(path) and path.suffix == ".parquet":
-        return open_parquet(path, split=split, **given)
+        return open_parquet(path, split=split, decoding=decoding, **given)
     what = (
         "a file that is neither a folder nor .parquet"
         if os.path.exists(path)

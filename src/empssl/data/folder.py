@@ -14,6 +14,7 @@ import torch
 from empssl.data.encoded import EncodedImages
 from empssl.data.split import Split, held_out
 from empssl.data.square import DEFAULT_SIDE
+from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError
 
 EXTENSIONS = {
@@ -96,7 +97,13 @@ def _entries(root: Path, folder: str) -> tuple[list[str], list[str]]:
     return names, links
 
 
-def open_folder(root: Path, *, split: Split, side: int = DEFAULT_SIDE) -> EncodedImages:
+def open_folder(
+    root: Path,
+    *,
+    split: Split,
+    side: int = DEFAULT_SIDE,
+    decoding: Decoding = DEFAULT_DECODING,
+) -> EncodedImages:
     """The images below a folder, scaled and cropped to squares.
 
     A `train` (or `training`) folder beside a `test` (or `testing`, `val`, `valid`, `validation`)
@@ -148,6 +155,7 @@ def open_folder(root: Path, *, split: Split, side: int = DEFAULT_SIDE) -> Encode
         side=side,
         labels=[numbers[folders[n]] for n in names] if labelled else None,
         class_names=class_names if labelled else (),
+        decoding=decoding,
     )
 
 
@@ -160,6 +168,7 @@ def open_files(
     side: int,
     labels: Sequence[int] | None,
     class_names: Sequence[str],
+    decoding: Decoding = DEFAULT_DECODING,
 ) -> EncodedImages:
     """Images of which the files are known, in the order given.
 
@@ -171,6 +180,7 @@ def open_files(
         side: pixels.
         labels: of each; -1 where unknown, None where there are none.
         class_names: by label.
+        decoding: as of EncodedImages.
 
     Raises:
         DataError: none of the images can be decoded.
@@ -185,6 +195,7 @@ def open_files(
         fingerprint=_fingerprint(sizes),
         labels=None if labels is None else torch.tensor(labels),
         class_names=class_names,
+        decoding=decoding,
     )
 
 

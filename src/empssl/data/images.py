@@ -1,5 +1,6 @@
 """What every data set looks like to the rest of the program: square uint8 images by index."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.shapes import Images, Valid
 from empssl.transfer import send
 
@@ -47,6 +49,9 @@ class ImageSet(ABC):
         labels: int64, -1 where unknown; None where there are none. Never used in training.
         class_names: by label.
         fingerprint: changes when an image, its name or its order does.
+        decoding: how files become pixels, with the range that was decided for the set.
+        notices: what a user should know of how they are read.
+        told: those that `tell` has printed.
     """
 
     name: str
@@ -55,6 +60,9 @@ class ImageSet(ABC):
     labels: Tensor | None
     class_names: tuple[str, ...]
     fingerprint: str
+    decoding: Decoding = DEFAULT_DECODING
+    notices: tuple[str, ...] = ()
+    told: frozenset[str] = frozenset()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -66,6 +74,13 @@ class ImageSet(ABC):
     @abstractmethod
     def read(self, indices: Sequence[int]) -> ImageBatch:
         """The images at `indices`, decoded, oriented, RGB, `side` pixels square."""
+
+    def tell(self) -> None:
+        """Print the notices on the error stream, each once."""
+        for notice in self.notices:
+            if notice not in self.told:
+                print(f"empssl: {self.name}: {notice}", file=sys.stderr, flush=True)
+        self.told |= {*self.notices}
 
 
 class MemoryImages(ImageSet):

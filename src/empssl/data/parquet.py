@@ -15,6 +15,7 @@ from empssl.data.decode import UndecodableError
 from empssl.data.encoded import EncodedImages
 from empssl.data.split import Split, held_out
 from empssl.data.square import DEFAULT_SIDE
+from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError
 
 _PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
@@ -65,7 +66,12 @@ def _prefix(file: Path) -> str | None:
 
 
 def open_parquet(
-    path: Path, *, split: Split, side: int = DEFAULT_SIDE, limit_bytes: int = 2**33
+    path: Path,
+    *,
+    split: Split,
+    side: int = DEFAULT_SIDE,
+    decoding: Decoding = DEFAULT_DECODING,
+    limit_bytes: int = 2**33,
 ) -> EncodedImages:
     """The images of one parquet file, or of a folder of them; the encoded bytes stay in memory.
 
@@ -82,6 +88,7 @@ def open_parquet(
         path: a file or a folder.
         split: `all` is train, then test.
         side: pixels to scale and crop to.
+        decoding: as of EncodedImages.
         limit_bytes: of all files used.
 
     Raises:
@@ -142,6 +149,7 @@ def open_parquet(
         fingerprint=_fingerprint(files, split),
         labels=None if labels is None else labels[torch.from_numpy(keep)],
         class_names=class_names,
+        decoding=decoding,
     )
 
 

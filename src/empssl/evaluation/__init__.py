@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from empssl.bag import Crops
-from empssl.data import ImageSet, MemoryImages, Split, open_images
+from empssl.data import Decoding, ImageSet, MemoryImages, Split, open_images
 from empssl.data.duplicates import found_in
+from empssl.data.value_range import RangeWords
 from empssl.errors import UsageError, nearest
 from empssl.evaluation.embedded import Embedded, check_one_source
 from empssl.evaluation.features import (
@@ -100,6 +101,8 @@ def evaluate(
     baselines: bool = True,
     epoch: float | None = None,
     seed: int = 0,
+    range: RangeWords = (),  # noqa: A002 (what it is)
+    max_pixels: int | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
     device: str = "auto",
@@ -132,6 +135,8 @@ def evaluate(
         epoch: score the network that `train --keep-epochs` kept then, or that of epoch 0, with the
             weights that it began with; the last by default.
         seed: of random crops, the baselines, the probes and what is drawn.
+        range: as in `train`; the run's own by default.
+        max_pixels: as in `train`; the run's own by default.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
@@ -156,24 +161,30 @@ def evaluate(
             )
         return _of_files(run, data, probes, few_shot, breakdown=breakdown, seed=seed)
     chosen = tuple(Crops.parse(text, seed=seed) for text in crops)
+    reading: dict[str, Any] = {"range": range, "max_pixels": max_pixels}
     if epoch == 0:
-        encoder = Encoder.random(run, seed=Run(run).config["seed"], device=device)
+        encoder = Encoder.random(run, seed=Run(run).config["seed"], device=device, **reading)
     else:
         source = Path(run) if epoch is None else Run(run).epoch(epoch)
-        encoder = Encoder.from_pretrained(source, device=device)
+        encoder = Encoder.from_pretrained(source, device=device, **reading)
     asked = _Asked(
         tuple(probes), _layers(layers, encoder), chosen, tuple(sorted(set(few_shot))),
         tuple(sorted(set(curve))), breakdown, seed,
     )  # fmt: skip
     _check_counts(asked, encoder)
 
-    def opened(split: Split) -> ImageSet:
-        return open_images(
-            data, split=split, data_dir=data_dir, side=encoder.image_side, download=download
-        )
+    def opened(split: Split, decoding: Decoding) -> ImageSet:
+        images = open_images(
+            data, split=split, data_dir=data_dir, side=encoder.image_side, download=download,
+            decoding=decoding,
+        )  # fmt: skip
+        images.tell()
+        return images
 
-    train, train_tally = labeled_images(opened("train"), train_size, seed=seed)
-    test, test_tally = labeled_images(opened("test"))
+    train_images = opened("train", encoder.decoding)
+    train, train_tally = labeled_images(train_images, train_size, seed=seed)
+    # Where the run's images decided no range, those of train do.
+    test, test_tally = labeled_images(opened("test", train_images.decoding))
     splits = (train, test)
     copies = int(found_in(test.pixels, train.pixels).sum())
     config = Run(run).config
@@ -199,8 +210,9 @@ def evaluate(
         protocol={
             "frozen": True, "mode": "eval", "epoch": "last" if epoch is None else epoch,
             "train_fingerprint": splits[0].fingerprint, "test_fingerprint": splits[1].fingerprint,
-            "image_side": encoder.image_side, "precision": "as trained", "seed": seed,
-            "train_size": train_size, "transfer": transfer, "trained_on": config["data"],
+            "image_side": encoder.image_side, "range": train_images.decoding.range,
+            "precision": "as trained", "seed": seed, "train_size": train_size, "transfer": transfer,
+            "trained_on": config["data"],
             "saw_test": config["split"] == "all" and not transfer,
         },
         asked=asdict(asked) | {"crops": list(map(str, chosen)), "baselines": baselines},

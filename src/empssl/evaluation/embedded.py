@@ -14,7 +14,7 @@ from empssl.errors import DataError, UsageError
 from empssl.shapes import Embeddings, Labels
 
 # What has to be alike in embeddings that are compared with each other.
-SOURCE = ("model_sha256", "layer", "crops", "seed", "image_side", "data")
+SOURCE = ("model_sha256", "layer", "crops", "seed", "image_side", "range", "data")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from empssl.bag import Crops
 from empssl.data import Split
+from empssl.data.value_range import RangeWords
 from empssl.errors import DataError, UsageError
 from empssl.models import VIEW_LAYERS, Layer
 from empssl.pretrained import Encoder
@@ -30,6 +31,8 @@ def examine(
     random: bool = True,
     split: Split = "train",
     seed: int = 0,
+    range: RangeWords = (),  # noqa: A002 (what it is)
+    max_pixels: int | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
 ) -> Quality:
@@ -51,6 +54,8 @@ def examine(
             before is kept.
         split: train, test or all.
         seed: of the sample, the patches, the random weights and the rotation probe.
+        range: as in `train`; the run's own by default.
+        max_pixels: as in `train`; the run's own by default.
         data_dir: where a data set known by name lies; the run's own by default.
         device: auto, cpu, cuda or mps.
 
@@ -67,12 +72,14 @@ def examine(
             raise UsageError(f"{name} is {value}, expected {expected} or more")
     chosen = Crops.parse(crops, seed=seed)
     source = Run(run)
-    encoder = Encoder.from_pretrained(run, device=device)
+    encoder = Encoder.from_pretrained(run, device=device, range=range, max_pixels=max_pixels)
     for layer in layers:
         encoder.dim(layer)  # or an error, before anything is read
     found = open_run_images(
-        source, data=data, split=split, side=encoder.image_side, data_dir=data_dir
-    )
+        source, data=data, split=split, side=encoder.image_side, data_dir=data_dir,
+        decoding=encoder.decoding,
+    )  # fmt: skip
+    found.tell()
     pixels, rows = read_sample(found, sample_rows(len(found), images, seed=seed))
     if len(rows) < 4:
         raise DataError(

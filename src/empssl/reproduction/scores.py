@@ -13,7 +13,7 @@ from empssl import checkpoint
 from empssl.comparison.cell import Cell
 from empssl.comparison.execution import make, say
 from empssl.comparison.protocol import SEED
-from empssl.data import Split, open_images
+from empssl.data import Decoding, Split, open_images
 from empssl.evaluation import PROBES, Probe, evaluate
 from empssl.evaluation.features import labeled_images, whitened_features
 from empssl.models import VIEW_LAYERS
@@ -88,7 +88,7 @@ class Scores:
         )  # fmt: skip
         self._keep(it.name, {row.layer: row.accuracy for row in found.results})
         if self._kept(it.whitened) is None:
-            self._keep(it.whitened, {NO_LAYER: _whitened(it, run.plan["image_side"])})
+            self._keep(it.whitened, {NO_LAYER: _whitened(it, run)})
 
     def begun(self, it: Untrained) -> list[Baseline]:
         """What was scored, a row for each layer; without scores before that."""
@@ -122,14 +122,18 @@ class Scores:
         return accuracies
 
 
-def _whitened(it: Untrained, side: int) -> float:
+def _whitened(it: Untrained, run: Run) -> float:
     """The accuracy of whitened patches of the images, by the probe of the numbers above."""
     look, probe = it.look, it.look.probe
     assert probe is not None
-    where = {key: it.cell.place[key] for key in ("data_dir", "download")}
+    given = {
+        "side": run.plan["image_side"],
+        "decoding": Decoding.recorded(run.plan.get("decoding", {})),
+        **{key: it.cell.place[key] for key in ("data_dir", "download")},
+    }
     sizes: dict[Split, int | None] = {"train": look.train_size, "test": None}
     train, test = (
-        labeled_images(open_images(look.on, split=split, side=side, **where), size, seed=SEED)[0]
+        labeled_images(open_images(look.on, split=split, **given), size, seed=SEED)[0]
         for split, size in sizes.items()
     )
     patches = WhitenedPatches().fit(train.pixels, seed=SEED)
