@@ -20,6 +20,11 @@ class Advance(Protocol):
     def __call__(self, done: int, note: str = "") -> None: ...
 
 
+def say(text: str) -> None:
+    """A line on the error stream, for a person."""
+    print(f"empssl: {text}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(title: str, total: int, *, silent: bool = False) -> Iterator[Advance]:
     """Show a job of `total` items on the error stream while the block runs.

@@ -47,9 +47,11 @@ class ImageSet(ABC):
         labels: int64, -1 where unknown; None where there are none. Never used in training.
         class_names: by label.
         fingerprint: changes when an image, its name or its order does.
+        part: the folders or files that hold the split, where the data themselves are divided.
     """
 
     name: str
+    part: str = ""
     split: str
     side: int
     labels: Tensor | None
@@ -62,6 +64,10 @@ class ImageSet(ABC):
     @abstractmethod
     def sample_name(self, index: int) -> str:
         """The path or number by which a person finds image `index` again."""
+
+    def class_name(self, label: int) -> str:
+        """What a class is called; its number where it has no name."""
+        return self.class_names[label] if label < len(self.class_names) else str(label)
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> ImageBatch:

@@ -68,7 +68,7 @@ def examine(
         encoder.dim(layer)  # or an error, before anything is read
     found = open_images(
         data or source.config["data"], split=split, side=encoder.image_side,
-        data_dir=data_dir or source.config["data_dir"],
+        data_dir=data_dir or source.config["data_dir"], division=source.division,
     )  # fmt: skip
     pixels, rows = read_sample(found, sample_rows(len(found), images, seed=seed))
     if len(rows) < 4:

@@ -75,6 +75,7 @@ def report(
     try:
         found = open_images(
             data or config["data"], split=config["split"], data_dir=data_dir or config["data_dir"],
+            division=source.division,
             side=encoder.image_side if encoder else plan.get("image_side", config["image_side"]),
         )  # fmt: skip
         sample = Sample.read(found, images)
@@ -91,6 +92,7 @@ def report(
         data_name=Path(config["data"]).name,
         commands=_commands(source, config, parts),
         config=config,
+        with_labels=source.needs_labels,
         plan=plan,
         progress=_progress(metrics, plan),
         scores=scores(evaluations, identity),
