@@ -179,9 +179,11 @@ def test_test_images_that_the_encoder_saw_are_told(tmp_path: Path) -> None:
         run = train_tiny(tmp_path / split, split=split)
         found = evaluate(run, "digits", probes=["knn"], crops=["grid1"], baselines=False)
         assert found.protocol["saw_test"] is saw
-        assert ("trained on the test images too" in found.table()) is saw
+        assert found.images["test"].trained_on == (360 if saw else 0)
+        told = f"trained on {360 if saw else 0} of 360 test images"
+        assert told in found.table().splitlines()[-1]
         page = report(run, data="digits").read_text()
-        assert ("trained on the test images too" in page) is saw
+        assert ("trained on 360 of the test images too, without their labels" in page) is saw
 
 
 def test_no_labels_is_an_error(tiny_run: Path, tmp_path: Path) -> None:

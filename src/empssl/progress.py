@@ -23,6 +23,11 @@ class Advance(Protocol):
     def __call__(self, done: int, note: str = "", total: int | None = None) -> None: ...
 
 
+def say(text: str) -> None:
+    """A line on the error stream, for a person."""
+    print(f"empssl: {text}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(title: str, total: int, *, done: int = 0, silent: bool = False) -> Iterator[Advance]:
     """Show a job of `total` items on the error stream while the block runs.

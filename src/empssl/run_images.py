@@ -103,6 +103,7 @@ def open_run_images(
     asked, wanted = split or config["split"], plan.get("fingerprint")
     options: dict[str, Any] = {
         "side": side,
+        "division": run.division,
         "decoding": decoding or Decoding.recorded(plan.get("decoding", {})),
     }
     places, failed = list(_places(config, plan, data_dir)), list[str]()

@@ -38,8 +38,8 @@ def make_folder(path: Path) -> None:
         sync(folder.parent)
 
 
-def replace(path: Path, text: str) -> None:
-    """Replace a small text file: the old content or the new one, never a part.
+def replace(path: Path, content: str | bytes) -> None:
+    """Replace a small file: the old content or the new one, never a part.
 
     Raises:
         CheckpointError: the storage refused.
@@ -47,7 +47,7 @@ def replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
     with writing(path):
         try:
-            write(partial, text.encode())
+            write(partial, content.encode() if isinstance(content, str) else content)
             partial.replace(path)
             sync(path.parent)
         finally:

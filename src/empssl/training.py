@@ -4,7 +4,6 @@ import copy
 import inspect
 import math
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,9 @@ from empssl import checkpoint
 from empssl.budget import Budget
 from empssl.checkpoint import Checkpoint
 from empssl.compilation import Augment, begin_step, compiled, failure
-from empssl.data import BadSamples, Decoding, Split, in_memory, open_images
+from empssl.data import BadSamples, Decoding, Division, MemoryImages, in_memory, open_images
+from empssl.data.class_counts import class_counts
+from empssl.data.duplicates import contents
 from empssl.data.images import BadSample, ImageSet
 from empssl.data.in_memory import resident
 from empssl.data.near_constant import near_constant
@@ -66,7 +67,7 @@ from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
 from empssl.pending import Measured, Pending
 from empssl.preflight import check_disk, checkpoint_bytes
 from empssl.processes import check_same, gathered, restarted, torchrun_launch
-from empssl.progress import progress
+from empssl.progress import progress, say
 from empssl.recipes import completed, resolve
 from empssl.run import Run
 from empssl.run_images import check_fingerprint, check_same_kind, known_data_dir, place
@@ -74,6 +75,7 @@ from empssl.sharding import Shard, Share
 from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
 from empssl.stop import StopRequest, stop_requests
+from empssl.trained_images import TrainedImages
 from empssl.transfer import send
 from empssl.views import POLICIES, Policy
 
@@ -104,7 +106,7 @@ def train(
     objective: Spec | str | None = None,
     optimizer: Spec | str | None = None,
     schedule: Spec | str | None = None,
-    split: Split = "train",
+    split: Literal["auto", "train", "test", "all"] = "auto",
     seed: int = 0,
     keep_epochs: Sequence[float] = (),
     data_dir: str | Path | None = None,
@@ -154,8 +156,9 @@ def train(
             learns from labels; and its options.
         optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
         schedule: cosine or linear, and its options.
-        split: train leaves out what `evaluate` tests on: the test images of a known data set,
-            and a fifth of a folder with classes; all leaves out nothing.
+        split: train leaves out what `evaluate` tests on: the test images of a known data set or of
+            a folder that has some, else a fifth of a folder with classes; all leaves out nothing.
+            auto is train where the data have test images of their own, else all.
         seed: of the weights, the order and the views.
         keep_epochs: after how many passes the network is also kept as it is then, such as 1 2 5;
             `evaluate --epoch` scores it. The learning rate knows nothing of them.
@@ -215,6 +218,7 @@ def train(
         settings = {"data": data} | resolve(recipe, given) | chosen
         decoding = Decoding.recorded(settings)
         Run.check_free(out, overwrite=overwrite)
+    division = Run(out).division if resume else "stable"
     _check(settings)
     _rehearse(settings)
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
@@ -225,11 +229,14 @@ def train(
             data_dir = known_data_dir(Run(out))
         images = open_images(
             data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
-            decoding=decoding, download=download,
+            decoding=decoding, download=download, division=division,
         )  # fmt: skip
+        if settings["split"] == "auto":
+            settings["split"] = images.split
         if resume:
             check_fingerprint(Run(out), data, images)
         if fabric.is_global_zero:
+            say(class_counts(images))
             images.tell()
         with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
             images = in_memory(images, progress=advance)
@@ -237,7 +244,7 @@ def train(
         if fabric.is_global_zero:
             images.tell()
         check_same({"the images' fingerprint": images.fingerprint, "range": images.decoding.text})
-        training = Training.build(settings, fabric, images, began)
+        training = Training.build(settings, fabric, images, began, division)
         training.images_at = place(data, data_dir)
         training.compile(resolve_compile(compile, fabric))
         elsewhere = {
@@ -283,9 +290,12 @@ class Training:
     began: float  # when the budget began to run
     augment: Augment
     memory: Plan
+    division: Division
     run: Run = field(init=False)
     bad: BadSamples = field(init=False)
     found: list[Found] = field(default_factory=list)  # bad images that `bad` does not know yet
+    trained: TrainedImages | None = None  # the run's list; None where it would have gaps
+    drawn: list[Tensor] = field(default_factory=list)  # contents that the list lacks
     plan: dict[str, Any] = field(default_factory=dict)
     images_at: dict[str, str | None] = field(default_factory=dict)
     budget: Budget | None = None  # where steps follow from time
@@ -295,7 +305,12 @@ class Training:
 
     @classmethod
     def build(
-        cls, settings: dict[str, Any], fabric: Fabric, images: ImageSet, began: float
+        cls,
+        settings: dict[str, Any],
+        fabric: Fabric,
+        images: ImageSet,
+        began: float,
+        division: Division = "stable",
     ) -> "Training":
         """Everything at step 0, equal in all processes; nothing is on disk yet.
 
@@ -338,7 +353,7 @@ class Training:
         memory = cls._memory(settings, fabric, network, policy, images.side)
         return cls(
             fabric, network, module, optimizers, objective, target, policy, share, sampler, images,
-            settings, flops, began, policy, memory,
+            settings, flops, began, policy, memory, division,
         )  # fmt: skip
 
     @staticmethod
@@ -426,6 +441,8 @@ class Training:
             spread = usable[:: max(1, len(usable) // WHITENING_IMAGES)][:WHITENING_IMAGES]
             images = self.images.read(spread.tolist())
             self.network.whitened.fit(images.pixels[images.valid], seed=self.settings["seed"])
+            if not isinstance(self.images, MemoryImages):
+                self.drawn = [contents(images.pixels[images.valid])]
         per_epoch = self.sampler.steps_per_epoch
         if self.settings["budget"] is None:
             steps = max(1, round(self.settings["epochs"] * per_epoch))
@@ -443,12 +460,15 @@ class Training:
             "view_side": self.policy.view_side(self.images.side),
             "gflop_per_patch": self.flops_per_view / 1e9,
             "fingerprint": self.images.fingerprint,
+            "division": self.division,
+            "trained_with_labels": self.objective.needs_labels,
             "decoding": asdict(self.images.decoding),
         } | self.images_at
         if self.settings["budget"] is not None:
             spent = time.monotonic() - self.began
             self.budget = Budget(seconds, [(0, steps)], spent=spent, each=each)
             self.plan |= {"startup_seconds": spent, "replanned": self.budget.planned}
+        self._begin_list(anew=True)
         if self.fabric.is_global_zero:
             self.run.plan = self.plan
             self.run.environment = environment(self.fabric, self.settings["precision"]) | {
@@ -470,6 +490,42 @@ class Training:
                 f"{100 * steps / per_epoch:.2g} % of them will be seen, and all would take "
                 f"{format_duration(per_epoch * each)}"
             )
+
+    def _begin_list(self, *, anew: bool) -> None:
+        """Have the run say which images it learns from; of a set in memory all, and at once.
+
+        Args:
+            anew: forget what it said.
+        """
+        memory = self.images if isinstance(self.images, MemoryImages) else None
+        if not anew:
+            try:
+                self.trained = self.run.trained_images
+            except CheckpointError as error:
+                self._say(f"{error}; {'it is made anew' if memory else 'none is kept'}")
+        elif not memory:
+            self.trained = TrainedImages(torch.empty(0, 2, dtype=torch.int64), whole=False)
+        # Of a larger set whose list is lost, what is drawn from now on would not be all.
+        if memory and self.trained is None and self.fabric.is_global_zero:
+            self.trained = TrainedImages.of(memory)
+        if anew or memory:
+            self._write_list()
+
+    def _write_list(self) -> None:
+        def write() -> None:
+            if self.trained is not None:
+                self.run.trained_images = self.trained
+
+        _on_first(self.fabric, write)
+
+    def _lengthen_list(self) -> None:
+        """Write down what was drawn since the last time, in any process."""
+        if isinstance(self.images, MemoryImages):
+            return
+        every, self.drawn = gathered(self.drawn), []
+        if self.trained is not None:
+            self.trained.add(torch.cat([self.trained.rows[:0], *chain(*every)]))
+        self._write_list()
 
     def _near_constant(self) -> dict[str, int]:
         """Of some images, evenly spread, how many have next to nothing to see; tells if many do."""
@@ -506,6 +562,7 @@ class Training:
                 self.run.trim_epochs(0)  # with a budget, the steps may be others now
             self.start()
             return
+        self._begin_list(anew=False)
         saved, folder, problems = self.run.load_checkpoint()
         for problem in problems:
             self._say(f"{problem}; using {folder.name}, the one before")
@@ -658,6 +715,8 @@ class Training:
         begin_step(self.compiled)
         drawn = self.sampler.draw(step)
         self.found += [(sample, drawn.epoch, step) for sample in drawn.bad]
+        if len(drawn.contents):
+            self.drawn.append(drawn.contents)
         # On the CPU, where the samples' numbers are: on a GPU the seed would have to be copied.
         u = uniform(
             drawn.samples, seed=self.settings["seed"], epoch=drawn.epoch,
@@ -833,6 +892,7 @@ class Training:
             DivergenceError: the weights are not finite. None is written.
         """
         self._check_weights()
+        self._lengthen_list()
 
         def save() -> None:
             flat = [_flatten(o.state_dict(), i) for i, o in enumerate(self.optimizers)]
@@ -846,7 +906,7 @@ class Training:
 
     def _say(self, text: str) -> None:
         if self.fabric.is_global_zero:
-            print(f"empssl: {text}", file=sys.stderr, flush=True)
+            say(text)
 
 
 def _check(settings: dict[str, Any]) -> None:

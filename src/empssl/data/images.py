@@ -52,9 +52,11 @@ class ImageSet(ABC):
         decoding: how files become pixels, with the range that was decided for the set.
         notices: what a user should know of how they are read.
         told: those that `tell` has printed.
+        part: the folders or files that hold the split, where the data themselves are divided.
     """
 
     name: str
+    part: str = ""
     split: str
     side: int
     labels: Tensor | None
@@ -70,6 +72,10 @@ class ImageSet(ABC):
     @abstractmethod
     def sample_name(self, index: int) -> str:
         """The path or number by which a person finds image `index` again."""
+
+    def class_name(self, label: int) -> str:
+        """What a class is called; its number where it has no name."""
+        return self.class_names[label] if label < len(self.class_names) else str(label)
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> ImageBatch:

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from empssl.bag import Crops
 from empssl.data import Decoding, ImageSet, MemoryImages, Split, open_images
+from empssl.data.class_counts import class_counts
 from empssl.data.duplicates import found_in
 from empssl.data.value_range import RangeWords
 from empssl.errors import UsageError, nearest
 from empssl.evaluation.embedded import Embedded, check_one_source
 from empssl.evaluation.features import (
+    check_classes,
+    check_labeled,
     features,
     growing_features,
     labeled_images,
@@ -23,13 +26,14 @@ from empssl.evaluation.features import (
 from empssl.evaluation.few_shot import FewShot
 from empssl.evaluation.knn import knn_score
 from empssl.evaluation.linear import lbfgs_probe, sgd_probe
+from empssl.evaluation.overlap import Overlap
 from empssl.evaluation.result import WHITENED, Breakdown, Curve, Evaluation, Result
 from empssl.evaluation.ridge import ridge_probe
 from empssl.evaluation.score import Score
 from empssl.models import Layer
 from empssl.models.whitened_patches import WhitenedPatches
 from empssl.pretrained import Encoder
-from empssl.progress import progress
+from empssl.progress import progress, say
 from empssl.run import Run
 
 __all__ = ["PROBES", "Evaluation", "Probe", "evaluate"]
@@ -99,6 +103,7 @@ def evaluate(
     curve: Sequence[int] = (),
     breakdown: bool = False,
     baselines: bool = True,
+    near_copies: bool = False,
     epoch: float | None = None,
     seed: int = 0,
     range: RangeWords = (),  # noqa: A002 (what it is)
@@ -112,8 +117,9 @@ def evaluate(
     Args:
         run: a run directory; or the file of its train images' embeddings, and as `data` that of
             the test images', which must come from one network. Files have no baselines.
-        data: as in `train`; it must have labels. Other data than those of training make it a
-            transfer: the encoder stays as it is and the probes learn from these images.
+        data: as in `train`; it must have labels. Other images than those of training make it a
+            transfer: the encoder stays as it is and the probes learn from these images. Which test
+            images it was trained on is known by what they show, wherever they lie.
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
             linear_sgd is the authors' protocol (100 epochs, last epoch); ridge has a closed form;
             knn is a vote of the 20 nearest.
@@ -132,6 +138,9 @@ def evaluate(
             whether a probe with probabilities is as sure as it is right (expected calibration
             error, 15 bins of equal width).
         baselines: also score random weights, and whitened patches, by each of the probes.
+        near_copies: also count the test images that nearly equal an image that the encoder was
+            trained on, as after scaling or compressing anew: whose perceptual hashes differ in at
+            most 4 of 64 bits. One in a thousand of CIFAR-10's does by chance.
         epoch: score the network that `train --keep-epochs` kept then, or that of epoch 0, with the
             weights that it began with; the last by default.
         seed: of random crops, the baselines, the probes and what is drawn.
@@ -176,19 +185,25 @@ def evaluate(
     def opened(split: Split, decoding: Decoding) -> ImageSet:
         images = open_images(
             data, split=split, data_dir=data_dir, side=encoder.image_side, download=download,
-            decoding=decoding,
+            decoding=decoding, division=Run(run).division,
         )  # fmt: skip
+        say(class_counts(images))
         images.tell()
         return images
 
-    train_images = opened("train", encoder.decoding)
-    train, train_tally = labeled_images(train_images, train_size, seed=seed)
+    listed_train = opened("train", encoder.decoding)
+    check_labeled(listed_train)
     # Where the run's images decided no range, those of train do.
-    test, test_tally = labeled_images(opened("test", train_images.decoding))
+    listed_test = opened("test", listed_train.decoding)
+    check_classes(listed_train, listed_test)
+    train, train_tally = labeled_images(listed_train, train_size, seed=seed)
+    test, test_tally = labeled_images(listed_test)
+    check_classes(train, test)
     splits = (train, test)
     copies = int(found_in(test.pixels, train.pixels).sum())
     config = Run(run).config
-    transfer = _is_transfer(Run(run), data, splits[0].fingerprint)
+    overlap = Overlap.of(Run(run), data, train, test, data_dir=data_dir, near_copies=near_copies)
+    transfer = not overlap.familiar
 
     own = encoder.network.whitened
     whole: tuple[Tensor, ...] = ()
@@ -210,17 +225,24 @@ def evaluate(
         protocol={
             "frozen": True, "mode": "eval", "epoch": "last" if epoch is None else epoch,
             "train_fingerprint": splits[0].fingerprint, "test_fingerprint": splits[1].fingerprint,
-            "image_side": encoder.image_side, "range": train_images.decoding.range,
-            "precision": "as trained", "seed": seed, "train_size": train_size, "transfer": transfer,
-            "trained_on": config["data"],
-            "saw_test": config["split"] == "all" and not transfer,
+            "image_side": encoder.image_side, "range": listed_train.decoding.range,
+            "precision": "as trained", "seed": seed, "train_size": train_size,
+            "transfer": overlap.transfer, "trained_on": config["data"],
+            "saw_test": overlap.saw_test,
         },
         asked=asdict(asked) | {"crops": list(map(str, chosen)), "baselines": baselines},
         results=results,
         baselines=found.results[len(results):],
         few_shot=found.few_shot,
         curves=found.curves,
-        images={"train": train_tally, "test": replace(test_tally, in_train=copies)},
+        images={
+            "train": replace(train_tally, trained_on=overlap.train),
+            "test": replace(
+                test_tally, in_train=copies, trained_on=overlap.test, near_trained_on=overlap.near
+            ),
+        },
+        trained_with_labels=Run(run).needs_labels,
+        trained_split=config["split"],
     )  # fmt: skip
     Run(run).save_evaluation(evaluation.name, asdict(evaluation))
     return evaluation
@@ -289,13 +311,6 @@ def _check_counts(asked: _Asked, encoder: Encoder) -> None:
                 there = "" if largest is None else f" to {largest}, the patches that there are"
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} is {count}; give numbers from 1{there}")
-
-
-def _is_transfer(run: Run, data: str, fingerprint: str) -> bool:
-    """Whether these are other data than those of training."""
-    trained = Path(run.config["data"])
-    same = str(trained) == data or trained.resolve() == Path(data).resolve()
-    return not same and run.plan.get("fingerprint") != fingerprint
 
 
 def _score(

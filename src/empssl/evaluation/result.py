@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from empssl.data.class_counts import printable
 from empssl.evaluation.answers import Answers
 from empssl.evaluation.calibration import Calibration
 from empssl.evaluation.few_shot import FewShot
@@ -125,6 +126,8 @@ class Evaluation:
         few_shot: of the network and of the baselines, from a few labels.
         curves: of the network and of the one with random weights, against test patches.
         images: by split, what became of its images.
+        trained_with_labels: whether the encoder's objective learns from labels.
+        trained_split: of its data, what it was trained on.
     """
 
     dataset: str
@@ -136,6 +139,8 @@ class Evaluation:
     few_shot: list[FewShot] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     images: dict[str, Tally] = field(default_factory=dict)
+    trained_with_labels: bool = False
+    trained_split: str = ""
 
     @property
     def name(self) -> str:
@@ -163,14 +168,49 @@ class Evaluation:
         if self.baselines:
             lines.append("gain: points over the best baseline by the same probe")
         lines += [*self._few_shot(), *self._curves(), *self._breakdowns()]
-        sizes = f"{self.results[0].train_size} train, {self.results[0].test_size} test"
+        first = self.results[0]
+        sizes = self._size("train", first.train_size) + ", " + self._size("test", first.test_size)
         lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
-        if self.protocol.get("transfer"):
-            lines.append(f"a transfer: the encoder was trained on {self.protocol['trained_on']}")
-        if self.protocol.get("saw_test"):
-            lines.append("the encoder was trained on the test images too, without their labels")
         remarks = (line for split, tally in self.images.items() for line in tally.remarks(split))
-        return "\n".join([*lines, *remarks])
+        return "\n".join([*lines, *remarks, *self._trained_on()])
+
+    def _size(self, split: str, count: int) -> str:
+        tally = self.images.get(split)
+        where = f" ({printable(tally.part)})" if tally is not None and tally.part else ""
+        return f"{count} {split}{where}"
+
+    def _trained_on(self) -> list[str]:
+        """What of the images, and of their labels, the encoder had seen before."""
+        test, labels = self.images.get("test"), self.trained_with_labels
+        transfer, lines = self.protocol.get("transfer"), []
+        if labels:
+            lines.append("the encoder was trained with labels: its objective learns from them")
+        if transfer:
+            lines.append(f"a transfer: the encoder was trained on {self.protocol['trained_on']}")
+        whose = f"{'with' if labels else 'without'} their labels"
+        if test is None or test.trained_on is None:
+            if self.protocol.get("saw_test"):
+                lines.append(f"the encoder was trained on the test images too, {whose}")
+            if test is not None:
+                lines.append(
+                    "how many of the test images the encoder was trained on cannot be told: the "
+                    "run does not say which images it learned from"
+                )
+            return lines
+        if test.near_trained_on is not None:
+            lines.append(
+                f"{test.near_trained_on} of {test.used} test images nearly equal an image that the "
+                "encoder was trained on, and are none"
+            )
+        if test.trained_on:
+            advice = "; train with --split train to leave them out"
+            lines.append(
+                f"the encoder was trained on {test.trained_on} of {test.used} test images too, "
+                f"{whose}{advice if self.trained_split == 'all' else ''}"
+            )
+        elif not transfer:
+            lines.append(f"the encoder was trained on 0 of {test.used} test images")
+        return lines
 
     def _by_probe(self, rows: Iterable[_Row]) -> list[_Row]:
         """Probe by probe: each score of the run before random weights', whitened patches last."""

@@ -98,6 +98,7 @@ def report(
         data_name=Path(config["data"]).name,
         commands=_commands(source, config, parts),
         config=config,
+        with_labels=source.needs_labels,
         plan=plan,
         progress=_progress(metrics, plan),
         scores=scores(evaluations, identity),

@@ -7,6 +7,7 @@ from typing import Any
 
 from empssl.headline import rank
 from empssl.reporting.ground import OWN, apart, baseline, plain, transfer
+from empssl.reporting.numerals import numeral
 
 _EVEN = 0.5  # percent by which balanced accuracy may be off before it is worth a column
 
@@ -43,7 +44,7 @@ class Scores:
         apart: what sets the protocol apart from the others on this data set, in words; empty if
             there is no other.
         transfer: what the encoder was trained on, where that is other data; empty if it is not.
-        saw_test: whether the encoder was trained on the test images too, without their labels.
+        saw_test: on which test images the encoder was trained too, in words; empty if on none.
         train_size: images that a probe learns from; None where that was not written down.
         test_size: images that it is scored on.
     """
@@ -51,7 +52,7 @@ class Scores:
     dataset: str
     apart: str
     transfer: str
-    saw_test: bool
+    saw_test: str
     train_size: int | None
     test_size: int | None
     rows: Sequence[Row]
@@ -105,7 +106,7 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
         evaluations: as the run directory holds them.
         identity: of the weights that it holds now; None if that is not known.
     """
-    groups: dict[str, tuple[dict[str, Any], list[Row]]] = {}
+    groups: dict[str, tuple[dict[str, Any], list[Row], str]] = {}
     for evaluation in evaluations:
         own = [(result, True) for result in evaluation["results"]]
         others = [(result, False) for result in evaluation.get("baselines", [])]
@@ -113,20 +114,20 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
             sizes = {name: result.get(name) for name in ("train_size", "test_size")}
             ground = {"dataset": Path(evaluation["dataset"]).name}
             ground |= plain(evaluation.get("protocol", {})) | sizes
-            _, rows = groups.setdefault(str(ground), (ground, []))
+            _, rows, _ = groups.setdefault(str(ground), (ground, [], _saw_test(evaluation)))
             rows.append(_row(result, identity if trained else None, trained=trained))
-    grounds = [ground for ground, _ in groups.values()]
+    grounds = [ground for ground, _, _ in groups.values()]
     tables = [
         Scores(
             dataset=ground["dataset"],
             apart=apart(ground, [g for g in grounds if g["dataset"] == ground["dataset"]]),
             transfer=transfer(ground),
-            saw_test=bool(ground.get("saw_test")),
+            saw_test=saw_test,
             train_size=ground["train_size"],
             test_size=ground["test_size"],
             rows=_by_probe(dict.fromkeys(rows)),
         )
-        for ground, rows in groups.values()
+        for ground, rows, saw_test in groups.values()
     ]
     return sorted(tables, key=lambda table: bool(table.transfer))
 
@@ -139,6 +140,15 @@ def _by_probe(rows: Iterable[Row]) -> list[Row]:
         return row.probe not in own, rank(row.layer, row.probe)[1], row.probe, -row.accuracy
 
     return sorted(rows, key=place)
+
+
+def _saw_test(evaluation: dict[str, Any]) -> str:
+    if not evaluation.get("protocol", {}).get("saw_test"):
+        return ""
+    count = evaluation.get("images", {}).get("test", {}).get("trained_on")
+    labels = "with" if evaluation.get("trained_with_labels") else "without"
+    many = "the" if count is None else f"{numeral(count)} of the"
+    return f"{many} test images too, {labels} their labels"
 
 
 def _row(result: dict[str, Any], identity: str | None = None, *, trained: bool) -> Row:
