@@ -498,6 +498,18 @@ def test_a_checkpoint_without_what_an_objective_remembers_is_refused(
         training.train("digits", out=tmp_path / "run", resume=True)
 
 
+def test_a_resumed_run_keeps_the_count_of_its_plan(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although a patch may be counted otherwise by now."""
+    stop(tmp_path / "run", at_step, monkeypatch)
+    run = Run(tmp_path / "run")
+    run.plan = run.plan | {"gflop_per_patch": 0.25}
+    training.train("digits", out=run.path, resume=True)
+    last = run.metrics()[-1]
+    assert last["pflop"] == pytest.approx(last["patches"] * 0.25 / 1e6)
+
+
 def test_a_run_from_before_an_option_goes_on_as_it_was_begun(
     tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -578,6 +578,8 @@ class Training:
             self.step, self.seconds = saved.state["step"], saved.state["seconds"]
             self.plan["steps"], self.plan["steps_per_epoch"]  # or KeyError
             self._restore_budget()
+            if (before := self.plan["gflop_per_patch"]) != self.flops_per_view / 1e9:
+                self.flops_per_view = 1e9 * before  # counted otherwise; a run has one count
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder} or {self.run.path / 'plan.json'} does not hold what it takes to "

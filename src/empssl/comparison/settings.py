@@ -12,7 +12,9 @@ _ASIDE = {
 
 # Options that came later, and what every run did before. Where they say the same they are left out,
 # so that older runs keep their names and are still of one kind with new ones.
-_LATER = {"optimizer.nesterov": True, "optimizer.decay_vectors": False}
+_LATER = {
+    "objective.scale": 1.0, "optimizer.nesterov": True, "optimizer.decay_vectors": False,
+}  # fmt: skip
 
 Flat = dict[str, Any]
 

@@ -16,7 +16,10 @@ from empssl.views import POLICIES
 Settings = dict[str, Any]
 # On crops the form that `laptop` has for patches lets the projections fall on a line (docs/log.md).
 ON_CROPS: dict[str, Settings] = {
-    "swav": {"objective": {"prototypes": 100, "epsilon": 0.03, "temperature": 0.2}}
+    "barlow_twins": {"objective": {"scale": 1.0}},
+    "ressl": {"objective": {"queue": 4096}},
+    "swav": {"objective": {"prototypes": 100, "epsilon": 0.03, "temperature": 0.2}},
+    "vicreg": {"objective": {"invariance_weight": 10.0, "variance_weight": 25.0}},
 }
 SPECS = ("views", "backbone", "projector", "objective", "optimizer", "schedule")
 
