@@ -176,7 +176,9 @@ class Run:
         except FileNotFoundError:
             return None
         except (OSError, CheckpointError) as error:
-            raise CheckpointError(f"{path}: {error}") from error
+            raise CheckpointError(
+                f"{path}: {error}; remove it to go on without knowing which those were"
+            ) from error
 
     @trained_images.setter
     def trained_images(self, images: TrainedImages) -> None:
