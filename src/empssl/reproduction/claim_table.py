@@ -65,7 +65,7 @@ def cell(found: Pairwise | None) -> str:
         return NOT_MEASURED
     count = len(found.seeds)
     if found.interval is None:
-        direction = "ahead" if found.mean > 0 else "behind"
+        direction = "ahead" if found.mean > 0 else "behind" if found.mean < 0 else "level"
         seeds = "one seed" if count == 1 else f"{count} seeds"
         return f"{signed(found.mean)}: {direction} in {seeds}, not decided"
     low, high = found.interval
