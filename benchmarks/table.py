@@ -222,27 +222,41 @@ def _two_digits(value: float) -> str:
 
 
 def claims_table() -> list[str]:
-    """What became of the paper's claims: duels that went as claimed, and the margins in points."""
-    lines = []
+    """What became of the paper's claims, the same layer and the same crops of both first."""
+    lines = [
+        "| | | same layer and crops, equal epochs | same layer and crops, equal compute "
+        "| each as its authors probe it, equal epochs | the same, equal compute |",
+        "| --- " * 6 + "|",
+    ]
     for file in sorted((RESULTS / "paper").glob("*.json")):
-        for verdict in json.loads(file.read_text())["claims"]:
-            grounds = verdict["duels"]
-            if not lines:
-                lines = [f"| | | {' | '.join(f'at {ground}' for ground in grounds)} |"]
-                lines.append("| --- " * (2 + len(grounds)) + "|")
-            cells = [_duels(duels) for duels in grounds.values()]
-            name, words = file.stem, verdict["claim"]["words"]
-            lines.append(f"| [{name}]({name}.md) | {words} | {' | '.join(cells)} |")
+        for claim in json.loads(file.read_text())["claims"]:
+            cells = [
+                _claim(claim, equal, same) for same in (True, False)
+                for equal in ("epochs", "compute")
+            ]  # fmt: skip
+            name = file.stem
+            lines.append(f"| [{name}]({name}.md) | {claim['words']} | {' | '.join(cells)} |")
     return lines
 
 
-def _duels(duels: list[dict[str, Any]]) -> str:
-    if not duels:
-        return "not tested"
-    margins = [duel["margin"] for duel in duels]
-    low, high = (f"{value:+.1f}".replace("-", "−") for value in (min(margins), max(margins)))
-    between = low if len(duels) == 1 else f"{low} to {high}"
-    return f"{sum(duel['held'] for duel in duels)} of {len(duels)}: {between}"
+def _claim(claim: dict[str, Any], equal: str, same: bool) -> str:
+    """Whether it held, how often each outcome came out, and the least and the greatest mean."""
+    for found in claim["status"]:
+        if (found["equal"], found["same_layer_and_crops"]) == (equal, same):
+            break
+    else:
+        return ""
+    means = [
+        result["mean"] for result in claim["results"] if result["equal"] == equal
+        and (None not in (result["layer"], result["crops"]) if same
+             else (result["layer"], result["crops"]) == (None, None))
+    ]  # fmt: skip
+    if not means:
+        return "not measured"
+    words = {"undecided": "not decided", "tie": "tied"}
+    counts = ", ".join(f"{n} {words.get(what, what)}" for what, n in found["counts"].items())
+    low, high = (f"{value:+.1f}".replace("-", "−") for value in (min(means), max(means)))
+    return f"{found['status']}: {counts}; {low}" + ("" if low == high else f" to {high}")
 
 
 def _spread(score: dict[str, float]) -> str:

@@ -21,11 +21,15 @@ import empssl
 from empssl import cli, training
 from empssl.comparison import Comparison, Forecast, execution
 from empssl.comparison import compare as compare_any
+from empssl.comparison.cell import Cell
 from empssl.comparison.ends import apart
 from empssl.comparison.equal import Equal
 from empssl.comparison.folder import Folder
 from empssl.comparison.maps import maps
+from empssl.comparison.outcome import Outcome
+from empssl.comparison.protocol import Protocol
 from empssl.comparison.settings import decisive
+from empssl.comparison.table import Table
 from empssl.errors import (
     CellsFailedError,
     DataError,
@@ -549,6 +553,34 @@ def test_another_network_has_baselines_of_its_own(tmp_path: Path) -> None:
     compare(tmp_path, objectives=["emp", "wide"], set=wide)
     labels = [row["label"] for row in record(tmp_path)["baselines"]]
     assert labels == ["random weights, emp", "random weights, wide", "whitened patches"]
+
+
+@pytest.mark.parametrize("extra", [[], [("ridge", 70.0)]])
+def test_whitened_patches_stand_under_their_own_probe_only(
+    extra: list[tuple[str, float]],
+) -> None:
+    """Whether or not an evaluation has them under ridge regression besides."""
+
+    def row(model: str, probe: str, layer: str, accuracy: float) -> dict[str, Any]:
+        crops = "whole" if layer == "none" else "grid1"
+        return {"model": model, "probe": probe, "layer": layer, "crops": crops,
+                "accuracy": accuracy}  # fmt: skip
+
+    results = [row("whitened-patches", probe, "none", value)
+               for probe, value in [("linear", 60.0), *extra]]  # fmt: skip
+    protocol = Protocol("digits", ("linear",), "grid1")
+    cell = Cell("a", "emp", 2, 0, Path("a"), {}, 4, 4, 1.0, {})
+    outcome = Outcome(
+        cell, "finished", scores=[row("x", "linear", "head", 50.0)],
+        baselines=[*results, row("random-0", "linear", "head", 20.0)],
+    )  # fmt: skip
+    assert {found["probe"] for found in protocol.rows(results)} == {"linear"}
+    random, white = Table.of([outcome]).baselines
+    assert (random.label, white.label) == ("random weights", "whitened patches")
+    for baseline, value in ((random, 20.0), (white, 60.0)):
+        found = baseline.scores["linear head"]
+        assert found is not None
+        assert found.mean == value
 
 
 def test_the_record_says_what_its_numbers_depend_on(grid: tuple[Path, Comparison]) -> None:

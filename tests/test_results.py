@@ -8,7 +8,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def table() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("table", ROOT / "benchmarks" / "table.py")
+    return benchmark("table")
+
+
+def benchmark(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -37,6 +41,16 @@ def test_the_page_of_the_paper_shows_what_became_of_its_claims() -> None:
     page = (ROOT / "docs" / "results" / "paper" / "README.md").read_text().splitlines()
     for line in table().claims_table():
         assert line in page
+
+
+def test_the_documents_of_the_paper_are_what_their_json_gives_by_the_rules_of_today() -> None:
+    folder = ROOT / "docs" / "results" / "paper"
+    made = benchmark("paper_documents").documents(folder)
+    assert {file for file in made if file.endswith(".json")} == {
+        path.name for path in folder.glob("*.json")
+    }
+    for file, text in made.items():
+        assert (folder / file).read_text() == text, f"{file}: python benchmarks/paper_documents.py"
 
 
 def test_the_page_on_fidelity_shows_the_committed_worths() -> None:

@@ -113,8 +113,7 @@ class Comparison:
             )
         found.append(
             "Seconds are those of the training steps, start-up apart. Whitened patches have no "
-            "layers: one number stands in every column of a probe, and that of ridge regression in "
-            "those of linear."
+            "layers: one number stands in every column of the probe that it is by."
         )
         return found
 

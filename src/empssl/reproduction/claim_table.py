@@ -1,6 +1,6 @@
 """What became of a claim, in Markdown: a sentence for each question, then one table."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from empssl.reporting.numerals import numeral
 from empssl.reproduction.claims import BASES, CONFIDENCE, SEEDS, Basis, ClaimResult, Pair, Pairwise
@@ -40,8 +40,10 @@ def paragraphs(result: ClaimResult, name: Name) -> Iterator[str]:
     for equal in claim.equal:
         for pair in claim.pairs:
             found = [result.find(pair, Basis(equal, way.layer, way.crops)) for way in ways]
-            lines.append([_pair(pair, name), _where(equal, found, name), *map(cell, found)])
-    yield grid(lines)
+            if any(found):
+                lines.append([_pair(pair, name), _where(equal, found), *map(cell, found)])
+    yield grid(lines) if len(lines) > 1 else ""
+    yield " ".join(_missing(result, equal, name) for equal in claim.equal)
     if claim.alike is not None:
         yield ALIKE.format(points=claim.alike)
 
@@ -63,7 +65,7 @@ def cell(found: Pairwise | None) -> str:
         return NOT_MEASURED
     count = len(found.seeds)
     if found.interval is None:
-        direction = "ahead" if found.mean > 0 else "behind"
+        direction = "ahead" if found.mean > 0 else "behind" if found.mean < 0 else "level"
         seeds = "one seed" if count == 1 else f"{count} seeds"
         return f"{signed(found.mean)}: {direction} in {seeds}, not decided"
     low, high = found.interval
@@ -79,7 +81,7 @@ def _sentences(result: ClaimResult) -> Iterator[str]:
     for equal, every in bases.items():
         same = [basis for basis in every if basis.same]
         yield f"At equal {equal}, same layer and same crops of both: {status(result, *same)}."
-    if all(one.ours and other.ours for one, other in result.claim.pairs):
+    if result.claim.of_one_method:
         return
     for equal in bases:
         own = Basis(equal, None, None)
@@ -89,15 +91,30 @@ def _sentences(result: ClaimResult) -> Iterator[str]:
         )
 
 
+def _missing(result: ClaimResult, equal: Equal, name: Name) -> str:
+    """Pairs that were not measured in any way."""
+    bases = [basis for basis in BASES if basis.equal == equal]
+    measured = {each.pair for each in result.on(*bases)}
+    pairs = [pair for pair in result.claim.pairs if pair not in measured]
+    if not pairs:
+        return ""
+    listed = "; ".join(_pair(pair, name) for pair in pairs) if measured else "any pair"
+    return f"Not measured at equal {equal}: {listed}."
+
+
 def _ways(result: ClaimResult) -> list[Basis]:
-    """The columns: the same layer and crops always, then what else says more than these."""
-    every = [basis for basis in BASES if basis.equal == result.claim.equal[0]]
+    """The columns: what was measured at the same layer and crops, then what else says more."""
+    measured = {(each.basis.layer, each.basis.crops) for each in result.results}
+    every = [
+        basis for basis in BASES
+        if basis.equal == result.claim.equal[0] and (basis.layer, basis.crops) in measured
+    ]  # fmt: skip
     same = [basis for basis in every if basis.same]
-    if all(one.ours and other.ours for one, other in result.claim.pairs):
+    if result.claim.of_one_method:
         return same
-    measured = any(each.basis.same for each in result.results)
     mixed = [basis for basis in every if basis.layer and not basis.crops]
-    return same + ([] if measured else mixed) + [Basis(every[0].equal, None, None)]
+    own = [basis for basis in every if not basis.layer and not basis.crops]
+    return same + ([] if same else mixed) + own
 
 
 def _way(basis: Basis) -> str:
@@ -108,12 +125,13 @@ def _pair(pair: Pair, name: Name) -> str:
     return f"{name(pair[0])} − {name(pair[1])}"
 
 
-def _where(equal: Equal, found: list[Pairwise | None], name: Name) -> str:
+def _where(equal: Equal, found: Sequence[Pairwise | None]) -> str:
     """Epoch or compute, and who was in mid-schedule; of the bases there are, usually one place."""
     texts = []
     for each in found:
         if each is not None:
             at = f"epoch {each.at:g}" if equal == "epochs" else f"{numeral(each.at)} PFLOP"
-            early = f"; {' and '.join(map(name, each.early))} in mid-schedule" if each.early else ""
-            texts.append(at + early)
-    return " or ".join(dict.fromkeys(texts)) or f"equal {equal}"
+            early = [who for who, experiment in zip(("first", "second"), each.pair, strict=True)
+                     if experiment in each.early]  # fmt: skip
+            texts.append(at + (f", the {' and '.join(early)} in mid-schedule" if early else ""))
+    return " or ".join(dict.fromkeys(texts))

@@ -66,7 +66,7 @@ def markdown(name: str, plan: Plan, contents: Contents, *, pictures: Sequence[st
     if contents.claims:
         parts.append("## Did it hold here?")
         parts += [text for each in contents.claims for text in paragraphs(each, scale.label)]
-        parts.append(LEGEND)
+        parts += [_against_untrained(contents, plan), LEGEND]
     parts += ["## Theirs and ours", fidelity(found) if name == "fidelity" else table(plan, found)]
     if any(finding.number.what == "curve" and finding.curves for finding in found):
         parts += [
@@ -136,6 +136,20 @@ def baselines(contents: Contents, plan: Plan) -> str:
         trained = EMPTY if best is None else f"{percent(best[0])}, {best[1]}"
         lines.append([each.on, probe, *scores, trained])
     return grid(lines)
+
+
+def _against_untrained(contents: Contents, plan: Plan) -> str:
+    """How the best that was trained stands to whitened patches, under the same probe."""
+    found: dict[str, tuple[float, str, float]] = {}
+    for each in contents.below:
+        best = max(_trained(each, contents, plan), default=None)
+        if best is not None and each.whitened is not None:
+            found[each.on] = max(found.get(each.on, (*best, each.whitened)), (*best, each.whitened))
+    return " ".join(
+        f"Whitened patches, which need no training, have {percent(whitened)} on {on} by the same "
+        f"probe; the best that was trained here has {percent(best)} ({what})."
+        for on, (best, what, whitened) in found.items()
+    )
 
 
 def _trained(each: Baseline, contents: Contents, plan: Plan) -> Iterator[tuple[float, str]]:
@@ -224,7 +238,7 @@ def record(name: str, plan: Plan, contents: Contents) -> str:
         "scale": plan.scale.name, "differs": plan.scale.differs, "data": _own(plan),
         "their_protocol": PROTOCOL,
         "images": {on: plan.sizes[plan.data.get(on, on)] for on in _data_sets(plan, exhibit)},
-        "numbers": [_entry(finding, plan, exhibit) for finding in contents.found],
+        "numbers": [_entry(finding, plan) for finding in contents.found],
         "untrained": [
             {"scored_on": each.on, "probe": each.probe, "layer": each.layer, "crops": each.crops,
              "train_size": each.train_size, "random_weights": each.random,
@@ -235,7 +249,7 @@ def record(name: str, plan: Plan, contents: Contents) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def _entry(finding: Finding, plan: Plan, exhibit: Exhibit) -> dict[str, Any]:
+def _entry(finding: Finding, plan: Plan) -> dict[str, Any]:
     number, spread = finding.number, finding.spread
     looks = plan.looks(number)
     return {
@@ -254,7 +268,7 @@ def _entry(finding: Finding, plan: Plan, exhibit: Exhibit) -> dict[str, Any]:
             "mean": spread.mean if spread else None, "deviation": finding.deviation,
             "unreached": finding.unreached, "probe": number.probe, "layer": number.probed,
             "crops": looks[-1].crops, "train_size": looks[-1].train_size,
-            "runs": [cell.name for cell in plan.wanted(exhibit, number)],
+            "runs": finding.runs,
             "curves": [[asdict(point) for point in run] for run in finding.curves],
         },
         "difference": finding.difference,
@@ -299,7 +313,7 @@ def _claim(result: ClaimResult, plan: Plan) -> dict[str, Any]:
         "status": [
             {"equal": equal, "same_layer_and_crops": same, "status": result.status(*bases),
              "counts": result.counts(*bases)}
-            for same in (True, False) for equal in claim.equal
+            for same in (True, False)[: 1 + (not claim.of_one_method)] for equal in claim.equal
             if (bases := [
                 b for b in BASES
                 if b.equal == equal and (b.same if same else not (b.layer or b.crops))

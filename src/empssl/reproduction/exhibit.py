@@ -84,6 +84,11 @@ class Claim:
         return tuple(dict.fromkeys(self.ahead + self.behind))
 
     @property
+    def of_one_method(self) -> bool:
+        """Whether EMP-SSL is compared with itself, whose authors' way is one way for both."""
+        return all(experiment.ours for experiment in self.experiments)
+
+    @property
     def pairs(self) -> tuple[tuple[Experiment, Experiment], ...]:
         return tuple((one, other) for one in self.ahead for other in self.behind)
 

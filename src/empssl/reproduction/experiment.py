@@ -59,7 +59,7 @@ class Experiment:
         """
         parts = [_both(f"{patches:,}", self.n, "patches")] if self.ours else []
         if not self.ours and self.epochs < 400:
-            parts.append(_both(f"{epochs:g}", self.epochs, "epochs in all"))
+            parts.append(_both(f"{epochs:g}", self.epochs, f"epoch{'s' * (epochs != 1)} in all"))
         if self.batch:
             parts.append(_both(f"{batch:,}", self.batch, "images a step"))
         parts += [f"`{self.reading}`"] if self.reading else []

@@ -53,6 +53,7 @@ class Finding:
         curves: points by seed, one where the number is of one epoch.
         maps: planes by seed.
         seeds: of the curves; those that failed or are left are not there.
+        runs: names of all that the number is of.
     """
 
     number: Number
@@ -63,6 +64,7 @@ class Finding:
     curves: tuple[tuple[Point, ...], ...] = ()
     maps: tuple[dict[str, Any], ...] = ()
     seeds: tuple[int, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @property
     def spread(self) -> Spread | None:
@@ -119,8 +121,9 @@ def _finding(
     state: State = "done" if done == len(cells) else "failed" if failures else "begun"
     why = "; ".join(sorted(failures)) if state == "failed" else ""
     return Finding(
-        number, state, why, tuple(reached), unreached, tuple(curves), tuple(maps), tuple(seeds)
-    )
+        number, state, why, tuple(reached), unreached, tuple(curves), tuple(maps), tuple(seeds),
+        tuple(cell.name for cell in cells),
+    )  # fmt: skip
 
 
 def _points(
