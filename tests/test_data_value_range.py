@@ -221,6 +221,18 @@ def test_evaluation_reads_train_and_test_by_the_range_of_the_run(
     assert len(Run(run).evaluations()) == 2
 
 
+def test_test_images_are_read_by_the_range_of_the_train_images(
+    tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where the run's own images decided none."""
+    for part, brightest in (("train", 4000), ("test", 1000)):
+        (tmp_path / part).mkdir()
+        for name in ("a", "b"):
+            write(tmp_path / part / name, *(cells(number, brightest) for number in range(8)))
+    empssl.evaluate(tiny_run, str(tmp_path), probes=["knn"], crops=["whole"], baselines=False)
+    assert capfd.readouterr().err.count("become black to white") == 1
+
+
 def test_the_range_is_an_option_of_the_command_line(
     microscope: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
