@@ -114,6 +114,17 @@ def test_bags_do_not_depend_on_how_many_patches_are_embedded_at_once(
         assert torch.allclose(bags[layer], expected[layer], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("device", "side", "most"), [
+    ("cpu", 16, 512), ("cpu", 64, 512), ("cpu", 128, 128), ("cpu", 224, 41), ("cpu", 10_000, 1),
+    ("cuda", 64, 4096), ("cuda", 224, 334),
+])  # fmt: skip
+def test_large_patches_are_fewer_at_once(
+    device: str, side: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert module.patches_at_once(torch.device(device), side) == most
+
+
 def test_random_patches_follow_from_the_seed_and_the_sample() -> None:
     def bag(seed: int, samples: Tensor) -> Tensor:
         return embed(Crops.parse("random4", seed=seed), images(), samples=samples)["head"]
