@@ -40,6 +40,7 @@ from empssl.preflight import (
     mebibytes,
     nearest_existing,
 )
+from empssl.processes import Call, alone_again
 from empssl.recipes import DEFAULT, load
 from empssl.step import objective_loss
 from empssl.storage import writing
@@ -108,6 +109,7 @@ class Checkup:
         return "\n".join(lines)
 
 
+@alone_again()
 def doctor(*, out: str | Path = ".", device: str = "auto", distributed: int = 0) -> Checkup:
     """Say what this machine has, and what will be slow on it.
 
@@ -128,7 +130,9 @@ def doctor(*, out: str | Path = ".", device: str = "auto", distributed: int = 0)
         _disk(Path(out)), _files(), _text(),
     ]  # fmt: skip
     if distributed:
-        findings += [_restarts(), _agreement(distributed, "cpu" if device == "auto" else chosen)]
+        call = Call("doctor", {"out": out, "device": device, "distributed": distributed})
+        own = "cpu" if device == "auto" else chosen
+        findings += [_restarts(), _agreement(distributed, own, call)]
     return Checkup(tuple(findings))
 
 
@@ -267,9 +271,9 @@ def _network() -> tuple[Network, dict[str, Any]]:
         return build_network(recipe["backbone"], recipe["projector"], recipe["whitened"]), recipe
 
 
-def _agreement(processes: int, device: str) -> Finding:
+def _agreement(processes: int, device: str, call: Call) -> Finding:
     """Loss and gradients of one batch: in this process, and over all of them."""
-    fabric = launch(device=device, devices=processes, precision="64-true")
+    fabric = launch(device=device, devices=processes, precision="64-true", call=call)
     world, rank = fabric.world_size, fabric.global_rank
     alone = _network()[0].to(fabric.device, torch.float64).train()
     joint = copy.deepcopy(alone)
