@@ -29,6 +29,7 @@ from empssl.engine import (
     resolve_precision,
 )
 from empssl.errors import CheckpointError, UsageError
+from empssl.load import OTHERS, Reading, advice, reading, taken_by_others
 from empssl.memory import free_bytes
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import globalize
@@ -124,10 +125,10 @@ def doctor(*, out: str | Path = ".", device: str = "auto", distributed: int = 0)
     """
     if distributed < 0 or distributed == 1:
         raise UsageError(f"distributed is {distributed}, expected 2 or more processes, or 0")
-    chosen = resolve_device(device)
+    chosen, first = resolve_device(device), reading()
     findings = [
         *_versions(), _threads(), _memory(chosen), _processor(), _gpu(chosen), _shared_memory(),
-        _disk(Path(out)), _files(), _text(),
+        _disk(Path(out)), _files(), _text(), _others(first, reading()),
     ]  # fmt: skip
     if distributed:
         call = Call("doctor", {"out": out, "device": device, "distributed": distributed})
@@ -160,9 +161,21 @@ def _threads() -> Finding:
         return Finding("threads", "slow", found, f"set OMP_NUM_THREADS={allowed}: more threads "
                        "than cores wait for each other")  # fmt: skip
     if 2 * threads < allowed:
-        return Finding("threads", "slow", found, f"on the CPU, set OMP_NUM_THREADS={allowed // 2} "
-                       "or more")  # fmt: skip
+        return Finding("threads", "slow", found, f"on the CPU, set OMP_NUM_THREADS={allowed}, or "
+                       "fewer if other programs need some")  # fmt: skip
     return Finding("threads", "ok", found)
+
+
+def _others(first: Reading | None, now: Reading | None) -> Finding:
+    """Whether others took the cores while all else was looked at."""
+    if first is None or now is None or now.wall <= first.wall:
+        return Finding("other programs", "ok", "this system does not tell what they take")
+    others = taken_by_others(first, now)
+    found = f"take {others:.1f} of the {now.cores} cores that this one would use"
+    if others < OTHERS:
+        return Finding("other programs", "ok", "leave it the cores that it needs")
+    return Finding("other programs", "slow", found,
+                   advice(others, now.cores, torch.get_num_threads()))  # fmt: skip
 
 
 def _memory(device: str) -> Finding:

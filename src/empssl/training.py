@@ -564,7 +564,7 @@ class Training:
         steps, budget = self.plan["steps"], self.budget
         planned = budget.planned[0][1] if budget else steps
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=planned)
-        watch, load, before = CollapseWatch(), LoadWatch(), self.seconds
+        watch, load, before = CollapseWatch(), LoadWatch(torch.get_num_threads()), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
         alone = self.fabric.world_size == 1
         shared = alone and self.fabric.device.type == "cpu"
