@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -71,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             speaker = f"empssl {words[0]}"
             values, switches = parse(words[0], function, words[1:])
             speaker = "empssl"
-            result = values if switches["print_config"] else function(**values)
+            if switches["print_config"]:
+                result = values
+            else:
+                result = _carried_out(function, values, typed=argv is None)
             if all(os.environ.get(rank, "0") == "0" for rank in RANKS):
                 print(_shown(result, **switches))
             return int(getattr(result, "exit_code", 0))
@@ -84,6 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _fail(speaker, error, 1, as_json)
     return 0
+
+
+def _carried_out(function: Callable[..., Any], values: Values, *, typed: bool) -> Any:
+    """What a verb returns; `typed` where the words are those that started this process."""
+    from empssl.processes import typed_command
+
+    with typed_command() if typed else nullcontext():
+        return function(**values)
 
 
 def parse(verb: str, function: Callable[..., Any], words: Sequence[str]) -> tuple[Values, Values]:

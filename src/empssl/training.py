@@ -66,7 +66,14 @@ from empssl.objectives.objective import Objective
 from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
 from empssl.pending import Measured, Pending
 from empssl.preflight import check_disk, checkpoint_bytes
-from empssl.processes import check_same, gathered, restarted, torchrun_launch
+from empssl.processes import (
+    Call,
+    alone_again,
+    check_same,
+    gathered,
+    restarted,
+    torchrun_launch,
+)
 from empssl.progress import progress, say
 from empssl.recipes import completed, resolve
 from empssl.run import Run
@@ -87,6 +94,7 @@ T = TypeVar("T")
 Found = tuple[BadSample, int, int]  # a bad image, and the epoch and step for which it was read
 
 
+@alone_again()
 def train(
     data: str,
     *,
@@ -165,7 +173,8 @@ def train(
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
-        devices: processes on this machine.
+        devices: processes on this machine. Where a program or a notebook calls, the others carry
+            out this call and nothing else of it.
         num_nodes: machines.
         precision: auto is bfloat16 where the hardware multiplies it, else float32.
         compile: none, or a mode of torch.compile for views and network; auto is default in one
@@ -194,6 +203,7 @@ def train(
         OutOfMemoryError: a step did not fit; says how it will, or that nothing smaller is left.
         StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
     """
+    call = Call("train", dict(locals()))
     given: dict[str, Any] = {
         "patches": patches, "batch": batch, "epochs": epochs, "budget": budget,
         "image_side": image_side, "views": views, "backbone": backbone, "projector": projector,
@@ -222,7 +232,7 @@ def train(
     _check(settings)
     _rehearse(settings)
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
-                    precision=settings["precision"])  # fmt: skip
+                    precision=settings["precision"], call=call)  # fmt: skip
     with ending_together(fabric, limit) as begin, ExitStack() as held:
         check_same(settings | {"out": str(out), "resume": resume})
         if resume and data_dir is None:
@@ -631,7 +641,7 @@ class Training:
         steps, budget = self.plan["steps"], self.budget
         planned = budget.planned[0][1] if budget else steps
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=planned)
-        watch, load, before = CollapseWatch(), LoadWatch(), self.seconds
+        watch, load, before = CollapseWatch(), LoadWatch(torch.get_num_threads()), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
         alone = self.fabric.world_size == 1
         shared = alone and self.fabric.device.type == "cpu"
