@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from empssl.console import Unfailing, log
+
 PLAIN_SECONDS = 10.0
 
 
@@ -29,7 +31,8 @@ def progress(title: str, total: int, *, silent: bool = False) -> Iterator[Advanc
         total: number of items.
         silent: show nothing, as processes other than the first do.
     """
-    console = Console(stderr=True)
+    # A terminal that is gone, as after a hang-up, ends the bar and not the job.
+    console = Console(file=Unfailing(sys.stderr))  # type: ignore[arg-type]
     if silent:
         yield lambda done, note="": None
     elif console.is_terminal:
@@ -55,6 +58,6 @@ def _plain(title: str, total: int) -> Advance:
         last = now
         left = (now - started) / max(done, 1) * (total - done)
         text = f"{title}: {done} of {total}, {left:.0f} s left"
-        print(f"{text}, {note}" if note else text, file=sys.stderr, flush=True)
+        log(f"{text}, {note}" if note else text)
 
     return advance

@@ -4,7 +4,6 @@ import copy
 import inspect
 import math
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
 from empssl.compilation import Augment, begin_step, compiled, failure
+from empssl.console import say
 from empssl.data import BadSamples, Split, in_memory, open_images
 from empssl.data.images import BadSample, ImageSet
 from empssl.data.in_memory import resident
@@ -768,7 +768,7 @@ class Training:
 
     def _say(self, text: str) -> None:
         if self.fabric.is_global_zero:
-            print(f"empssl: {text}", file=sys.stderr, flush=True)
+            say(text)
 
 
 def _check(settings: dict[str, Any]) -> None:

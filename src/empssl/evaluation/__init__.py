@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from empssl.bag import Crops
+from empssl.console import say
 from empssl.data import ImageSet, MemoryImages, Split, open_images
 from empssl.data.duplicates import found_in
-from empssl.errors import UsageError, nearest
+from empssl.errors import CheckpointError, UsageError, nearest
 from empssl.evaluation.embedded import Embedded, check_one_source
 from empssl.evaluation.features import (
     features,
@@ -137,7 +138,8 @@ def evaluate(
 
     Returns:
         All scores; those of a run are also written to its `evaluations` folder, where they replace
-        those of the same data, protocol and questions, and no others.
+        those of the same data, protocol and questions, and no others. Where the run cannot be
+        written to, that is said first, and `unkept` and the exit code say so again.
 
     Raises:
         DataError: no labels, a class with too few images, or too many that cannot be read.
@@ -165,6 +167,8 @@ def evaluate(
         tuple(sorted(set(curve))), breakdown, seed,
     )  # fmt: skip
     _check_counts(asked, encoder)
+    if unkept := Run(run).why_not_kept("evaluations"):
+        say(f"{unkept}; the scores will be shown and not kept")
 
     def opened(split: Split) -> ImageSet:
         return open_images(
@@ -209,7 +213,10 @@ def evaluate(
         curves=found.curves,
         images={"train": train_tally, "test": replace(test_tally, in_train=copies)},
     )  # fmt: skip
-    Run(run).save_evaluation(evaluation.name, asdict(evaluation))
+    try:
+        Run(run).save_evaluation(evaluation.name, evaluation.record())
+    except CheckpointError as error:  # scores that took an hour are shown all the same
+        return replace(evaluation, unkept=str(error))
     return evaluation
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from empssl.console import visible
+from empssl.errors import CheckpointError
 from empssl.evaluation.answers import Answers
 from empssl.evaluation.calibration import Calibration
 from empssl.evaluation.few_shot import FewShot
@@ -40,7 +42,8 @@ class Breakdown:
 
     def lines(self) -> list[str]:
         """A line for each class: how many are right, and what the others are taken for."""
-        width = max(map(len, self.classes))
+        names = list(map(visible, self.classes))  # of folders, which hold all kinds of characters
+        width = max(map(len, names))
         found = []
         for at, row in enumerate(self.confusion):
             accuracy = self.per_class[at]
@@ -49,9 +52,9 @@ class Breakdown:
             wrong = sorted(
                 (i for i in range(len(row)) if i != at and row[i]), key=lambda i: -row[i]
             )
-            taken = ", ".join(f"{self.classes[i]} {row[i]}" for i in wrong[:3])
+            taken = ", ".join(f"{names[i]} {row[i]}" for i in wrong[:3])
             found.append(
-                f"  {self.classes[at]:{width}} {accuracy:6.2f}% of {sum(row)}"
+                f"  {names[at]:{width}} {accuracy:6.2f}% of {sum(row)}"
                 + (f", the others for {taken}" if taken else "")
             )
         return found
@@ -123,6 +126,7 @@ class Evaluation:
         few_shot: of the network and of the baselines, from a few labels.
         curves: of the network and of the one with random weights, against test patches.
         images: by split, what became of its images.
+        unkept: why the run's directory does not have it; empty if it has.
     """
 
     dataset: str
@@ -134,6 +138,12 @@ class Evaluation:
     few_shot: list[FewShot] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     images: dict[str, Tally] = field(default_factory=dict)
+    unkept: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """4 where it could not be written to the run's directory, else 0."""
+        return CheckpointError.exit_code if self.unkept else 0
 
     @property
     def name(self) -> str:
@@ -143,6 +153,12 @@ class Evaluation:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
+
+    def record(self) -> dict[str, Any]:
+        """What the run's directory keeps."""
+        content = asdict(self)
+        del content["unkept"]
+        return content
 
     def table(self) -> str:
         """A line for each score, for a person."""
@@ -160,7 +176,8 @@ class Evaluation:
         if self.protocol.get("saw_test"):
             lines.append("the encoder was trained on the test images too, without their labels")
         remarks = (line for split, tally in self.images.items() for line in tally.remarks(split))
-        return "\n".join([*lines, *remarks])
+        unkept = [f"not kept: {self.unkept}"] if self.unkept else []
+        return "\n".join([*lines, *remarks, *unkept])
 
     def _start(self, row: Result | FewShot | Curve) -> str:
         own = row.model == self.results[0].model

@@ -108,7 +108,7 @@ def report(
         crops=CROPS,
         colors=COLORS,
         layer=LAYER,
-        bad=bad_samples(source.bad_samples_path),
+        bad=bad_samples(source.bad_samples()),
         record=[
             *entries("configuration", config),
             *entries("plan", plan),
