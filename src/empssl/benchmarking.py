@@ -3,7 +3,6 @@
 import json
 import platform
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from empssl.compilation import Augment, begin_step, compiled, failure
+from empssl.console import say
 from empssl.draws import uniform
 from empssl.engine import (
     Compile,
@@ -299,7 +299,7 @@ class _Parts:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            print(f"empssl: {failure(error)}", file=sys.stderr, flush=True)
+            say(failure(error))
             self.module, self.augment, self.mode = self.plain, self.policy, "none"
         self.network.zero_grad(set_to_none=True)
 

@@ -5,31 +5,32 @@ failed write leaves the checkpoints before it as they were.
 """
 
 import hashlib
-import io
 import json
-import os
 import shutil
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.torch import load, load_file, save
+from torch import Tensor, nn
 
 from empssl import storage
 from empssl.errors import CheckpointError
-from empssl.storage import PARTIAL, discard, make_folder, sync
+from empssl.records import Manifest, State
+from empssl.schema import read_json
+from empssl.storage import discard, make_folder, open_regular, partial_name, sync
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
+# The largest networks have some thousands, and an optimizer keeps two or three of each.
+MOST_TENSORS = 20_000
+_MOST_HEADER = 2**23  # bytes, with names of some 300 letters
 # What a file of the right name with the wrong content can lead to.
-_UNREADABLE = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError
-)  # fmt: skip
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: the storage refused; says how much room was needed and how much there is.
     """
-    partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
+    partial = partial_name(folder)
     try:
         make_folder(folder.parent)
         partial.mkdir()
@@ -85,11 +86,9 @@ def read(folder: Path, *, files: tuple[str, ...] | None = None) -> Checkpoint:
         CheckpointError: it is missing, damaged, foreign or of a newer version.
     """
     try:
-        manifest = _json(folder / MANIFEST)
-        if manifest["format"] != "empssl-checkpoint":
-            raise CheckpointError(f"{folder} is no empssl checkpoint: {manifest['format']!r}")
-        if manifest["schema"] < 1:
-            raise ValueError(f"schema {manifest['schema']}")
+        if not (folder / MANIFEST).exists():
+            raise CheckpointError(f"{folder} is no complete checkpoint: {MANIFEST} is missing")
+        manifest = _manifest(folder)
         if manifest["schema"] > SCHEMA:
             raise CheckpointError(
                 f"{folder} was written by a newer empssl (schema {manifest['schema']}, this one "
@@ -98,11 +97,9 @@ def read(folder: Path, *, files: tuple[str, ...] | None = None) -> Checkpoint:
         for name, digest in {STATE: "", **manifest["sha256"]}.items():
             if Path(name).name != name or _digest(folder / name) != digest:
                 raise CheckpointError(f"{folder} is damaged: {name} is not what was written")
-        state = _json(folder / STATE)
-        if not isinstance(state, dict):
-            raise CheckpointError(f"{folder} is no empssl checkpoint: {STATE} holds no settings")
+        state = read_json(folder / STATE, State)
         tensors = {
-            Path(name).stem: load_file(folder / name) for name in manifest["sha256"]
+            Path(name).stem: _tensors(folder / name) for name in manifest["sha256"]
             if name.endswith(".safetensors") and (files is None or Path(name).stem in files)
         }  # fmt: skip
     except FileNotFoundError as error:
@@ -120,15 +117,12 @@ def identity(folder: Path) -> str:
     Raises:
         CheckpointError: the manifest is missing or damaged.
     """
-    try:
-        digest: str = _json(folder / MANIFEST)["sha256"]["model.safetensors"]
-    except _UNREADABLE as error:
-        raise CheckpointError(f"{folder} is damaged or no checkpoint ({error!r})") from error
+    digest: str = _manifest(folder)["sha256"]["model.safetensors"]
     return digest
 
 
-def load_strictly(module: Any, tensors: dict[str, Tensor], source: Path | str) -> None:
-    """Load a state dict in which every name and shape must match.
+def check_architecture(module: nn.Module, tensors: dict[str, Tensor], source: Path | str) -> None:
+    """See that tensors have the names and shapes of a module, which may be on `meta`.
 
     Raises:
         CheckpointError: names up to ten that do not.
@@ -140,13 +134,48 @@ def load_strictly(module: Any, tensors: dict[str, Tensor], source: Path | str) -
         f"{key} is {tuple(tensors[key].shape)}, expected {tuple(own[key].shape)}"
         for key in own if key in tensors and tensors[key].shape != own[key].shape
     ]  # fmt: skip
+    _refuse(
+        wrong, f"the weights in {source} are of another architecture than its configuration says"
+    )
+
+
+def load_strictly(
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    source: Path | str,
+    *,
+    also: tuple[torch.dtype, ...] = (),
+) -> None:
+    """Load a state dict in which every name, shape and type must match.
+
+    Args:
+        module: what is loaded into.
+        tensors: by name.
+        source: for the message.
+        also: types that may be converted to those of the module.
+
+    Raises:
+        CheckpointError: names up to ten that do not.
+    """
+    check_architecture(module, tensors, source)
+    own = module.state_dict()
+    wrong = [
+        f"{key} is {_type(tensors[key])}, expected {_type(own[key])}" for key in own
+        if tensors[key].dtype != own[key].dtype
+        and not (own[key].is_floating_point() and tensors[key].dtype in also)
+    ]  # fmt: skip
+    _refuse(wrong, f"the weights in {source} are of another precision than its configuration says")
+    module.load_state_dict(tensors)
+
+
+def _refuse(wrong: list[str], what: str) -> None:
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise CheckpointError(
-            f"the weights in {source} are of another architecture than its configuration says: "
-            f"{'; '.join(wrong[:10])}{more}"
-        )
-    module.load_state_dict(tensors)
+        raise CheckpointError(f"{what}: {'; '.join(wrong[:10])}{more}")
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
@@ -161,20 +190,37 @@ def _as_json(content: Any) -> bytes:
     return json.dumps(content, indent=1).encode()
 
 
-def _json(file: Path) -> Any:
-    with _open(file) as stream:
-        return json.load(stream)
+def _manifest(folder: Path) -> Any:
+    manifest = read_json(folder / MANIFEST, Manifest)
+    if manifest["format"] != "empssl-checkpoint":
+        raise CheckpointError(f"{folder} is no empssl checkpoint: {manifest['format']!r}")
+    return manifest
 
 
 def _digest(file: Path) -> str:
-    with _open(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with open_regular(file) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def _open(file: Path) -> io.BufferedReader:
-    if not stat.S_ISREG(os.stat(file).st_mode):  # asked first: opening a pipe would wait for ever
-        raise OSError(f"{file.name} is not a file")
-    return open(file, "rb")
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, unless they are so many that only to list them takes long."""
+    with open_regular(file) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > _MOST_HEADER:
+            raise ValueError(
+                f"{file.name} has a header of {length:,} bytes, expected {_MOST_HEADER:,}"
+            )
+        count = len(json.loads(stream.read(length)))
+        if count > MOST_TENSORS:
+            raise ValueError(
+                f"{file.name} has {count:,} tensors, at most {MOST_TENSORS:,} are read"
+            )
+        try:
+            str(file).encode()
+        except UnicodeEncodeError:  # a path that safetensors cannot take
+            stream.seek(0)
+            return load(stream.read())
+    return load_file(file)
 
 
 def _room(folder: Path) -> str:

@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import empssl
-from empssl.errors import EmpsslError, StoppedError, UsageError, nearest
+from empssl.console import log, say, show
+from empssl.errors import (
+    CheckpointError,
+    EmpsslError,
+    OutOfMemoryError,
+    StoppedError,
+    UsageError,
+    nearest,
+)
 from empssl.spec import merge
 
 if TYPE_CHECKING:
@@ -36,10 +44,9 @@ VERBS = {
     "bench": "measure what a training step costs on this machine",
     "doctor": "say what this machine has, and what will be slow on it",
 }
+SHARED = ("train", "doctor")  # several processes may carry them out together
 FRONT = ("--help", "--version", "--json-errors")
 METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
-# Where launchers say which process this is; the first one speaks for all.
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 Values = dict[str, Any]
 
@@ -61,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     speaker = "empssl"  # with the verb while its words are read
     try:
         if not words or words[0] in ("-h", "--help"):
-            print(_overview())
+            _show(_overview())
         elif words[0] == "--version":
-            print(f"empssl {empssl.__version__}")
+            _show(f"empssl {empssl.__version__}")
         elif words[0] not in VERBS:
             kind, choices = ("option", FRONT) if words[0].startswith("-") else ("verb", VERBS)
             raise _unknown(kind, words[0], choices)
@@ -76,16 +83,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 result = values
             else:
                 result = _carried_out(function, values, typed=argv is None)
-            if all(os.environ.get(rank, "0") == "0" for rank in RANKS):
-                print(_shown(result, **switches))
+            if _speaks(words[0]):
+                _show(_shown(result, **switches))
             return int(getattr(result, "exit_code", 0))
     except EmpsslError as error:
         return _fail(speaker, error, error.exit_code, as_json)
     except KeyboardInterrupt as stop:  # with the signal's number, if it was not Ctrl-C
         code = 128 + int(stop.args[0] if stop.args else signal.SIGINT)
         return _fail(speaker, StoppedError("interrupted", code), code, as_json)
-    except Exception as error:  # a bug: its place matters more than its message
-        traceback.print_exc()
+    except Exception as error:
+        if (known := _of_the_machine(error)) is not None:
+            return _fail(speaker, known, known.exit_code, as_json)
+        log(traceback.format_exc())  # a bug: its place matters more than its message
         return _fail(speaker, error, 1, as_json)
     return 0
 
@@ -96,6 +105,42 @@ def _carried_out(function: Callable[..., Any], values: Values, *, typed: bool) -
 
     with typed_command() if typed else nullcontext():
         return function(**values)
+
+
+def _show(text: str) -> None:
+    """Print a result.
+
+    Raises:
+        CheckpointError: it was not taken.
+    """
+    try:
+        show(text)
+    except OSError as error:
+        raise CheckpointError(f"the result could not be printed: {error}") from error
+
+
+def _of_the_machine(error: Exception) -> EmpsslError | None:
+    """A file or memory that was refused, wherever that was, as an error of ours."""
+    if isinstance(error, OSError):  # its text names the file
+        return CheckpointError(str(error))
+    memory = sys.modules.get("empssl.memory")
+    if isinstance(error, MemoryError) or (memory and memory.is_out_of_memory(error)):
+        first = (str(error).strip().splitlines() or ["no memory"])[0]
+        return OutOfMemoryError(f"out of memory ({first}); ask for less, or use a larger machine")
+    return None
+
+
+def _speaks(verb: str) -> bool:
+    """Whether this process prints the result: of several that work as one, only the first does.
+
+    Launchers' variables alone do not tell: each process of `srun empssl evaluate` works by itself.
+    """
+    if verb not in SHARED:
+        return True
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
+        return bool(torch.distributed.get_rank() == 0)
+    return all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK"))
 
 
 def parse(verb: str, function: Callable[..., Any], words: Sequence[str]) -> tuple[Values, Values]:
@@ -283,9 +328,7 @@ def _shown(result: Any, *, print_config: bool, as_json: bool) -> str:
         return text.rstrip("\n")
     if not hasattr(result, "to_json"):
         return str(result)
-    text = result.to_json() if as_json else result.table()
-    # The name of a file or class need not be text; what cannot be written is shown escaped.
-    return text.encode("utf-8", "backslashreplace").decode()
+    return str(result.to_json() if as_json else result.table())
 
 
 def _fail(speaker: str, error: BaseException, code: int, as_json: bool) -> int:
@@ -294,9 +337,9 @@ def _fail(speaker: str, error: BaseException, code: int, as_json: bool) -> int:
         return code
     if as_json:
         line = {"error": type(error).__name__, "exit_code": code, "message": message}
-        print(json.dumps(line), file=sys.stderr)
+        log(json.dumps(line))
     elif isinstance(error, EmpsslError):
-        print(f"{speaker}: {message}", file=sys.stderr)
+        say(message, speaker)
     return code
 
 

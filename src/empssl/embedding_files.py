@@ -4,6 +4,7 @@ Each is written from the same shards, a shard at a time, in the order of their r
 """
 
 import csv
+import io
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from empssl.errors import CheckpointError, UsageError
 from empssl.preflight import nearest_existing
-from empssl.storage import PARTIAL, sync, writing
+from empssl.storage import PARTIAL, open_regular, sync, writing
 
 # Writes a file that is not there yet: its path, the schema of the shards, and these.
 Write = Callable[[Path, pa.Schema, Iterator[pa.Table]], None]
@@ -53,7 +54,7 @@ def names_path(out: Path) -> Path:
 
 def parquet(path: Path, schema: pa.Schema, shards: Iterator[pa.Table]) -> None:
     """`index`, `name`, `label`, `valid` and `embedding`, a list; what made them in its metadata."""
-    with pq.ParquetWriter(path, schema) as writer:
+    with open_regular(path, "wb") as file, pq.ParquetWriter(file, schema) as writer:
         for table in shards:
             writer.write_table(table)
 
@@ -67,7 +68,8 @@ def comma_separated(path: Path, schema: pa.Schema, shards: Iterator[pa.Table]) -
     kept = [field for field in schema if field.name in ("name", "label")]
     numbers = [pa.field(f"embedding_{i}", pa.float32()) for i in range(dim)]
     flat = pa.schema([*kept, *numbers])
-    with pacsv.CSVWriter(path, flat, write_options=pacsv.WriteOptions(quoting_style="needed")) as w:
+    options = pacsv.WriteOptions(quoting_style="needed")
+    with open_regular(path, "wb") as file, pacsv.CSVWriter(file, flat, write_options=options) as w:
         for table in shards:
             valid, rows = table["valid"].to_numpy(), _numbers(table, dim)
             columns = [pa.array(column, mask=~valid) for column in rows.T]
@@ -79,7 +81,7 @@ def numpy(path: Path, schema: pa.Schema, shards: Iterator[pa.Table]) -> None:
     """A float32 matrix, row i that of image i; not-a-numbers where it could not be read."""
     dim, count = schema.field("embedding").type.list_size, 0
     header = {"descr": "<f4", "fortran_order": False}
-    with open(path, "wb") as file:
+    with open_regular(path, "wb") as file:
 
         def head() -> None:  # padded, so that the number of rows may grow
             file.seek(0)
@@ -134,7 +136,10 @@ def _numbers(table: pa.Table, dim: int) -> np.ndarray:
 
 def _names(path: Path, schema: pa.Schema, shards: Iterator[pa.Table]) -> None:
     kept = [field.name for field in schema if field.name != "embedding"]
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with (
+        open_regular(path, "wb") as binary,
+        io.TextIOWrapper(binary, encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(kept)
         for table in shards:

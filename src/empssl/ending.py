@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from empssl.console import say
 from empssl.errors import EmpsslError, RankError, StoppedError, UsageError
 from empssl.processes import children, dead_child
 
@@ -269,7 +270,7 @@ class _Watch:
 def _end(error: RankError, last: Callable[[], None] = lambda: None) -> None:
     """End this process from a thread of its own: the main one may wait for ever."""
     if not error.told:
-        print(f"empssl: {error}", file=sys.stderr, flush=True)
+        say(str(error))
     try:
         last()
     finally:

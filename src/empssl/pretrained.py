@@ -32,6 +32,7 @@ from empssl.shapes import Embeddings, Images
 from empssl.spec import build
 from empssl.views import POLICIES, Policy
 
+_MOST_PIXELS = 2**28  # of images at once; 512 of 724 pixels a side
 WHITENED = "whitened."  # what the names of its tensors begin with
 IMAGES_AT_ONCE = 512
 Errors = Literal["raise", "skip"]
@@ -110,7 +111,10 @@ class Encoder:
         """
         source, folder = _model(Path(path))
         encoder = cls._untrained(source, folder)
-        checkpoint.load_strictly(encoder.network, source.tensors.get("model", {}), folder)
+        # A run in float64 is embedded in float32, as all others are.
+        checkpoint.load_strictly(
+            encoder.network, source.tensors["model"], folder, also=(torch.float64,)
+        )
         bad = [name for name, t in source.tensors["model"].items() if not t.isfinite().all()]
         if bad:
             raise CheckpointError(f"the weights in {folder} are not finite: {', '.join(bad[:10])}")
@@ -144,15 +148,21 @@ class Encoder:
 
     @classmethod
     def _untrained(cls, source: Checkpoint, folder: Path) -> "Encoder":
+        def made() -> Network:
+            return build_network(specs["backbone"], specs["projector"], specs.get("whitened", 0))
+
         try:
-            specs, side = source.state["network"], int(source.state["image_side"])
-            network = build_network(specs["backbone"], specs["projector"], specs.get("whitened", 0))
+            specs, side = source.state["network"], source.state["image_side"]
+            with torch.device("meta"):  # however large, it takes no memory there
+                outline = made()
             policy = build(POLICIES, specs["views"])
             decoding = Decoding.recorded(source.state.get("decoding", {}))
-        except (KeyError, TypeError, ValueError, UsageError) as error:
+        except (CheckpointError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder} does not say what network it holds: {error}"
             ) from error
+        checkpoint.check_architecture(outline, source.tensors.get("model", {}), folder)
+        network = made()
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, policy, side, "", decoding)
 
@@ -341,6 +351,7 @@ class Encoder:
 
     def batches(self, count: int, size: int = IMAGES_AT_ONCE) -> Iterator[range]:
         """Indices of `count` images in pieces that fit in memory."""
+        size = max(1, min(size, _MOST_PIXELS // self.image_side**2))
         return (range(i, min(i + size, count)) for i in range(0, count, size))
 
 

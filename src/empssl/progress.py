@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from empssl.console import Unfailing, log
+
 PLAIN_SECONDS = 10.0
 
 
@@ -23,11 +25,6 @@ class Advance(Protocol):
     def __call__(self, done: int, note: str = "", total: int | None = None) -> None: ...
 
 
-def say(text: str) -> None:
-    """A line on the error stream, for a person."""
-    print(f"empssl: {text}", file=sys.stderr, flush=True)
-
-
 @contextmanager
 def progress(title: str, total: int, *, done: int = 0, silent: bool = False) -> Iterator[Advance]:
     """Show a job of `total` items on the error stream while the block runs.
@@ -38,7 +35,8 @@ def progress(title: str, total: int, *, done: int = 0, silent: bool = False) -> 
         done: how many were done before; the time left is told from the others alone.
         silent: show nothing, as processes other than the first do.
     """
-    console = Console(stderr=True)
+    # A terminal that is gone, as after a hang-up, ends the bar and not the job.
+    console = Console(file=Unfailing(sys.stderr))  # type: ignore[arg-type]
     if silent:
         yield lambda done, note="", total=None: None
     elif console.is_terminal:
@@ -68,6 +66,6 @@ def _plain(title: str, total: int, before: int) -> Advance:
         last = now
         left = (now - started) / max(done - before, 1) * (known - done)
         text = f"{title}: {done} of {known}, {left:.0f} s left"
-        print(f"{text}, {note}" if note else text, file=sys.stderr, flush=True)
+        log(f"{text}, {note}" if note else text)
 
     return advance

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -28,7 +28,24 @@ from empssl.checkpoint import Checkpoint
 from empssl.data import Division
 from empssl.errors import CheckpointError, UsageError
 from empssl.objectives import OBJECTIVES
-from empssl.storage import PARTIAL, discard, hold, make_folder, replace, sweep, sync, writing
+from empssl.records import BadSampleLine, Config, Environment, Evaluation, Metrics, Plan, Quality
+from empssl.schema import conform, read_json, read_json_lines, read_yaml
+from empssl.storage import (
+    PARTIAL,
+    append,
+    check_no_links,
+    discard,
+    fitting,
+    hold,
+    make_folder,
+    open_regular,
+    partial_name,
+    replace,
+    sweep,
+    sync,
+    write,
+    writing,
+)
 from empssl.trained_images import TrainedImages
 
 CONFIG = "config.yaml"
@@ -68,7 +85,7 @@ class Run:
             CheckpointError: the storage refused.
         """
         with writing(path):
-            return sum(file.stat().st_size for file in path.glob("*/**/*.safetensors"))
+            return sum(file.lstat().st_size for file in path.glob("*/**/*.safetensors"))
 
     @classmethod
     @contextmanager
@@ -95,7 +112,7 @@ class Run:
                         shutil.rmtree(entry)
                     elif entry.name != LOCK:
                         entry.unlink()
-            replace(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+            replace(path / CONFIG, yaml.dump(config, Dumper=_Plain, sort_keys=False))
             yield cls(path)
 
     @classmethod
@@ -141,12 +158,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        try:
-            config = yaml.safe_load((self.path / CONFIG).read_bytes())
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise CheckpointError(f"{self.path / CONFIG} is damaged: {error}") from error
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{self.path / CONFIG} holds no settings")
+        config: dict[str, Any] = read_yaml(self.path / CONFIG, Config)
         return config
 
     @property
@@ -170,9 +182,10 @@ class Run:
         Raises:
             CheckpointError: the list is damaged or cannot be read.
         """
-        path = self.path / TRAINED_IMAGES
+        path = self._own(TRAINED_IMAGES)
         try:
-            return TrainedImages.from_bytes(path.read_bytes())
+            with open_regular(path) as file:
+                return TrainedImages.from_bytes(file.read())
         except FileNotFoundError:
             return None
         except (OSError, CheckpointError) as error:
@@ -186,7 +199,7 @@ class Run:
 
     @property
     def plan(self) -> dict[str, Any]:
-        return self._read_json("plan.json")
+        return self._read_json("plan.json", Plan)
 
     @plan.setter
     def plan(self, plan: dict[str, Any]) -> None:
@@ -194,21 +207,17 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        return self._read_json("environment.json")
+        return self._read_json("environment.json", Environment)
 
     @environment.setter
     def environment(self, environment: dict[str, Any]) -> None:
         replace(self.path / "environment.json", json.dumps(environment, indent=1))
 
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            content: dict[str, Any] = json.loads((self.path / name).read_bytes())
-        except FileNotFoundError:
-            return {}
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.path / name} is damaged: {error}") from error
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{self.path / name} is damaged: it holds no settings")
+    def _read_json(self, name: str, hint: Any) -> dict[str, Any]:
+        """The content of a file, of which nothing is missing where the run has not got so far."""
+        path = self.path / name
+        there = path.exists() or path.is_symlink()
+        content: dict[str, Any] = read_json(path, hint) if there else conform({}, hint, str(path))
         return content
 
     @property
@@ -225,8 +234,7 @@ class Run:
 
     def add_metrics(self, entry: dict[str, Any]) -> None:
         """Write down one step."""
-        with writing(self.metrics_path), open(self.metrics_path, "a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append(self.metrics_path, json.dumps(entry))
 
     def metrics(self) -> list[dict[str, Any]]:
         """One entry a step, in order. A line that was being written at a crash is left out.
@@ -234,13 +242,22 @@ class Run:
         Raises:
             CheckpointError: another line is damaged.
         """
-        if not self.metrics_path.exists():
-            return []
-        whole = self.metrics_path.read_bytes().rpartition(b"\n")[0]
-        try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise CheckpointError(f"{self.metrics_path} is damaged: {error}") from error
+        found: list[dict[str, Any]] = read_json_lines(self.metrics_path, Metrics)
+        widths = {len(entry["spectrum"]) for entry in found if "spectrum" in entry}
+        if len(widths) > 1:
+            raise CheckpointError(
+                f"{self.metrics_path} is damaged: spectra have {min(widths)} to {max(widths)} "
+                "directions, expected the same number in all"
+            )
+        return found
+
+    def bad_samples(self) -> list[dict[str, Any]]:
+        """One entry for each image that could not be used, as `metrics`.
+
+        Raises:
+            CheckpointError: a line is damaged.
+        """
+        return read_json_lines(self.bad_samples_path, BadSampleLine)
 
     def trim_metrics(self, steps: int) -> None:
         """Keep the lines of the first `steps` steps: those that a checkpoint stands for."""
@@ -256,7 +273,7 @@ class Run:
             with writing(path):
                 if path.exists():
                     sync(path)
-        _write_once(self.path / "checkpoints" / f"step-{step:09d}", content)
+        _write_once(self._own("checkpoints", f"step-{step:09d}"), content)
         for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
             discard(old)  # one too many does no harm
 
@@ -284,7 +301,16 @@ class Run:
         )
 
     def _checkpoints(self) -> list[Path]:
-        return sorted((self.path / "checkpoints").glob("step-*"), reverse=True)
+        folder = self._own("checkpoints")
+        return [self._own("checkpoints", f.name) for f in sorted(folder.glob("step-*"))][::-1]
+
+    def _own(self, *names: str) -> Path:
+        """A path in this run, to which no link leads.
+
+        Raises:
+            CheckpointError: one does.
+        """
+        return check_no_links(self.path, *names)
 
     @property
     def identity(self) -> str | None:
@@ -293,22 +319,22 @@ class Run:
         Raises:
             CheckpointError: what there is is damaged.
         """
-        model = self.path / "model"
+        model = self._own("model")
         return checkpoint.identity(model) if model.exists() else None
 
     def save_model(self, content: Checkpoint) -> None:
-        _write_once(self.path / "model", content)
+        _write_once(self._own("model"), content)
 
     def save_epoch(self, epoch: float, content: Checkpoint) -> None:
         """Keep the network as it is after so many epochs."""
-        _write_once(self.path / "epochs" / f"{epoch:g}", content)
+        _write_once(self._own("epochs", f"{epoch:g}"), content)
 
     def trim_epochs(self, steps: int) -> None:
         """Keep the networks of the first `steps` steps; the later ones will be made anew."""
-        for folder in (self.path / "epochs").glob("[0-9]*"):
+        for folder in self._own("epochs").glob("[0-9]*"):
             try:
                 stale = checkpoint.read(folder, files=()).state["step"] > steps
-            except (CheckpointError, LookupError, TypeError):
+            except CheckpointError:
                 stale = True
             if stale:
                 discard(folder)
@@ -319,7 +345,7 @@ class Run:
         Raises:
             UsageError: it was not kept.
         """
-        folder = self.path / "epochs" / f"{epoch:g}"
+        folder = self._own("epochs", f"{epoch:g}")
         if not folder.is_dir():
             kept = sorted((f.name for f in folder.parent.glob("[0-9]*")), key=float)
             what = f"it kept {', '.join(kept)}" if kept else "it kept none: see --keep-epochs"
@@ -332,8 +358,9 @@ class Run:
         Raises:
             CheckpointError: what there is is damaged, or there is nothing.
         """
-        if (self.path / "model").exists():
-            return checkpoint.read(self.path / "model"), self.path / "model"
+        model = self._own("model")
+        if model.exists():
+            return checkpoint.read(model), model
         found, folder, _ = self.load_checkpoint(files=("model",))
         return found, folder
 
@@ -344,12 +371,28 @@ class Run:
         return self._save_json("quality", name, content)
 
     def _save_json(self, folder_name: str, name: str, content: dict[str, Any]) -> Path:
-        folder = self.path / folder_name
+        folder = self._own(folder_name)
         with writing(folder):
             folder.mkdir(exist_ok=True)
-        path = folder / f"{name}.json"
+        path = folder / f"{fitting(name)}.json"
         replace(path, json.dumps(content, indent=1))
         return path
+
+    def why_not_kept(self, folder_name: Literal["evaluations", "quality"]) -> str:
+        """Why nothing can be written to one of its folders; empty if it can.
+
+        To be asked before something is computed that takes long.
+        """
+        try:
+            folder = self._own(folder_name)
+            with writing(folder):
+                folder.mkdir(exist_ok=True)
+                trial = partial_name(folder / "trial")
+                write(trial, b"x")
+                trial.unlink()
+        except CheckpointError as error:
+            return str(error)
+        return ""
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Every evaluation that was saved, by name.
@@ -357,7 +400,7 @@ class Run:
         Raises:
             CheckpointError: one is damaged.
         """
-        return self._read_all("evaluations")
+        return self._read_all("evaluations", Evaluation)
 
     def qualities(self) -> list[dict[str, Any]]:
         """What was saved of the measures that need no labels, by name.
@@ -365,19 +408,25 @@ class Run:
         Raises:
             CheckpointError: one is damaged.
         """
-        return self._read_all("quality")
+        return self._read_all("quality", Quality)
 
-    def _read_all(self, folder: str) -> list[dict[str, Any]]:
-        files = sorted((self.path / folder).glob("*.json"))
-        return [self._read_json(f"{folder}/{file.name}") for file in files]
+    def _read_all(self, folder: str, hint: Any) -> list[dict[str, Any]]:
+        return [read_json(file, hint) for file in sorted(self._own(folder).glob("*.json"))]
 
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     with hold(path / LOCK, path):
-        for parent in (path, path / "checkpoints", path / "epochs"):
+        for parent in (path, *(check_no_links(path, name) for name in ("checkpoints", "epochs"))):
             sweep(parent)
         yield
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes out a value each time that it comes; reading refuses references."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _is_debris(entry: Path) -> bool:

@@ -12,6 +12,8 @@ sample    rows of a data set of embeddings
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+MOST_SIDE = 4096  # of an image or a view: one of them is 48 MiB of pixels, 192 as float32
+
 Images = UInt8[Tensor, "batch 3 height width"]
 Views = Float[Tensor, "view batch 3 side side"]
 Projections = Float[Tensor, "view batch dim"]

@@ -1,7 +1,6 @@
 """A long table that is written in shards, so that a job that ends early goes on where it was."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from empssl.embedding_files import write
-from empssl.storage import PARTIAL, hold, make_folder, sweep, sync, writing
+from empssl.storage import hold, make_folder, open_regular, partial_name, sweep, sync, writing
 
 _NOTES = b"notes"
 
@@ -31,7 +30,7 @@ class Shards:
         self.out = out
         self.schema = schema
         self.folder = out.with_name(f".{out.name}.shards")
-        self._joined: list[Path] = []
+        self._joined: list[range] = []
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -50,7 +49,9 @@ class Shards:
     def notes(self, rows: range) -> Any:
         """What was noted with the shard of these rows; None if there is no such shard."""
         try:
-            with pq.ParquetFile(self._file(rows), page_checksum_verification=True) as file:
+            with self._opened(rows) as file:
+                if file.metadata.num_rows != len(rows):
+                    return None
                 table = file.read()
             metadata = dict(table.schema.metadata)
             notes = json.loads(metadata.pop(_NOTES))
@@ -59,7 +60,7 @@ class Shards:
         same = metadata == self.schema.metadata and table.schema.equals(self.schema)
         if not same or len(table) != len(rows):
             return None
-        self._joined.append(self._file(rows))
+        self._joined.append(rows)
         return notes
 
     def add(self, rows: range, table: pa.Table, notes: Any) -> None:
@@ -74,17 +75,18 @@ class Shards:
             CheckpointError: the storage refused.
         """
         metadata = {**self.schema.metadata, _NOTES: json.dumps(notes).encode()}
-        partial = self.folder / f".{rows.start}{PARTIAL}{os.getpid()}"
+        partial = partial_name(self.folder / str(rows.start))
         with writing(self.out):
             try:
-                pq.write_table(
-                    table.replace_schema_metadata(metadata), partial, write_page_checksum=True
-                )
+                with open_regular(partial, "wb") as file:
+                    pq.write_table(
+                        table.replace_schema_metadata(metadata), file, write_page_checksum=True
+                    )
                 sync(partial)
                 partial.replace(self._file(rows))
             finally:
                 partial.unlink(missing_ok=True)
-        self._joined.append(self._file(rows))
+        self._joined.append(rows)
 
     def join(self) -> None:
         """Make the file of all shards that were found or added, and remove them.
@@ -92,7 +94,7 @@ class Shards:
         Raises:
             CheckpointError: the storage refused.
         """
-        partial = self.folder / f".joined{PARTIAL}{os.getpid()}"
+        partial = partial_name(self.folder / "joined")
         write(self.out, partial, self.schema, self._tables)
         with suppress(OSError):  # what is left does no harm
             for entry in sorted(self.folder.iterdir(), reverse=True):  # the lock last
@@ -100,9 +102,17 @@ class Shards:
             self.folder.rmdir()
 
     def _tables(self) -> Iterator[pa.Table]:
-        for path in self._joined:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for rows in self._joined:
+            with self._opened(rows) as file:
                 yield file.read().replace_schema_metadata(self.schema.metadata)
+
+    @contextmanager
+    def _opened(self, rows: range) -> Iterator[pq.ParquetFile]:
+        with (
+            open_regular(self._file(rows)) as stream,
+            pq.ParquetFile(stream, page_checksum_verification=True) as file,
+        ):
+            yield file
 
     def _file(self, rows: range) -> Path:
         return self.folder / f"{rows.start:012d}.parquet"

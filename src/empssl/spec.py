@@ -5,12 +5,11 @@ nothing else lists its options or repeats its defaults.
 """
 
 import inspect
-import math
-from collections.abc import Callable, Mapping, Sequence
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
 
 from empssl.errors import UsageError, nearest
+from empssl.schema import fits, kind
 
 Spec = dict[str, Any]
 Table = Mapping[str, Callable[..., Any]]
@@ -49,43 +48,13 @@ def complete(table: Table, spec: Spec, *, given: tuple[str, ...] = ()) -> Spec:
         raise UsageError(f"'{name}' needs a value for {', '.join(missing)}")
     hints = _hints(table[name])
     for key, value in given_values.items():
-        if not _fits(value, hints.get(key, Any)):
-            raise UsageError(f"{key} of '{name}' is {value!r}, expected {_kind(hints[key])}")
+        if not fits(value, hints.get(key, Any)):
+            raise UsageError(f"{key} of '{name}' is {value!r}, expected {kind(hints[key])}")
     return full
 
 
 def _hints(entry: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value, as YAML gives it, is what a parameter says that it takes."""
-    if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    if hint in (int, str, bool, NoneType):
-        return type(value) is hint
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, kind) for kind in get_args(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) in (list, tuple, Sequence):
-        kind = get_args(hint)[0]
-        return isinstance(value, list | tuple) and all(_fits(item, kind) for item in value)
-    return True
-
-
-def _kind(hint: Any) -> str:
-    """What a parameter takes, in words."""
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_kind(kind) for kind in get_args(hint))
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    if get_origin(hint) in (list, tuple, Sequence):
-        return f"a list, each item {_kind(get_args(hint)[0])}"
-    return {
-        float: "a finite number", int: "a whole number", bool: "true or false", str: "text",
-        NoneType: "null",
-    }.get(hint, str(hint))  # fmt: skip
 
 
 def _as_default(value: Any, default: Any) -> Any:

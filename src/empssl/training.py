@@ -20,6 +20,7 @@ from empssl import checkpoint
 from empssl.budget import Budget
 from empssl.checkpoint import Checkpoint
 from empssl.compilation import Augment, begin_step, compiled, failure
+from empssl.console import say
 from empssl.data import BadSamples, Decoding, Division, MemoryImages, in_memory, open_images
 from empssl.data.class_counts import class_counts
 from empssl.data.duplicates import contents
@@ -74,7 +75,7 @@ from empssl.processes import (
     restarted,
     torchrun_launch,
 )
-from empssl.progress import progress, say
+from empssl.progress import progress
 from empssl.recipes import completed, resolve
 from empssl.run import Run
 from empssl.run_images import check_fingerprint, check_same_kind, known_data_dir, place

@@ -7,13 +7,14 @@ from typing import Any
 from empssl.comparison.cell import Cell
 from empssl.comparison.comparison import Comparison
 from empssl.comparison.equal import Equal
-from empssl.comparison.execution import carry_out, is_done, say
+from empssl.comparison.execution import carry_out, is_done
 from empssl.comparison.folder import Folder
 from empssl.comparison.forecast import Forecast
 from empssl.comparison.grid import grid
 from empssl.comparison.outcome import Outcome
 from empssl.comparison.page import page
 from empssl.comparison.protocol import Protocol, check_alike
+from empssl.console import say
 from empssl.data import Split
 from empssl.engine import Precision
 from empssl.errors import CellsFailedError, RunInUseError, StoppedError, UsageError, nearest

@@ -1,7 +1,6 @@
 """Carrying out a cell: train what is not trained, score what is not scored."""
 
 import gc
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from empssl.comparison.cell import Cell
 from empssl.comparison.folder import Folder
 from empssl.comparison.protocol import Protocol
+from empssl.console import log, say
 from empssl.errors import CheckpointError, EmpsslError, RunInUseError, StoppedError
 from empssl.evaluation import evaluate
 from empssl.training import train
@@ -70,7 +70,7 @@ def _attempt(name: str, folder: Folder, work: Callable[[], None]) -> None:
         raise
     except Exception as error:  # a bug in one objective should not cost the night's other cells
         if not isinstance(error, EmpsslError):
-            traceback.print_exc()
+            log(traceback.format_exc())
         folder.fail(name, f"{type(error).__name__}: {error}")
         say(f"{name} failed: {error}")
 
@@ -101,10 +101,12 @@ def _score(cell: Cell, cells: Sequence[Cell], protocol: Protocol) -> None:
     baselines = not has_baselines(cell, cells, protocol)
     if found is None or baselines:
         say(f"scoring {cell.name}{' and its baselines' if baselines else ''}")
-        evaluate(
+        made = evaluate(
             run.path, protocol.data, probes=protocol.probes, crops=[protocol.crops],
             train_size=protocol.train_size, baselines=baselines, **cell.place,
         )  # fmt: skip
+        if made.unkept:  # the table is made of what the run's directory has
+            raise CheckpointError(made.unkept)
 
 
 def is_done(cell: Cell, cells: Sequence[Cell], protocol: Protocol) -> bool:
@@ -124,7 +126,3 @@ def _found(cell: Cell, protocol: Protocol) -> dict[str, Any] | None:
         return protocol.find(cell.run) if cell.run and cell.run.identity else None
     except EmpsslError:
         return None
-
-
-def say(text: str) -> None:
-    print(f"empssl: {text}", file=sys.stderr, flush=True)

@@ -9,13 +9,33 @@ compare.md            the table
 compare.html          the table and the plots
 """
 
+import json
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, TypedDict
 from urllib.parse import quote
 
-from empssl.errors import UsageError
-from empssl.storage import hold, replace, writing
+from empssl.console import markdown
+from empssl.errors import CheckpointError, UsageError
+from empssl.schema import read_json, read_text, rule
+from empssl.storage import check_no_links, fitting, hold, replace, writing
+
+
+class KeptMap(TypedDict):
+    """cells/NAME.map: what the map is of, where its images lie, and how it was made, in words."""
+
+    of: dict[str, Any]
+    points: list[list[float]]
+    how: str
+    reading: str
+
+
+@rule(KeptMap)
+def _plane(found: KeptMap) -> str | None:
+    """Two coordinates for each image."""
+    flat = all(len(point) == 2 for point in found["points"])
+    return None if flat and found["points"] else "points must be pairs of numbers"
 
 
 class Folder:
@@ -36,7 +56,7 @@ class Folder:
 
     @property
     def runs(self) -> Path:
-        return self.path / "runs"
+        return check_no_links(self.path, "runs")
 
     @property
     def page_path(self) -> Path:
@@ -48,8 +68,7 @@ class Folder:
         Raises:
             RunInUseError: another process does.
         """
-        with writing(self.path):
-            (self.path / "cells").mkdir(parents=True, exist_ok=True)
+        self._make("cells")
         return hold(self._file(name, "lock"), self.path / name)
 
     def fail(self, name: str, why: str) -> None:
@@ -62,30 +81,38 @@ class Folder:
     def failure(self, name: str) -> str | None:
         """Why a cell failed; None if it did not."""
         file = self._file(name, "failed")
-        return file.read_text().strip() if file.exists() else None
+        return read_text(file).strip() if file.exists() else None
 
     def failed_since(self, name: str) -> bool:
         """Whether it failed after this process began: then trying again would change nothing."""
         file = self._file(name, "failed")
         return file.exists() and file.stat().st_mtime >= self.began
 
-    def keep_map(self, name: str, content: str) -> None:
+    def keep_map(self, name: str, content: KeptMap) -> None:
         """Write down a cell's map, which takes seconds to make."""
-        with writing(self.path):
-            (self.path / "cells").mkdir(parents=True, exist_ok=True)
-        replace(self._file(name, "map"), content)
+        self._make("cells")
+        replace(self._file(name, "map"), json.dumps(content))
 
-    def kept_map(self, name: str) -> str | None:
-        """A cell's map as it was kept; None if there is none."""
+    def kept_map(self, name: str) -> KeptMap | None:
+        """A cell's map as it was kept; None if there is none that can be read."""
         file = self._file(name, "map")
-        return file.read_text() if file.exists() else None
+        try:
+            found: KeptMap | None = read_json(file, KeptMap) if file.exists() else None
+        except CheckpointError:  # it is made again
+            return None
+        return found
 
     def write(self, *, record: str, table: str, page: str) -> None:
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        self._make()
         replace(self.path / "compare.json", record + "\n")
-        replace(self.path / "compare.md", table + "\n")
+        replace(self.path / "compare.md", markdown(table) + "\n")
         replace(self.page_path, page)
 
+    def _make(self, *names: str) -> None:
+        """Make a folder in it, and the directory itself."""
+        folder = check_no_links(self.path, *names)
+        with writing(self.path):
+            folder.mkdir(parents=True, exist_ok=True)
+
     def _file(self, name: str, kind: str) -> Path:
-        return self.path / "cells" / f"{quote(name, safe='')}.{kind}"
+        return check_no_links(self.path, "cells") / f"{fitting(quote(name, safe=''))}.{kind}"

@@ -14,6 +14,7 @@ from empssl.engine import Fabric, launch
 from empssl.errors import UsageError, nearest
 from empssl.recipes import resolve
 from empssl.spec import merge
+from empssl.storage import check_no_links
 from empssl.training import Training
 
 # What a label may have of its own besides the options of its objective.
@@ -74,7 +75,7 @@ def grid(
             for seed in seeds:
                 name = f"{label}-n{n}-seed{seed}"
                 whole = settings | chosen | {"seed": seed} | equal.length(*length[:2])
-                cell = Cell(name, label, n, seed, runs / name, whole, *length, place)
+                cell = Cell(name, label, n, seed, check_no_links(runs, name), whole, *length, place)
                 _check_made(cell, opened[side].fingerprint)
                 cells.append(cell)
     return sorted(cells, key=lambda cell: list(seeds).index(cell.seed))

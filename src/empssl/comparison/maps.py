@@ -1,6 +1,5 @@
 """Maps of a comparison: the same images as each run's network lays them out, turned alike."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +8,7 @@ import numpy as np
 
 from empssl.comparison.cell import Cell
 from empssl.comparison.comparison import Comparison
+from empssl.comparison.folder import KeptMap
 from empssl.comparison.table import Row
 from empssl.data import Decoding, open_images
 from empssl.errors import EmpsslError
@@ -138,16 +138,18 @@ class _Gallery:
         assert run is not None
         of = {"model": run.identity, "images": self.sample.fingerprint, "count": IMAGES,
               "layer": LAYER, "crops": CROPS}  # fmt: skip
-        kept = json.loads(folder.kept_map(cell.name) or "{}")
-        if kept.get("of") == of:
+        kept = folder.kept_map(cell.name)
+        if kept is not None and kept["of"] == of and len(kept["points"]) == len(self.sample):
             return Plane(np.array(kept["points"]), kept["how"], kept["reading"])
         encoder = Encoder.from_pretrained(run.path, device=cell.place.get("device", "auto"))
         made = plane(self.sample.embed(encoder)[LAYER])
         if made is None:
             return None
         made = replace(made, points=made.points.round(3))  # as it will be read again
-        content = {"of": of, "how": made.how, "reading": made.reading}
-        folder.keep_map(cell.name, json.dumps(content | {"points": made.points.tolist()}))
+        folder.keep_map(
+            cell.name,
+            KeptMap(of=of, points=made.points.tolist(), how=made.how, reading=made.reading),
+        )
         return made
 
 

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from empssl.data.images import BadSample
-from empssl.errors import CheckpointError, DataError
-from empssl.storage import writing
+from empssl.errors import DataError
+from empssl.records import BadSampleLine
+from empssl.schema import read_json_lines
+from empssl.storage import append, open_regular, writing
 
 
 class BadSamples:
@@ -37,13 +39,11 @@ class BadSamples:
         self._names: set[str] = set()
         self._reasons: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
-        if path is not None and path.exists():
-            try:
-                for line in _whole_lines(path):
-                    row = json.loads(line)
-                    self._note(row["name"], row["reason"], row["error"])
-            except (ValueError, LookupError, TypeError) as error:
-                raise CheckpointError(f"{path} is damaged: {error!r}") from error
+        if path is not None:
+            for row in read_json_lines(path, BadSampleLine):
+                self._note(row["name"], row["reason"], row["error"])
+            if path.exists():
+                _cut_torn_line(path)
 
     @property
     def count(self) -> int:
@@ -60,9 +60,7 @@ class BadSamples:
             return
         self._note(sample.name, sample.reason, sample.error)
         if self.path is not None:
-            # As ASCII: names may hold newlines and bytes that are not text.
-            with writing(self.path), self.path.open("a", encoding="ascii") as file:
-                file.write(json.dumps(asdict(sample) | {"epoch": epoch, "step": step}) + "\n")
+            append(self.path, json.dumps(asdict(sample) | {"epoch": epoch, "step": step}))
         if self.count > self.budget:
             listed = f", listed in '{self.path}'" if self.path is not None else ""
             raise DataError(
@@ -83,11 +81,9 @@ class BadSamples:
         self._examples.setdefault(reason, f"{name!r} ({error})")
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    """The lines of the ledger, after cutting off one that was being written when a run ended."""
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        with writing(path), path.open("r+b") as file:
-            file.truncate(len(whole))
-    return whole.splitlines()
+def _cut_torn_line(path: Path) -> None:
+    """Cut off a line that was being written when a run ended; all others have been understood."""
+    with writing(path), open_regular(path, "r+b") as file:
+        data = file.read()
+        if not data.endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)

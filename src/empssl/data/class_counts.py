@@ -18,13 +18,13 @@ def class_counts(images: ImageSet) -> str:
     which = "" if images.split == "all" else f"{images.split} "
     where = f"in {len(images)} {which}images"
     if images.part:
-        where += f" ({printable(images.part)})"
+        where += f" ({shortened(images.part)})"
     if images.labels is None:
         return f"no classes {where}"
     known = images.labels[images.labels >= 0]
     labels, counts = known.unique(return_counts=True)
     listed = [
-        f"{printable(images.class_name(label))} {count}"
+        f"{shortened(images.class_name(label))} {count}"
         for label, count in zip(labels[:_SHOWN].tolist(), counts[:_SHOWN].tolist(), strict=True)
     ]
     more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
@@ -34,11 +34,11 @@ def class_counts(images: ImageSet) -> str:
     return f"{kinds} {where}: {', '.join(listed)}{more}{without}"
 
 
-def printable(name: str) -> str:
-    """A name as it can be shown on a terminal: what would move its cursor is spelled out.
+def shortened(name: str) -> str:
+    """A name that fits into a line, control characters as escapes.
 
-    >>> printable("café"), printable(f"red{chr(27)}[31m").count("x1b"), len(printable("x" * 99))
+    >>> shortened("café"), shortened(f"red{chr(27)}[31m").count("x1b"), len(shortened("x" * 99))
     ('café', 1, 40)
     """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    shown = visible(name)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"

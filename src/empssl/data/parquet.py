@@ -7,16 +7,17 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from empssl.data.decode import UndecodableError
 from empssl.data.encoded import EncodedImages
+from empssl.data.parquet_batches import bounded_batches, opened_parquet
 from empssl.data.split import TEST_WORDS, TRAIN_WORDS, Division, Split, divided, held_out, part
 from empssl.data.square import DEFAULT_SIDE
 from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError
+from empssl.storage import open_regular
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -172,14 +173,13 @@ def open_parquet(
 
 
 def _schema(file: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"'{file}' cannot be read as parquet: {error}") from error
+    with opened_parquet(file) as opened:
+        return opened.schema_arrow
 
 
 def _num_rows(file: Path) -> int:
-    return int(pq.read_metadata(file).num_rows)
+    with opened_parquet(file) as opened:
+        return int(opened.metadata.num_rows)
 
 
 def _columns(schema: pa.Schema, file: Path) -> tuple[str, str | None, tuple[str, ...]]:
@@ -211,7 +211,7 @@ def _declared(schema: pa.Schema) -> dict[str, dict[str, Any]]:
     """What the writer says of each column; nothing, if it says nothing that can be understood."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     if not isinstance(features, dict):
         return {}
@@ -230,7 +230,6 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _batches(file: Path, schema: pa.Schema, image: str, label: str | None) -> list[pa.RecordBatch]:
-    # In batches, because pyarrow cannot read a whole struct column of more than 2 GiB.
     columns = [image] if label is None else [image, label]
     wanted = [schema.field(name).type for name in columns]
     found = _schema(file)
@@ -239,14 +238,7 @@ def _batches(file: Path, schema: pa.Schema, image: str, label: str | None) -> li
             f"'{file}' does not have the columns of the files before it: expected "
             f"{', '.join(columns)}, found {', '.join(found.names)}"
         )
-    try:
-        with pq.ParquetFile(file) as opened:
-            return [
-                pa.RecordBatch.from_arrays([batch.column(name) for name in columns], columns)
-                for batch in opened.iter_batches(batch_size=1024, columns=columns)
-            ]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"'{file}' is damaged: {error}") from error
+    return list(bounded_batches(file, columns))
 
 
 def _labels(
@@ -267,6 +259,6 @@ def _labels(
 def _fingerprint(files: list[Path], split: Split) -> str:
     digest = hashlib.sha256(split.encode())
     for file in files:
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+        with open_regular(file, follow=True) as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())  # type: ignore[arg-type]
     return digest.hexdigest()

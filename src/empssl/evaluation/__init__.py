@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from empssl.bag import Crops
+from empssl.console import say
 from empssl.data import Decoding, ImageSet, MemoryImages, Split, open_images
 from empssl.data.class_counts import class_counts
 from empssl.data.duplicates import found_in
 from empssl.data.value_range import RangeWords
-from empssl.errors import UsageError, nearest
+from empssl.errors import CheckpointError, UsageError, nearest
 from empssl.evaluation.embedded import Embedded, check_one_source
 from empssl.evaluation.features import (
     check_classes,
@@ -33,7 +34,7 @@ from empssl.evaluation.score import Score
 from empssl.models import Layer
 from empssl.models.whitened_patches import WhitenedPatches
 from empssl.pretrained import Encoder
-from empssl.progress import progress, say
+from empssl.progress import progress
 from empssl.run import Run
 
 __all__ = ["PROBES", "Evaluation", "Probe", "evaluate"]
@@ -152,7 +153,8 @@ def evaluate(
 
     Returns:
         All scores; those of a run are also written to its `evaluations` folder, where they replace
-        those of the same data, protocol and questions, and no others.
+        those of the same data, protocol and questions, and no others. Where the run cannot be
+        written to, that is said first, and `unkept` and the exit code say so again.
 
     Raises:
         DataError: no labels, a class with too few images, or too many that cannot be read.
@@ -181,6 +183,8 @@ def evaluate(
         tuple(sorted(set(curve))), breakdown, seed,
     )  # fmt: skip
     _check_counts(asked, encoder)
+    if unkept := Run(run).why_not_kept("evaluations"):
+        say(f"{unkept}; the scores will be shown and not kept")
 
     def opened(split: Split, decoding: Decoding) -> ImageSet:
         images = open_images(
@@ -244,7 +248,10 @@ def evaluate(
         trained_with_labels=Run(run).needs_labels,
         trained_split=config["split"],
     )  # fmt: skip
-    Run(run).save_evaluation(evaluation.name, asdict(evaluation))
+    try:
+        Run(run).save_evaluation(evaluation.name, evaluation.record())
+    except CheckpointError as error:  # scores that took an hour are shown all the same
+        return replace(evaluation, unkept=str(error))
     return evaluation
 
 

@@ -1,20 +1,42 @@
 """Embeddings that `empssl embed` wrote, to be scored without the network that made them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
+from empssl.data.parquet_batches import bounded_batches, opened_parquet
 from empssl.errors import DataError, UsageError
+from empssl.records import Side
+from empssl.schema import conform
 from empssl.shapes import Embeddings, Labels
 
 # What has to be alike in embeddings that are compared with each other.
 SOURCE = ("model_sha256", "layer", "crops", "seed", "image_side", "range", "data")
+_COLUMNS: dict[str, Callable[[pa.DataType], bool]] = {
+    "label": pa.types.is_integer,
+    "valid": pa.types.is_boolean,
+    "embedding": lambda kind: pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32(),
+}
+
+
+class Made(TypedDict):
+    """How embeddings were made, as `embed` recorded it in the file."""
+
+    model_sha256: str
+    run: str
+    data: str
+    split: str
+    fingerprint: str
+    layer: str
+    crops: str
+    seed: int
+    image_side: Side
 
 
 @dataclass(frozen=True)
@@ -39,23 +61,32 @@ class Embedded:
             DataError: it is no such file, or has no labels.
         """
         path = Path(path)
+        with opened_parquet(path) as file:
+            schema = file.schema_arrow
         try:
-            table = pq.read_table(path)
-            made = json.loads((table.schema.metadata or {})[b"empssl"])
-        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            content = json.loads((schema.metadata or {})[b"empssl"])
+            made: dict[str, Any] = conform(content, Made, f"what {path} says of itself", DataError)
+        except (KeyError, ValueError, RecursionError) as error:
             raise DataError(
-                f"{path} is no file of embeddings ({error}); write one with `empssl embed`, or "
+                f"{path} is no file of embeddings ({error!r}); write one with `empssl embed`, or "
                 "give a run directory"
             ) from error
-        if "label" not in table.column_names:
+        if "label" not in schema.names:
             raise DataError(f"{path} has no labels to evaluate with; embed labeled images")
-        valid = table["valid"].to_numpy() & (table["label"].to_numpy() >= 0)
-        kept = table.filter(pa.array(valid))
+        for name, is_right in _COLUMNS.items():
+            kind = schema.field(name).type if name in schema.names else None
+            if kind is None or not is_right(kind):
+                raise DataError(f"{path} is no file of embeddings: its column {name} is {kind}")
+        batches = bounded_batches(path, list(_COLUMNS))
+        table = pa.Table.from_batches(batches, pa.schema([schema.field(n) for n in _COLUMNS]))
+        labels = table["label"].cast(pa.int64(), safe=False).fill_null(-1).to_numpy()
+        kept = table.filter(pa.array(table["valid"].fill_null(False).to_numpy() & (labels >= 0)))
+        kept = kept.filter(kept["embedding"].is_valid())
         flat = kept["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        width = table.schema.field("embedding").type.list_size
         return cls(
-            path, made, torch.from_numpy(np.array(flat)).view(-1, width),
-            torch.from_numpy(np.array(kept["label"].to_numpy())),
+            path, made,
+            torch.from_numpy(np.array(flat)).view(-1, schema.field("embedding").type.list_size),
+            torch.from_numpy(np.array(kept["label"].cast(pa.int64()).to_numpy())),
         )  # fmt: skip
 
 

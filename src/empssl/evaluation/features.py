@@ -7,7 +7,7 @@ from torch import Tensor
 
 from empssl.bag import Crops, joint
 from empssl.data import BadSamples, ImageSet, MemoryImages
-from empssl.data.class_counts import printable
+from empssl.data.class_counts import shortened
 from empssl.data.near_constant import near_constant
 from empssl.errors import DataError
 from empssl.evaluation.draw import balanced
@@ -86,7 +86,7 @@ def check_classes(train: ImageSet, test: ImageSet) -> None:
     known = check_labeled(test)
     unseen = sorted(set(known[known >= 0].tolist()) - set(check_labeled(train).tolist()))
     if unseen:
-        names = ", ".join(printable(test.class_name(label)) for label in unseen[:10])
+        names = ", ".join(shortened(test.class_name(label)) for label in unseen[:10])
         more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""
         one = len(unseen) == 1
         raise DataError(

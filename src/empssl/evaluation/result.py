@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from empssl.data.class_counts import printable
+from empssl.console import visible
+from empssl.errors import CheckpointError
 from empssl.evaluation.answers import Answers
 from empssl.evaluation.calibration import Calibration
 from empssl.evaluation.few_shot import FewShot
@@ -43,7 +44,8 @@ class Breakdown:
 
     def lines(self) -> list[str]:
         """A line for each class: how many are right, and what the others are taken for."""
-        width = max(map(len, self.classes))
+        names = list(map(visible, self.classes))  # of folders, which hold all kinds of characters
+        width = max(map(len, names))
         found = []
         for at, row in enumerate(self.confusion):
             accuracy = self.per_class[at]
@@ -52,9 +54,9 @@ class Breakdown:
             wrong = sorted(
                 (i for i in range(len(row)) if i != at and row[i]), key=lambda i: -row[i]
             )
-            taken = ", ".join(f"{self.classes[i]} {row[i]}" for i in wrong[:3])
+            taken = ", ".join(f"{names[i]} {row[i]}" for i in wrong[:3])
             found.append(
-                f"  {self.classes[at]:{width}} {accuracy:6.2f}% of {sum(row)}"
+                f"  {names[at]:{width}} {accuracy:6.2f}% of {sum(row)}"
                 + (f", the others for {taken}" if taken else "")
             )
         return found
@@ -128,6 +130,7 @@ class Evaluation:
         images: by split, what became of its images.
         trained_with_labels: whether the encoder's objective learns from labels.
         trained_split: of its data, what it was trained on.
+        unkept: why the run's directory does not have it; empty if it has.
     """
 
     dataset: str
@@ -141,6 +144,12 @@ class Evaluation:
     images: dict[str, Tally] = field(default_factory=dict)
     trained_with_labels: bool = False
     trained_split: str = ""
+    unkept: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """4 where it could not be written to the run's directory, else 0."""
+        return CheckpointError.exit_code if self.unkept else 0
 
     @property
     def name(self) -> str:
@@ -150,6 +159,12 @@ class Evaluation:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
+
+    def record(self) -> dict[str, Any]:
+        """What the run's directory keeps."""
+        content = asdict(self)
+        del content["unkept"]
+        return content
 
     def table(self) -> str:
         """A line for each score, for a person: all of one probe together.
@@ -172,11 +187,12 @@ class Evaluation:
         sizes = self._size("train", first.train_size) + ", " + self._size("test", first.test_size)
         lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
         remarks = (line for split, tally in self.images.items() for line in tally.remarks(split))
-        return "\n".join([*lines, *remarks, *self._trained_on()])
+        unkept = [f"not kept: {self.unkept}"] if self.unkept else []
+        return "\n".join([*lines, *remarks, *self._trained_on(), *unkept])
 
     def _size(self, split: str, count: int) -> str:
         tally = self.images.get(split)
-        where = f" ({printable(tally.part)})" if tally is not None and tally.part else ""
+        where = f" ({visible(tally.part)})" if tally is not None and tally.part else ""
         return f"{count} {split}{where}"
 
     def _trained_on(self) -> list[str]:

@@ -1,14 +1,15 @@
 """How healthy embeddings are, without labels."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from empssl.bag import Crops
+from empssl.console import say
 from empssl.data import Split
 from empssl.data.value_range import RangeWords
-from empssl.errors import DataError, UsageError
+from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.models import VIEW_LAYERS, Layer
 from empssl.pretrained import Encoder
 from empssl.quality.embedded import embed_sample, read_sample, sample_rows
@@ -60,7 +61,8 @@ def examine(
         device: auto, cpu, cuda or mps.
 
     Returns:
-        All measures; they are also written to the run's `quality` folder.
+        All measures; they are also written to the run's `quality` folder. Where that cannot be,
+        it is said first, and `unkept` and the exit code say so again.
 
     Raises:
         DataError: fewer than four images that can be read, or embeddings that are not finite.
@@ -75,6 +77,8 @@ def examine(
     encoder = Encoder.from_pretrained(run, device=device, range=range, max_pixels=max_pixels)
     for layer in layers:
         encoder.dim(layer)  # or an error, before anything is read
+    if unkept := source.why_not_kept("quality"):
+        say(f"{unkept}; the measures will be shown and not kept")
     found = open_run_images(
         source, data=data, split=split, side=encoder.image_side, data_dir=data_dir,
         decoding=encoder.decoding,
@@ -112,7 +116,10 @@ def examine(
             for (name, layer), value in own.items()
         ],
     )  # fmt: skip
-    source.save_quality(quality.name, asdict(quality))
+    try:
+        source.save_quality(quality.name, quality.record())
+    except CheckpointError as error:  # what took long is shown all the same
+        return replace(quality, unkept=str(error))
     return quality
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from empssl.errors import CheckpointError
 from empssl.models import Layer
 from empssl.quality.embedded import Embedded
 from empssl.quality.measures import MEASURES
@@ -44,12 +45,19 @@ class Quality:
         run: which run.
         protocol: what holds for every reading.
         readings: measure by measure, and of each layer by layer.
+        unkept: why the run's directory does not have it; empty if it has.
     """
 
     dataset: str
     run: str
     protocol: dict[str, Any]
     readings: list[Reading] = field(default_factory=list)
+    unkept: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """4 where it could not be written to the run's directory, else 0."""
+        return CheckpointError.exit_code if self.unkept else 0
 
     @property
     def name(self) -> str:
@@ -58,6 +66,12 @@ class Quality:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
+
+    def record(self) -> dict[str, Any]:
+        """What the run's directory keeps."""
+        content = asdict(self)
+        del content["unkept"]
+        return content
 
     def table(self) -> str:
         """A line for each reading, for a person."""
@@ -73,6 +87,8 @@ class Quality:
             f"{self.dataset}: {p['images']} images, {p['crops']} and {p['views']} random patches "
             "of each; no labels. Compare runs of one layer, width and data."
         )
+        if self.unkept:
+            lines.append(f"not kept: {self.unkept}")
         return "\n".join(lines)
 
 

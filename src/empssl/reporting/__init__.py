@@ -116,7 +116,7 @@ def report(
         crops=CROPS,
         colors=COLORS,
         layer=LAYER,
-        bad=bad_samples(source.bad_samples_path),
+        bad=bad_samples(source.bad_samples()),
         record=[
             *entries("configuration", config),
             # Without where images lie on this machine: a report is passed on.

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from empssl.console import visible
 from empssl.reporting.numerals import duration, numeral
 
 
@@ -32,13 +33,5 @@ def render(template: str = "page.html.jinja", **content: Any) -> str:
 
 
 def _shown(value: Any) -> Any:
-    r"""What a person can see of a value: control characters and broken bytes as escapes.
-
-    >>> print(_shown("a\x1b[31m\udcffb"))
-    a\x1b[31m\udcffb
-    """
-    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
-        return value
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in value
-    )
+    """A value that can be seen: names hold all kinds of characters."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

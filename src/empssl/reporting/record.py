@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 
@@ -41,16 +40,12 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def bad_samples(path: Path) -> list[Reason]:
-    """The reasons in a ledger of bad images, the most frequent first.
+def bad_samples(rows: Sequence[dict[str, Any]]) -> list[Reason]:
+    """The reasons why images could not be used, the most frequent first.
 
-    A line that is being written is left out, and the file is left as it is: the run may be going
-    on.
+    Args:
+        rows: lines of bad_samples.jsonl.
     """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().rpartition(b"\n")[0].splitlines()
-    rows = [json.loads(line) for line in lines]
     first = {row["reason"]: row for row in reversed(rows)}
     return [
         Reason(reason, count, first[reason]["name"], first[reason]["error"])

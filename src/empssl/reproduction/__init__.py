@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from empssl.comparison.execution import alone, say
+from empssl.comparison.execution import alone
 from empssl.comparison.folder import Folder
+from empssl.console import say
 from empssl.errors import CellsFailedError, RunInUseError, StoppedError, UsageError, nearest
 from empssl.reproduction.claims import check_claim
 from empssl.reproduction.document import Contents, markdown, record

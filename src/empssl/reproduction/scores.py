@@ -11,8 +11,9 @@ from typing import Any
 
 from empssl import checkpoint
 from empssl.comparison.cell import Cell
-from empssl.comparison.execution import make, say
+from empssl.comparison.execution import make
 from empssl.comparison.protocol import SEED
+from empssl.console import say
 from empssl.data import Decoding, Split, open_images
 from empssl.evaluation import PROBES, Probe, evaluate
 from empssl.evaluation.features import labeled_images, whitened_features

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from empssl.shapes import Images, Views
+from empssl.shapes import MOST_SIDE, Images, Views
 from empssl.views import crop
 from empssl.views.augmentation import Augmentation
 
@@ -79,10 +79,10 @@ class Policy(ABC):
 
 
 def check_side(side: int | None) -> None:
-    """Refuse a view of no pixels.
+    """Refuse a view of no pixels, or of so many that one takes gigabytes.
 
     Raises:
         ValueError: as said.
     """
-    if side is not None and side < 1:
-        raise ValueError(f"side is {side}, expected a number of pixels, or none")
+    if side is not None and not 1 <= side <= MOST_SIDE:
+        raise ValueError(f"side is {side}, expected 1 to {MOST_SIDE:,} pixels, or none")
