@@ -1,5 +1,6 @@
 """The classes of a data set in a line, so that folders taken for classes by mistake can be seen."""
 
+from empssl.console import visible
 from empssl.data.images import ImageSet
 
 _SHOWN, _LONGEST = 10, 40
