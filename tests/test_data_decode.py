@@ -187,6 +187,18 @@ def test_sixteen_bit_color_keeps_its_mean() -> None:
     assert abs(pixels(decode(png_16_bit(rows))).mean() / 255 - rows.mean() / 65535) < 1 / 255
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+def test_zero_is_white_in_either_byte_order_and_compressed(
+    order: str, compression: str | None
+) -> None:
+    values = ramp(65535, f"{order}u2")
+    image = Image.fromarray(values)
+    options = {} if compression is None else {"compression": compression}
+    found = pixels(decode(encoded(image, "TIFF", tiffinfo={262: 0}, **options)))[..., 0]
+    assert np.abs(found - (255 - values / 257.0)).max() <= 0.5
+
+
 TWELVE_BITS = Decoding((0.0, 4095.0))
 
 

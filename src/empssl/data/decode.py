@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -231,6 +232,7 @@ def _image(file: io.BufferedReader | io.BytesIO, decoding: Decoding) -> Iterator
     """An image of which the header is read."""
     if Image.MAX_IMAGE_PIXELS is not None and decoding.max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = decoding.max_pixels  # of the process: Pillow knows no other limit
+    _list_big_endian_white_is_zero()
     try:
         opened = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -378,6 +380,14 @@ def _of_high_bytes(image: Image.Image) -> Values:
     return Values(256.0 * int(pixels.min()), 256.0 * int(pixels.max()) + 255, SIXTEEN_BITS)
 
 
+@cache
+def _list_big_endian_white_is_zero() -> None:
+    """Add to Pillow's list the one kind of 16-bit gray that it can unpack and leaves out."""
+    from PIL import TiffImagePlugin as Tiff
+
+    Tiff.OPEN_INFO.setdefault((Tiff.MM, _WHITE_IS_ZERO, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+
+
 def _kind_of_tiff(file: io.BufferedReader | io.BytesIO) -> str | None:
     """What kind of TIFF a file is that Pillow does not know; None if it is none."""
     from PIL import TiffImagePlugin
@@ -393,7 +403,7 @@ def _kind_of_tiff(file: io.BufferedReader | io.BytesIO) -> str | None:
         channels, bits = directory.get(_SAMPLES_PER_PIXEL, 1), directory[_BITS_PER_SAMPLE][0]
         return (
             f"a TIFF image with {channels} channels of {bits} bits and photometric interpretation "
-            f"{directory[_PHOTOMETRIC]} is not read; write it with 1, 3 or 4 channels"
+            f"{directory[_PHOTOMETRIC]} is not read; write it as gray or RGB"
         )
     except PILLOW_ERRORS:
         return None
