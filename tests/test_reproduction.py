@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from empssl import cli, reproduction, training
 from empssl.bag import Crops
 from empssl.comparison.folder import Folder
 from empssl.errors import CellsFailedError, StoppedError, UsageError
+from empssl.evaluation import Probe
 from empssl.models import build_network
 from empssl.reproduction import Forecast, Reproduction, forecast, scores
 from empssl.reproduction import finding as finding_module
@@ -418,6 +420,23 @@ def test_baselines_of_each_probe_are_kept_apart(made: Path) -> None:
     assert [(row.probe, row.layer) for row in store.begun(found[1])] == [
         ("ridge", "backbone"), ("ridge", "head"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("probe", ["linear", "linear_sgd", "ridge", "knn"])
+def test_whitened_patches_are_scored_by_the_probe_of_the_rows_above(
+    probe: Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of so few digits two probes can agree by chance; here each has a number of its own."""
+    accuracies = {name: float(at) for at, name in enumerate(scores.PROBES)}
+
+    def scorer(accuracy: float) -> Callable[..., SimpleNamespace]:
+        return lambda *_, **__: SimpleNamespace(accuracy=accuracy)
+
+    stubs = {name: scorer(accuracy) for name, accuracy in accuracies.items()}
+    monkeypatch.setattr(scores, "PROBES", stubs)
+    [cell, *_] = plan_of(tmp_path, "figure6").runs()
+    it = Untrained("cifar10", cell, Look("digits", 0.0, "whole", probe))
+    assert scores._whitened(it, 16) == accuracies[probe]
 
 
 def test_random_weights_of_both_sides_of_a_claim_are_the_same_network() -> None:
