@@ -24,12 +24,15 @@ class Embedded:
     Attributes:
         path: of the file.
         made: how the embeddings were made, as `embed` recorded it.
+        trained_on: how many are of images that the encoder was trained on; None where the file
+            does not say.
     """
 
     path: Path
     made: dict[str, Any]
     embeddings: Embeddings
     labels: Labels
+    trained_on: int | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> "Embedded":
@@ -55,8 +58,14 @@ class Embedded:
         width = table.schema.field("embedding").type.list_size
         return cls(
             path, made, torch.from_numpy(np.array(flat)).view(-1, width),
-            torch.from_numpy(np.array(kept["label"].to_numpy())),
+            torch.from_numpy(np.array(kept["label"].to_numpy())), _trained_on(kept),
         )  # fmt: skip
+
+
+def _trained_on(rows: pa.Table) -> int | None:
+    if "trained_on" not in rows.column_names or rows["trained_on"].null_count:
+        return None
+    return int(rows["trained_on"].to_numpy().sum())
 
 
 def check_one_source(train: Embedded, test: Embedded) -> None:
