@@ -77,6 +77,13 @@ class Run:
         """Whether there is a run at this path."""
         return (path / CONFIG).is_file()
 
+    @classmethod
+    def around(cls, path: str | Path) -> "Run | None":
+        """The run at this path, or of which it is one of the model folders."""
+        folder = Path(path).resolve()
+        found = next((at for at in (folder, *folder.parents[:2]) if cls.exists(at)), None)
+        return None if found is None else cls(found)
+
     @staticmethod
     def held_bytes(path: Path) -> int:
         """Bytes of all weights at this path, which a new run replaces and a resumed one keeps.
