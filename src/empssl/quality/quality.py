@@ -65,7 +65,8 @@ class Quality:
         return f"{Path(self.dataset).name}-{short_hash([self.dataset, self.protocol])}"
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+        unkept = {"unkept": self.unkept} if self.unkept else {}
+        return json.dumps(self.record() | unkept, indent=1)
 
     def record(self) -> dict[str, Any]:
         """What the run's directory keeps."""
