@@ -14,7 +14,7 @@ from empssl.data.images import ImageBatch
 from empssl.errors import StoppedError, UsageError
 from empssl.models import Layer
 from empssl.pretrained import Encoder
-from empssl.progress import progress
+from empssl.progress import progress, say
 from empssl.run import Run
 from empssl.shapes import Embeddings, Valid
 from empssl.shards import Shards
@@ -82,6 +82,8 @@ def embed(
         division="stable" if source is None else source.division,
     )  # fmt: skip
     known = None if source is None else source.trained_images
+    if images.files:
+        say(images.files)
     protocol = {
         "model_sha256": encoder.identity, "run": str(run), "data": data, "split": split,
         "fingerprint": images.fingerprint, "layer": layer, "crops": str(chosen), "seed": seed,

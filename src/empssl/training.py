@@ -218,7 +218,8 @@ def train(
         if settings["split"] == "auto":
             settings["split"] = images.split
         if fabric.is_global_zero:
-            say(class_counts(images))
+            for line in filter(None, (class_counts(images), images.files)):
+                say(line)
         with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
             images = in_memory(images, progress=advance)
             advance(len(images))

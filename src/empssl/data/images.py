@@ -48,10 +48,12 @@ class ImageSet(ABC):
         class_names: by label.
         fingerprint: changes when an image, its name or its order does.
         part: the folders or files that hold the split, where the data themselves are divided.
+        files: what became of the files there, where some are left out or not called images.
     """
 
     name: str
     part: str = ""
+    files: str = ""
     split: str
     side: int
     labels: Tensor | None

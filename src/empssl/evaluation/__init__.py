@@ -187,6 +187,8 @@ def evaluate(
     check_labeled(listed_train)
     listed_test = opened("test")
     say(class_counts(listed_test))
+    if listed_train.files:
+        say(listed_train.files)
     check_classes(listed_train, listed_test)
     train, train_tally = labeled_images(listed_train, train_size, seed=seed)
     test, test_tally = labeled_images(listed_test)
