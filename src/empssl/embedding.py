@@ -17,7 +17,7 @@ from empssl.embedding_files import check_out, names_path
 from empssl.errors import StoppedError
 from empssl.models import Layer
 from empssl.pretrained import Encoder
-from empssl.progress import progress
+from empssl.progress import progress, say
 from empssl.run import Run
 from empssl.shapes import Embeddings, Valid
 from empssl.shards import Shards
@@ -96,6 +96,8 @@ def embed(
     )  # fmt: skip
     images.tell()
     known = None if source is None else source.trained_images
+    if images.files:
+        say(images.files)
     protocol = {
         "model_sha256": encoder.identity, "run": str(run), "data": data, "split": split,
         "fingerprint": images.fingerprint, "layer": layer, "crops": str(chosen), "seed": seed,

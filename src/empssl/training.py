@@ -247,7 +247,8 @@ def train(
         if resume:
             check_fingerprint(Run(out), data, images)
         if fabric.is_global_zero:
-            say(class_counts(images))
+            for line in filter(None, (class_counts(images), images.files)):
+                say(line)
             images.tell()
         with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
             images = in_memory(images, progress=advance)

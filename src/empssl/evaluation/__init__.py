@@ -200,6 +200,8 @@ def evaluate(
     check_labeled(listed_train)
     # Where the run's images decided no range, those of train do.
     listed_test = opened("test", listed_train.decoding)
+    if listed_train.files:
+        say(listed_train.files)
     check_classes(listed_train, listed_test)
     train, train_tally = labeled_images(listed_train, train_size, seed=seed)
     test, test_tally = labeled_images(listed_test)
