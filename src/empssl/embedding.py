@@ -1,6 +1,7 @@
 """Embeddings of a whole data set, as a Parquet file."""
 
 import json
+import stat
 from dataclasses import asdict
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def embed(
 
     Raises:
         DataError: no usable images, or too many bad ones.
-        UsageError: `out` exists.
+        UsageError: `out` exists, or is no file that could be replaced.
         CheckpointError: the storage refused, or the run is damaged.
         RunInUseError: another process is writing `out`.
         StoppedError: Ctrl-C or SIGTERM came.
@@ -69,6 +70,8 @@ def embed(
     out = Path(out)
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists; replace it with --overwrite or choose another --out")
+    if (out.exists() or out.is_symlink()) and not stat.S_ISREG(out.lstat().st_mode):
+        raise UsageError(f"{out} is a link, folder, pipe or device, so --overwrite leaves it alone")
     encoder = Encoder.from_pretrained(run, device=device)
     chosen = Crops.parse(crops, seed=seed)
     images = open_images(

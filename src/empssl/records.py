@@ -272,3 +272,20 @@ class Quality(TypedDict, total=False):
     run: str
     protocol: dict[str, Any]
     readings: list[ReadingRow]
+
+
+class Seen(Evaluation, total=False):
+    """scores/RUN/LOOK.json of a reproduction: an evaluation, or where a map has its images."""
+
+    model: str | None
+    probes: list[str]
+    plane: list[list[float]]
+    labels: list[int]
+    separation: float
+    parameters: str
+
+
+class Accuracy(TypedDict, total=False):
+    """scores/untrained/*.json of a reproduction."""
+
+    accuracy: float

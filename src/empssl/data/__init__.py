@@ -15,6 +15,7 @@ from empssl.data.parquet import holds_images, open_parquet, parquet_files
 from empssl.data.split import Split
 from empssl.data.tiny_imagenet import open_tiny_imagenet
 from empssl.errors import DataError, UsageError, nearest
+from empssl.shapes import MOST_SIDE
 
 __all__ = [
     "NAMES",
@@ -55,14 +56,16 @@ def open_images(
 
     Raises:
         DataError: there is no such data, or none of it can be used.
-        UsageError: `side` is not positive.
+        UsageError: `data` is empty, or `side` is not a number of pixels that an image may have.
     """
-    if side is not None and side < 1:
-        raise UsageError(f"side is {side}, and must be at least 1 pixel")
+    if side is not None and not 1 <= side <= MOST_SIDE:
+        raise UsageError(f"side is {side}, and must be 1 to {MOST_SIDE:,} pixels")
+    if not data.strip():
+        raise UsageError("data is empty: name a data set or a path; this folder is '.'")
     given = {} if side is None else {"side": side}
     if data == "digits":
         return open_digits(split=split, **given)
-    where = Path("data" if data_dir is None else data_dir).expanduser()
+    where = _expanded("data" if data_dir is None else data_dir)
     if data in CIFARS:
         return open_cifar(
             data, split=split, data_dir=where, download=download, progress=progress, **given
@@ -73,9 +76,9 @@ def open_images(
         )
     if data.partition(":")[0] == "imagenet100":
         listed = data.partition(":")[2]
-        classes = Path(listed).expanduser() if listed else None
+        classes = _expanded(listed) if listed else None
         return open_imagenet100(split=split, data_dir=where, classes=classes, **given)
-    path = Path(data).expanduser()
+    path = _expanded(data)
     if os.path.isdir(path):  # unlike Path.is_dir, False where the path cannot be looked up
         # Embeddings that were written beside the images are no images.
         files = parquet_files(path)
@@ -93,3 +96,8 @@ def open_images(
         f"'{data}' is {what} and no known name: {nearest(data, NAMES)}; "
         "or give the path of a folder of images or of a .parquet file"
     )
+
+
+def _expanded(path: str | Path) -> Path:
+    """With the home folder of a user who is there; pathlib fails for others."""
+    return Path(os.path.expanduser(path))

@@ -19,11 +19,13 @@ from empssl.evaluation import Probe, evaluate
 from empssl.evaluation.features import labeled_images, whitened_features
 from empssl.evaluation.ridge import ridge_probe
 from empssl.models.whitened_patches import WhitenedPatches
+from empssl.records import Accuracy, Seen
 from empssl.reproduction.map import placed
 from empssl.reproduction.plan import Look
 from empssl.reproduction.untrained import Untrained
 from empssl.run import Run
-from empssl.storage import replace, writing
+from empssl.schema import read_json
+from empssl.storage import check_no_links, replace, writing
 
 
 class Scores:
@@ -39,10 +41,10 @@ class Scores:
     def find(self, cell: Cell, look: Look) -> dict[str, Any] | None:
         """What was seen, if it is of the network that is there now."""
         run = cell.run
-        file = self.path / cell.name / f"{look.key}.json"
-        if run is None or run.identity is None or not file.is_file():
+        file = check_no_links(self.path, cell.name) / f"{look.key}.json"
+        if run is None or run.identity is None or not file.exists():
             return None
-        found: dict[str, Any] = json.loads(file.read_bytes())
+        found: dict[str, Any] = read_json(file, Seen)
         if found["model"] != _identity(run, look.epoch):
             return None
         return found if look.probe is None or look.probe in found["probes"] else None
@@ -68,7 +70,7 @@ class Scores:
                 found = evaluate(run.path, look.on, probes=probes, crops=[look.crops], **options)
                 content = asdict(found) | {"probes": probes}
             content |= {"model": _identity(run, look.epoch)}
-            folder = self.path / cell.name
+            folder = check_no_links(self.path, cell.name)
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             replace(folder / f"{key}.json", json.dumps(content) + "\n")
@@ -106,14 +108,14 @@ class Scores:
         return None if whitened is None else (random, whitened)
 
     def _keep(self, name: str, accuracy: float) -> None:
-        folder = self.path / "untrained"
+        folder = check_no_links(self.path, "untrained")
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         replace(folder / f"{name}.json", json.dumps({"accuracy": accuracy}) + "\n")
 
     def _kept(self, name: str) -> float | None:
-        file = self.path / "untrained" / f"{name}.json"
-        return float(json.loads(file.read_bytes())["accuracy"]) if file.is_file() else None
+        file = check_no_links(self.path, "untrained") / f"{name}.json"
+        return float(read_json(file, Accuracy)["accuracy"]) if file.exists() else None
 
 
 def _whitened(look: Look, side: int) -> str:
