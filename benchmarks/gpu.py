@@ -29,7 +29,7 @@ from torch import Tensor
 import empssl
 from empssl.draws import uniform
 from empssl.engine import Fabric, environment, launch
-from empssl.flops import training_flops
+from empssl.flops import step_flops, training_flops
 from empssl.models import build_network
 from empssl.objectives import build_objective
 from empssl.objectives.emp import EMP
@@ -198,10 +198,11 @@ def _step(bench: Bench, count: int, batch: int, side: int, mode: str) -> None:
     fabric = bench.fabric
     module = fabric.setup(compiled(network, mode)).train()
     augment = compiled(policy, mode, **({} if mode == "none" else {"fullgraph": True}))
-    objective = build_objective(settings["objective"], dim=settings["projector"]["dim"]).to(
-        bench.device
-    )
-    optimizers = build_optimizers(network, settings["optimizer"])
+    objective = build_objective(settings["objective"], dim=settings["projector"]["dim"])
+    optimizer = settings["optimizer"]
+    step = step_flops(network, objective, count, side, batch, optimizer).total
+    objective.to(bench.device)
+    optimizers = build_optimizers(network, optimizer)
     set_lr(optimizers, 0.1)
     images, u = noise(bench, batch), numbers(bench, policy, count, batch)
     views = policy(images, u)
@@ -239,7 +240,7 @@ def _step(bench: Bench, count: int, batch: int, side: int, mode: str) -> None:
     all_seconds = bench.seconds(whole)
     bench.say(
         "whole-step", count * batch / all_seconds, "patches/s", ms=round(1e3 * all_seconds, 3),
-        tflops=round(flop / all_seconds / 1e12, 2), bare_over_whole=round(seconds / all_seconds, 3),
+        tflops=round(step / all_seconds / 1e12, 2), bare_over_whole=round(seconds / all_seconds, 3),
         peak_gib=bench.peak_gib(), **label,
     )  # fmt: skip
 

@@ -19,7 +19,8 @@ from claim import claim
 from empssl.checkpoint import Checkpoint
 from empssl.data import MemoryImages, in_memory, open_images
 from empssl.engine import environment, launch
-from empssl.flops import training_flops
+from empssl.flops import flops_per_view
+from empssl.objectives import build_objective
 from empssl.optim import SCHEDULES, set_lr
 from empssl.progress import progress
 from empssl.recipes import resolve
@@ -62,7 +63,12 @@ def main() -> None:
         workers=args.workers,
     )  # fmt: skip
     policy = build(POLICIES, settings["views"])
-    flops = training_flops(pipeline.network, policy.view_side(images.side))
+    objective = build_objective(settings["objective"], dim=pipeline.network.projector.dim)
+    # As `train` would take the same step, of whose losses the slow pipeline's are the plain twins.
+    flops = flops_per_view(
+        pipeline.network, objective, settings["patches"], policy.view_side(images.side),
+        settings["batch"], settings["optimizer"],
+    )  # fmt: skip
     run = Run.create(args.out, settings, overwrite=args.overwrite)
     run.environment = environment(fabric, "32-true") | {"workers": pipeline.workers}
     per_epoch = int(images.valid.sum()) // settings["batch"]

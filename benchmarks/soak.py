@@ -4,9 +4,9 @@
                               [--write]
 
 The faults are those of `tests/faults`, with a seed that goes on: seed after seed, one trial of
-each kind. A failure is printed with the words that try it again. Kills come after so much time on
-the processor, so that they come again at about, not exactly, the same place. All of it runs on one
-core with one thread, and each trial removes what it wrote.
+each kind. A failure is printed with the words that try it again. Kills come after so many calls
+that the package makes, so that they come again at the same place. All of it runs on one core with
+one thread, and each trial removes what it wrote.
 """
 
 import argparse
@@ -57,36 +57,40 @@ class Ground:
         images: a folder of them.
         run: trained on these, and never interrupted.
         embedded: the files of an embedding that was never interrupted, by name.
+        calls: that the package makes for each of the two.
     """
 
     images: Path
     run: Path
     embedded: dict[str, bytes]
+    calls: tuple[int, int]
 
     @classmethod
     def make(cls, folder: Path) -> "Ground":
         images, run = lives.make_images(folder / "images"), folder / "run"
-        finish(lives.training_run, images, run)
+        trained = finish(lives.training_run, images, run)
         (folder / "embedded").mkdir()
-        finish(lives.embedding, run, images, folder / "embedded" / "out.parquet")
-        return cls(images, run, results(folder / "embedded"))
+        embedded = finish(lives.embedding, run, images, folder / "embedded" / "out.parquet")
+        return cls(images, run, results(folder / "embedded"), (trained, embedded))
 
 
 Trial = tuple[int, list[str]]  # how many things were tried, and what was wrong
 
 
-def finish(function: Callable[..., object], *arguments: object) -> None:
-    end = Victim(function, *arguments).end()
+def finish(function: Callable[..., object], *arguments: object) -> int:
+    """The calls that the package makes until the function is done."""
+    end = Victim(function, *arguments, counted=True).end()
     if end.code != 0:
         raise AssertionError(f"it ended with {end.code}: {end.error[-2000:]}")
+    return end.calls or 0
 
 
 def train(draw: random.Random, ground: Ground, folder: Path) -> Trial:
     """Kill training up to five times, and go on: the result is that of the run left alone."""
     run, kills, every = folder / "run", 0, draw.choice([0.0, 0.02])
     for _ in range(draw.randint(1, 5)):
-        seconds = draw.uniform(0.005, draw.choice([0.05, 0.2]))
-        life = Victim(lives.training_run, ground.images, run, seconds=seconds, every=every)
+        calls = draw.randint(1, ground.calls[0])
+        life = Victim(lives.training_run, ground.images, run, calls=calls, every=every)
         kills += life.end().code < 0
     finish(lives.training_run, ground.images, run)
     return kills, mismatches(ground.run, run)
@@ -96,12 +100,8 @@ def embed(draw: random.Random, ground: Ground, folder: Path) -> Trial:
     """Kill embedding up to five times, and go on: the files are the same to the last byte."""
     words, kills = (ground.run, ground.images, folder / "out.parquet"), 0
     for _ in range(draw.randint(1, 5)):
-        kills += (
-            Victim(lives.embedding, *words, seconds=draw.uniform(0.002, draw.choice([0.02, 0.08])))
-            .end()
-            .code
-            < 0
-        )
+        life = Victim(lives.embedding, *words, calls=draw.randint(1, ground.calls[1]))
+        kills += life.end().code < 0
     finish(lives.embedding, *words)
     return kills, [] if results(folder) == ground.embedded else ["the files differ"]
 

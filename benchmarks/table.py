@@ -7,9 +7,10 @@
 
 import json
 import math
+import re
 import statistics
 from collections import defaultdict
-from itertools import pairwise
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -61,35 +62,31 @@ def cifar_table() -> list[str]:
 
 
 def race_table() -> list[str]:
-    """How long it takes here to reach what the slow pipeline reached."""
+    """How long it takes here to reach what the slow pipeline reached, by the head of both."""
     lines = [
-        "| to reach what it reached | accuracy | head layer | joint layer |",
-        "| --- | --- | --- | --- |",
+        "| to reach what it reached, linear probe of the head of both | accuracy | time here |",
+        "| --- | --- | --- |",
     ]
     ours = load("race-empssl")["points"] + budget_points("cifar10-laptop-10m")
     for name, label in SLOW.items():
         [point] = load(name)["points"]
-        cells = [
-            _speed_up(point["wall_seconds"], *first_time(ours, layer, point["head"]))
-            for layer in ("head", "joint")
-        ]
-        lines.append(
-            f"| {label}, {SPOKEN[point['budget']]} | {point['head']:.1f} | {' | '.join(cells)} |"
-        )
+        time = _speed_up(point["wall_seconds"], *first_time(ours, "head", point["head"]))
+        lines.append(f"| {label}, {SPOKEN[point['budget']]} | {point['head']:.1f} | {time} |")
     return lines
 
 
-def first_time(points: list[dict[str, Any]], layer: str, accuracy: float) -> tuple[float, bool]:
-    """Seconds of training to an accuracy, and whether that is only the shortest run there was.
+def first_time(
+    points: list[dict[str, Any]], layer: str, accuracy: float
+) -> tuple[float | None, float]:
+    """The longest run that stayed below an accuracy and the shortest that reached it, in seconds.
 
-    Between two runs of different length, on a line over the logarithm of time.
+    None for the first, if the shortest run there is reached it. What lies between was not measured.
     """
-    curve = mean_curve(points, layer)
-    if curve[0][1] >= accuracy:
-        return curve[0][0], True
-    for (t0, a0), (t1, a1) in pairwise(curve):
-        if a1 >= accuracy:
-            return t0 * (t1 / t0) ** ((accuracy - a0) / (a1 - a0)), False
+    before: float | None = None
+    for seconds, reached in mean_curve(points, layer):
+        if reached >= accuracy:
+            return before, seconds
+        before = seconds
     raise ValueError(f"no run reached {accuracy}")
 
 
@@ -120,66 +117,146 @@ def budget_points(name: str) -> list[dict[str, Any]]:
     return points
 
 
-def _speed_up(slow: float, ours: float, at_most: bool) -> str:
-    if at_most:
-        return f"under {ours:.0f} s, over {math.floor(slow / ours)} times faster"
-    return f"{ours:.0f} s, {slow / ours:.1f} times faster"
+def _speed_up(slow: float, before: float | None, reached: float) -> str:
+    if before is None:
+        return f"under {reached:.0f} s, over {math.floor(slow / reached)} times faster"
+    least, most = slow / reached, slow / before
+    return f"{before:.0f} to {reached:.0f} s, {least:.1f} to {most:.1f} times faster"
 
 
 def rivals_table() -> list[str]:
-    """Every objective at equal patches, the best first."""
+    """Every objective at equal patches, the best first, and what many patches are worth."""
     record, cost = load("rivals-cifar10"), load("objectives")["share"]
     found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in record["rows"]:
         found[row["label"]][row["n"]] = row["scores"]["ridge head"]
     views = sorted({n for scores in found.values() for n in scores})
     most = str(max(views))
-    lines = [
-        f"| objective | {' | '.join(f'{n} patches' for n in views)} | its cost, {most} patches |",
-        "| --- " * (len(views) + 2) + "|",
-    ]
+    gains = [f"{n} less {views[0]}" for n in views[1:]]
+    head = [f"{n} patches" for n in views] + gains + [f"its cost, {most} patches"]
+    lines = [f"| objective | {' | '.join(head)} |", "| --- " * (len(head) + 1) + "|"]
     for label in sorted(found, key=lambda key: -max(s["mean"] for s in found[key].values())):
         cells = [_spread(found[label][n]) for n in views]
+        for n in views[1:]:
+            differences = paired(label, n, views[0])
+            ahead = sum(difference > 0 for difference in differences)
+            cells.append(
+                f"{signed(statistics.mean(differences))}, {ahead} of {len(differences)} seeds"
+            )
         lines.append(f"| `{label}` | {' | '.join(cells)} | {cost[most][label]:.1%} |")
     for row in record["baselines"]:
         name = row["label"].split(",")[0]  # whose projector it has makes no difference to the head
         cell = _spread(row["scores"]["ridge head"])
-        lines.append(f"| {name} | {' | '.join([cell] * len(views))} | |")
+        lines.append(f"| {name} | {' | '.join([cell] * len(views))} |{' |' * (len(gains) + 1)}")
     return list(dict.fromkeys(lines))
+
+
+def paired(label: str, n: int, other: int) -> list[float]:
+    """Points by which n patches of an image beat another number, seed by seed."""
+    scores: dict[int, dict[str, float]] = defaultdict(dict)
+    for cell in load("rivals-cifar10")["cells"]:
+        objective, patches, seed = re.fullmatch(r"(.+)-n(\d+)-seed(\d+)", cell["name"]).groups()
+        if objective == label:
+            scores[int(patches)][seed] = cell["scores"]["ridge head"]
+    return [scores[n][seed] - scores[other][seed] for seed in sorted(scores[n])]
+
+
+def rivals_sentence() -> str:
+    """What the table says of many patches, in every seed and not in the mean alone."""
+    labels = sorted({row["label"] for row in load("rivals-cifar10")["rows"]})
+    counts = {}
+    for n in (8, 20):
+        differences = {label: paired(label, n, 2) for label in labels}
+        means = sum(statistics.mean(values) > 0 for values in differences.values())
+        every = sum(min(values) > 0 for values in differences.values())
+        counts[n] = (means, every)
+    return (
+        f"At equal patches eight of each image beat two in the mean of three seeds in "
+        f"{counts[8][0]} of {len(labels)} objectives, and in every seed in {counts[8][1]}; twenty "
+        f"beat two in {counts[20][0]} and in {counts[20][1]}."
+    )
 
 
 def quality_table() -> list[str]:
     """How measures without labels rank runs beside a probe with labels, best first."""
     backbone, head = (load("quality")["correlations"][layer] for layer in ("backbone", "head"))
-    lines = ["| measure | head | backbone |", "| --- | --- | --- |"]
+    lines = [
+        "| measure | head | 95 % | backbone | 95 % |", "| --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
     for name in sorted(head, key=lambda name: -head[name]["spearman"]):
-        both = (f"{layer[name]['spearman']:.2f}".replace("-", "−") for layer in (head, backbone))
-        lines.append(f"| {name} | {' | '.join(both)} |")
+        cells = []
+        for layer in (head, backbone):
+            low, high = layer[name]["interval"]
+            cells += [_two_digits(layer[name]["spearman"])]
+            cells += [f"{_two_digits(low)} to {_two_digits(high)}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
+
+
+def quality_sentence() -> str:
+    """What chance alone reaches, by permuting whole objectives."""
+    bounds = [
+        each["chance"] for layer in load("quality")["correlations"].values()
+        for each in layer.values()
+    ]  # fmt: skip
+    return (
+        f"Were objectives exchangeable, 95 % of correlations would stay below {min(bounds):.2f} to "
+        f"{max(bounds):.2f} either way, by the measure (whole objectives permuted, as runs of one "
+        "are alike)."
+    )
+
+
+def sentences() -> list[str]:
+    """The sentences of README.md that hold numbers of docs/results."""
+    return [rivals_sentence(), quality_sentence()]
+
+
+def signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def _two_digits(value: float) -> str:
+    """Halves away from zero, as a reader rounds: 0.825 is 0.83."""
+    rounded = Decimal(str(value)).quantize(Decimal("0.01"), ROUND_HALF_UP)
+    return str(rounded).replace("-", "−")
 
 
 def claims_table() -> list[str]:
-    """What became of the paper's claims: duels that went as claimed, and the margins in points."""
-    lines = []
+    """What became of the paper's claims, the same layer and the same crops of both first."""
+    lines = [
+        "| | | same layer and crops, equal epochs | same layer and crops, equal compute "
+        "| each as its authors probe it, equal epochs | the same, equal compute |",
+        "| --- " * 6 + "|",
+    ]
     for file in sorted((RESULTS / "paper").glob("*.json")):
-        for verdict in json.loads(file.read_text())["claims"]:
-            grounds = verdict["duels"]
-            if not lines:
-                lines = [f"| | | {' | '.join(f'at {ground}' for ground in grounds)} |"]
-                lines.append("| --- " * (2 + len(grounds)) + "|")
-            cells = [_duels(duels) for duels in grounds.values()]
-            name, words = file.stem, verdict["claim"]["words"]
-            lines.append(f"| [{name}]({name}.md) | {words} | {' | '.join(cells)} |")
+        for claim in json.loads(file.read_text())["claims"]:
+            cells = [
+                _claim(claim, equal, same) for same in (True, False)
+                for equal in ("epochs", "compute")
+            ]  # fmt: skip
+            name = file.stem
+            lines.append(f"| [{name}]({name}.md) | {claim['words']} | {' | '.join(cells)} |")
     return lines
 
 
-def _duels(duels: list[dict[str, Any]]) -> str:
-    if not duels:
-        return "not tested"
-    margins = [duel["margin"] for duel in duels]
-    low, high = (f"{value:+.1f}".replace("-", "−") for value in (min(margins), max(margins)))
-    between = low if len(duels) == 1 else f"{low} to {high}"
-    return f"{sum(duel['held'] for duel in duels)} of {len(duels)}: {between}"
+def _claim(claim: dict[str, Any], equal: str, same: bool) -> str:
+    """Whether it held, how often each outcome came out, and the least and the greatest mean."""
+    for found in claim["status"]:
+        if (found["equal"], found["same_layer_and_crops"]) == (equal, same):
+            break
+    else:
+        return ""
+    means = [
+        result["mean"] for result in claim["results"] if result["equal"] == equal
+        and (None not in (result["layer"], result["crops"]) if same
+             else (result["layer"], result["crops"]) == (None, None))
+    ]  # fmt: skip
+    if not means:
+        return "not measured"
+    words = {"undecided": "not decided", "tie": "tied"}
+    counts = ", ".join(f"{n} {words.get(what, what)}" for what, n in found["counts"].items())
+    low, high = (f"{value:+.1f}".replace("-", "−") for value in (min(means), max(means)))
+    return f"{found['status']}: {counts}; {low}" + ("" if low == high else f" to {high}")
 
 
 def _spread(score: dict[str, float]) -> str:
@@ -193,7 +270,6 @@ def other_table() -> list[str]:
     demo, flat, step = load("demo"), load("imagenette-folder"), load("step-laptop")
     large, scoring = load("step-resnet18"), load("evaluation-cifar10")
     random = _values(_untrained(demo), "knn head grid3")
-    [untrained] = _values(_untrained(flat), "knn head grid3")
     share = step["share"]
     return [
         "| measured | value | n |",
@@ -202,8 +278,11 @@ def other_table() -> list[str]:
         f"random weights {_with_range(random)} | {demo['n']} |",
         f"| demo: train, evaluate and report, seconds | "
         f"{_with_range(demo['seconds_train_evaluate_report'])} | {demo['n']} |",
-        f"| {flat['images']:,} photographs in a flat folder, {flat['budget']}: k-NN on a held-out "
-        f"fifth, percent | {flat['value']:.1f}, random weights {untrained:.1f} | {flat['n']} |",
+        *(
+            f"| {flat['images']:,} photographs in a flat folder, {flat['budget']}: {name} on a "
+            f"held-out fifth, percent | {beside_untrained(flat, probe)} | {flat['n']} |"
+            for probe, name in (("knn", "k-NN"), ("linear", "linear probe"))
+        ),
         f"| `laptop` step, patches/s | {_with_range(step['values'], 0)} | {step['n']} steps |",
         f"| share of the step: views, objective, optimizer | {share['views']:.1%}, "
         f"{share['objective']:.1%}, {share['optimizer']:.1%} | |",
@@ -211,6 +290,17 @@ def other_table() -> list[str]:
         f"| the same, ResNet-18 at 32 px, 20 x 100 patches | {large['bare_over_whole']:.3f} | |",
         f"| features of 60,000 images and linear probe, seconds | {scoring['value']:.0f} | |",
     ]
+
+
+def beside_untrained(record: dict[str, Any], probe: str) -> str:
+    """The head's score and, by the same probe, those of what needs no training."""
+    own = _values(record["results"], f"{probe} head grid3")
+    random = _values(_untrained(record), f"{probe} head grid3")
+    white = _values(record["baselines"], f"{probe} none whole")
+    return (
+        f"{_with_range(own)}, random weights {_with_range(random)}, whitened patches "
+        f"{_with_range(white)}"
+    )
 
 
 def _untrained(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -239,4 +329,4 @@ if __name__ == "__main__":
     made = (
         cifar_table(), race_table(), rivals_table(), quality_table(), other_table(), claims_table()
     )  # fmt: skip
-    print("\n\n".join("\n".join(lines) for lines in made))
+    print("\n\n".join("\n".join(lines) for lines in (*made, sentences())))

@@ -36,6 +36,60 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + checksum
 
 
+def png_16_bit(rows: np.ndarray) -> bytes:
+    """Of (height, width, channel), which Pillow cannot write: gray and alpha, RGB or RGBA."""
+    height, width, channels = rows.shape
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)  # no filter
+    body = png_chunk(b"IDAT", zlib.compress(lines)) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + body
+
+
+def tiff(
+    data: bytes,
+    width: int,
+    height: int,
+    *,
+    bits: int,
+    photometric: int,
+    channels: int = 1,
+    sample_format: int = 1,
+    extra: int = 0,
+) -> bytes:
+    """One strip of little-endian numbers, which Pillow writes of few kinds only.
+
+    Args:
+        data: packed, each row in whole bytes.
+        width: pixels.
+        height: pixels.
+        bits: of a number.
+        photometric: 0 where zero is white, 1 where it is black, 2 for RGB.
+        channels: numbers of a pixel.
+        sample_format: 1 for unsigned, 2 for signed integers, 3 for floats.
+        extra: channels besides the color's.
+    """
+    shorts = np.array([bits] * channels, "<u2").tobytes() + np.zeros(extra, "<u2").tobytes()
+    numbers = 8 + len(data)
+    directory = numbers + len(shorts)
+
+    def several(tag: int, count: int, at: int) -> tuple[int, int, int, int]:
+        if count > 2:  # else they are in the entry itself
+            return tag, 3, count, at
+        return tag, 3, count, int.from_bytes(shorts[at - numbers :][: 2 * count], "little")
+
+    tags = [
+        (256, 4, 1, width), (257, 4, 1, height), several(258, channels, numbers), (259, 3, 1, 1),
+        (262, 3, 1, photometric), (273, 4, 1, 8), (277, 3, 1, channels), (278, 4, 1, height),
+        (279, 4, 1, len(data)), (339, 3, 1, sample_format),
+    ]  # fmt: skip
+    if extra:
+        tags.insert(-1, several(338, extra, numbers + 2 * channels))
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    count = struct.pack("<H", len(tags))
+    return b"II*\0" + struct.pack("<I", directory) + data + shorts + count + entries + bytes(4)
+
+
 def png_claiming(width: int, height: int, *chunks: bytes) -> bytes:
     """A small PNG file whose header claims any size."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))

@@ -9,7 +9,7 @@ from empssl.bag import Crops, embed_bags
 from empssl.draws import uniform
 from empssl.errors import UsageError
 from empssl.models import VIEW_LAYERS, Layer, Network, build_network
-from empssl.views import Patches
+from empssl.views import Patches, Policy, RandomCrops
 from empssl.views.crop import grid
 
 
@@ -68,6 +68,15 @@ def test_a_grid_bag_holds_the_corners_and_their_mirror_images() -> None:
     assert torch.allclose(views, expected / 127.5 - 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("policy", [Patches(crop=0.3), RandomCrops(), RandomCrops(side=32)])
+def test_a_grid_of_a_given_share_has_the_same_pixels_whatever_training_took(policy: Policy) -> None:
+    pixels, rows = images(), torch.arange(5)
+    own = Crops.parse("grid2").views(Patches(crop=0.5), pixels, rows)
+    assert torch.equal(Crops.parse("grid2@0.5").views(policy, pixels, rows), own)
+    enlarged = Crops.parse("grid2").views(Patches(crop=0.5, side="image"), pixels, rows)
+    assert torch.equal(Crops.parse("grid2@0.5x2").views(policy, pixels, rows), enlarged)
+
+
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_a_grid_reaches_every_edge(count: int) -> None:
     for marks in grid(32, 16, count):
@@ -103,6 +112,17 @@ def test_bags_do_not_depend_on_how_many_patches_are_embedded_at_once(
     bags = embed(Crops.parse("random4"), images())
     for layer in VIEW_LAYERS:
         assert torch.allclose(bags[layer], expected[layer], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("device", "side", "most"), [
+    ("cpu", 16, 512), ("cpu", 64, 512), ("cpu", 128, 128), ("cpu", 224, 41), ("cpu", 10_000, 1),
+    ("cuda", 64, 4096), ("cuda", 224, 334),
+])  # fmt: skip
+def test_large_patches_are_fewer_at_once(
+    device: str, side: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert module.patches_at_once(torch.device(device), side) == most
 
 
 def test_random_patches_follow_from_the_seed_and_the_sample() -> None:
@@ -152,12 +172,19 @@ def test_a_network_in_training_mode_is_refused() -> None:
         )
 
 
-@pytest.mark.parametrize("text", ["grid1", "grid3", "random128", "whole"])
+WRITTEN = ["grid1", "grid3", "grid2@0.5", "grid3@0.5x2", "random128", "whole"]
+
+
+@pytest.mark.parametrize("text", WRITTEN)
 def test_crops_are_written_as_they_are_read(text: str) -> None:
     assert str(Crops.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "grid", "grid0", "random-3", "whole2", "grid3 ", "gird3"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "grid", "grid0", "random-3", "whole2", "grid3 ", "gird3", "grid2@0", "grid2@1.5",
+     "random4@0.5", "grid2x2"],
+)  # fmt: skip
 def test_unknown_crops_are_refused_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match=f"no crops '{text}'; write grid3, random128 or whole"):
         Crops.parse(text)

@@ -13,8 +13,9 @@ import empssl
 from empssl import benchmarking, cli
 from empssl.benchmarking import PARTS, Bench
 from empssl.errors import UsageError
-from empssl.flops import projecting_flops, training_flops
+from empssl.flops import projecting_flops, step_flops, training_flops
 from empssl.models import Network, build_network
+from empssl.objectives import build_objective
 
 TINY: dict[str, Any] = {
     "recipe": "demo", "patches": 2, "batch": 4, "image_side": 8, "backbone": {"width": 4},
@@ -48,10 +49,12 @@ def test_ratio_to_bare_compares_neighbors_in_time(found: Bench) -> None:
     assert found["bare_over_step"].high == max(ratios)
 
 
-def test_achieved_flops_are_those_of_the_network(found: Bench) -> None:
+def test_achieved_flops_are_those_of_the_step(found: Bench) -> None:
     settings = found.conditions["settings"]
     network = build_network(settings["backbone"], settings["projector"])
-    step = 8 * training_flops(network, found.conditions["view_side"])
+    side, objective = found.conditions["view_side"], build_objective(settings["objective"], dim=8)
+    step = step_flops(network, objective, 2, side, 4, settings["optimizer"]).total
+    assert step > 8 * training_flops(network, side)
     assert found["step_flops"].high == pytest.approx(step / min(found.seconds["whole"]) / 1e12)
 
 
@@ -74,9 +77,11 @@ def test_views_of_a_target_cost_what_they_cost_in_training(
     settings = found.conditions["settings"]
     network = build_network(settings["backbone"], settings["projector"])
     side = found.conditions["view_side"]
-    flops = seen * training_flops(network, side)
-    flops += {"byol": 3, "ressl": 1}[name] * projecting_flops(network, side)
-    assert found.conditions["gflop_per_patch"] == pytest.approx(flops / 3 / 1e9)
+    objective = build_objective(settings["objective"], dim=8)
+    step = step_flops(network, objective, 3, side, 4, settings["optimizer"])
+    assert step.network == 4 * seen * training_flops(network, side)
+    assert step.target == 4 * {"byol": 3, "ressl": 1}[name] * projecting_flops(network, side)
+    assert found.conditions["gflop_per_patch"] == pytest.approx(step.total / 12 / 1e9)
 
 
 def test_json_has_a_line_for_each_claim_with_its_conditions(found: Bench) -> None:

@@ -11,6 +11,7 @@ import torch
 from empssl import checkup
 from empssl.checkup import Checkup, Finding, doctor
 from empssl.errors import UsageError
+from empssl.load import Reading
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def found() -> Checkup:
 def run_doctor(*words: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "empssl", "doctor", *words], capture_output=True, text=True,
-        env=env | {"OMP_NUM_THREADS": "1"}, timeout=120, check=False,
+        env=env | {"OMP_NUM_THREADS": "1"}, timeout=600, check=False,
     )  # fmt: skip
 
 
@@ -53,6 +54,25 @@ def test_a_full_disk_is_a_problem_with_both_numbers(monkeypatch: pytest.MonkeyPa
 def test_more_threads_than_cores_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4096)
     assert doctor()["threads"].verdict == "slow"
+
+
+def test_few_threads_are_told_a_number_that_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(checkup, "cores", lambda: 3)
+    assert "OMP_NUM_THREADS=3" in doctor()["threads"].advice
+
+
+@pytest.mark.parametrize(("others", "verdict"), [(1.5, "slow"), (0.0, "ok")])
+def test_other_programs_that_take_cores_are_told_with_what_helps(
+    others: float, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([Reading(0.0, 0.0, 0.0, 2), Reading(10.0, 5.0 + 10 * others, 5.0, 2)])
+    monkeypatch.setattr(checkup, "reading", lambda: next(looks))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    finding = doctor()["other programs"]
+    assert finding.verdict == verdict
+    assert ("wait until they end" in finding.advice) == (verdict == "slow")
+    assert "OMP_NUM_THREADS" not in finding.advice
 
 
 def test_a_torch_with_known_holes_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

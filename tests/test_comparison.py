@@ -21,11 +21,15 @@ import empssl
 from empssl import cli, training
 from empssl.comparison import Comparison, Forecast, execution
 from empssl.comparison import compare as compare_any
+from empssl.comparison.cell import Cell
 from empssl.comparison.ends import apart
 from empssl.comparison.equal import Equal
 from empssl.comparison.folder import Folder
 from empssl.comparison.maps import maps
+from empssl.comparison.outcome import Outcome
+from empssl.comparison.protocol import Protocol
 from empssl.comparison.settings import decisive
+from empssl.comparison.table import Table
 from empssl.errors import (
     CellsFailedError,
     DataError,
@@ -34,6 +38,7 @@ from empssl.errors import (
     UsageError,
 )
 from empssl.pretrained import Encoder
+from empssl.recipes import resolve
 from empssl.run import Run
 
 # Sixty-four whitened patches: the baseline that needs no network takes no time either.
@@ -173,6 +178,16 @@ def test_equal_pflop_is_so_many_steps_of_the_network(tmp_path: Path) -> None:
     assert two.pflop == pytest.approx(1e-6, rel=0.02)
     assert four.pflop == pytest.approx(1e-6, rel=0.02)
     assert small.patches > two.patches
+
+
+def test_an_option_that_came_later_leaves_older_runs_as_they_were() -> None:
+    for name, option, before in (("lars", "nesterov", True), ("sgd", "decay_vectors", False)):
+        now = resolve("official", {"optimizer": {"name": name}})
+        older = now | {"optimizer": dict(now["optimizer"])}
+        assert older["optimizer"].pop(option) is before
+        assert decisive(now) == decisive(older)
+        other = resolve("official", {"optimizer": {"name": name, option: not before}})
+        assert decisive(other) != decisive(older)
 
 
 def test_equal_seconds_are_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,8 +552,35 @@ def test_another_network_has_baselines_of_its_own(tmp_path: Path) -> None:
     wide = {"wide": {"name": "emp", "projector": {"hidden": 32}}}
     compare(tmp_path, objectives=["emp", "wide"], set=wide)
     labels = [row["label"] for row in record(tmp_path)["baselines"]]
-    assert labels == ["random weights, emp", "random weights, wide", "whitened patches",
-                      "whitened patches, ridge"][:4]  # fmt: skip
+    assert labels == ["random weights, emp", "random weights, wide", "whitened patches"]
+
+
+@pytest.mark.parametrize("extra", [[], [("ridge", 70.0)]])
+def test_whitened_patches_stand_under_their_own_probe_only(
+    extra: list[tuple[str, float]],
+) -> None:
+    """Whether or not an evaluation has them under ridge regression besides."""
+
+    def row(model: str, probe: str, layer: str, accuracy: float) -> dict[str, Any]:
+        crops = "whole" if layer == "none" else "grid1"
+        return {"model": model, "probe": probe, "layer": layer, "crops": crops,
+                "accuracy": accuracy}  # fmt: skip
+
+    results = [row("whitened-patches", probe, "none", value)
+               for probe, value in [("linear", 60.0), *extra]]  # fmt: skip
+    protocol = Protocol("digits", ("linear",), "grid1")
+    cell = Cell("a", "emp", 2, 0, Path("a"), {}, 4, 4, 1.0, {})
+    outcome = Outcome(
+        cell, "finished", scores=[row("x", "linear", "head", 50.0)],
+        baselines=[*results, row("random-0", "linear", "head", 20.0)],
+    )  # fmt: skip
+    assert {found["probe"] for found in protocol.rows(results)} == {"linear"}
+    random, white = Table.of([outcome]).baselines
+    assert (random.label, white.label) == ("random weights", "whitened patches")
+    for baseline, value in ((random, 20.0), (white, 60.0)):
+        found = baseline.scores["linear head"]
+        assert found is not None
+        assert found.mean == value
 
 
 def test_the_record_says_what_its_numbers_depend_on(grid: tuple[Path, Comparison]) -> None:

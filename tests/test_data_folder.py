@@ -9,6 +9,7 @@ from PIL import Image
 
 from empssl.data import in_memory, open_images
 from empssl.data.folder import list_images
+from empssl.data.split import held_out
 from empssl.errors import DataError
 
 
@@ -130,6 +131,86 @@ def test_new_images_move_no_other(tmp_path: Path) -> None:
     after = classes(tmp_path / "a", each=60)
     for split, old in before.items():
         assert old < set(names(after, split))
+
+
+@pytest.mark.parametrize("inside", ["", "photos/", "photos/all/"])
+def test_the_split_is_that_of_the_pictures_wherever_their_folder_lies(
+    inside: str, tmp_path: Path
+) -> None:
+    plain = classes(tmp_path / "plain")
+    other = classes(tmp_path / "moved" / inside)
+    for split in ("train", "test"):
+        assert names(other, split) == names(plain, split)
+        if inside:
+            around = names(tmp_path / "moved", split)
+            assert around == [f"{inside}{name}" for name in names(plain, split)]
+
+
+def test_the_split_of_versions_before_can_be_had(tmp_path: Path) -> None:
+    root = classes(tmp_path / "around" / "photos")
+    for opened in (root, root.parent):
+        every = names(opened)
+        images = open_images(str(opened), split="test", side=8, division="by_name")
+        found = [images.sample_name(i) for i in range(len(images))]
+        assert found == [name for name in every if held_out(name)]
+    assert found != names(root.parent, "test")
+
+
+def test_a_class_that_only_test_would_have_goes_to_train(tmp_path: Path) -> None:
+    alone = [f"{c}/{k}.png" for c in "abcdefghij" for k in range(3)]
+    held = {name for name in alone if held_out(name)}
+    few = {name.partition("/")[0] for name in held}
+    others = [name for name in alone if name[0] not in few] + [f"z/{k}.png" for k in range(20)]
+    root = fill(tmp_path, *held, *others)
+    train, test = names(root, "train"), names(root, "test")
+    assert held <= set(train)
+    assert {name[0] for name in test} <= {name[0] for name in train}
+    assert sorted(train + test) == sorted(names(root))
+    assert test
+
+
+def test_there_is_something_to_test_on_as_long_as_a_class_has_two(tmp_path: Path) -> None:
+    root = fill(tmp_path, "a/1.png", "b/1.png", "b/2.png")
+    assert [name[0] for name in names(root, "test")] == ["b"]
+    assert {name[0] for name in names(root, "train")} == {"a", "b"}
+    alone = fill(tmp_path / "alone", "a/1.png", "b/1.png")
+    with pytest.raises(DataError, match=r"none of the 2 images in .* is in the test split"):
+        open_images(str(alone), split="test")
+
+
+GIVEN = [
+    ("train", "dev"), ("training", "eval"), ("Train", "Evaluation"), ("TRAIN", "holdout"),
+    ("train_images", "test_images"), ("images_train", "images_val"), ("train-set", "dev-set"),
+    ("train2017", "val2017"), ("trainset", "testset"), ("TrainImages", "TestImages"),
+    ("pets.train", "pets.valid"), ("training data", "validation data"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("train", "test"), GIVEN)
+def test_folders_of_splits_are_known_by_the_words_in_their_names(
+    train: str, test: str, tmp_path: Path
+) -> None:
+    fill(tmp_path, *(f"{part}/{c}/{k}.png" for part in (train, test) for c in "ab" for k in "12"))
+    parts = [open_images(str(tmp_path), split=split, side=8) for split in ("auto", "test", "all")]
+    assert [(images.part, len(images)) for images in parts] == [(train, 4), (test, 4), ("", 8)]
+    assert {images.class_names for images in parts} == {("a", "b")}
+
+
+CLASSES = [
+    ("trainers", "testudo"), ("valley", "training"), ("train", "car", "bus"), ("dev", "ops"),
+    ("train_station", "test_tube"), ("training", "dev", "cooking"), ("train_a", "bus", "test_a"),
+    ("train_cats", "train_dogs", "test_birds"), ("contest", "strain"), ("evaluate", "trained"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("folders", CLASSES)
+def test_classes_that_only_sound_like_splits_stay_classes(
+    folders: tuple[str, ...], tmp_path: Path
+) -> None:
+    fill(tmp_path, *(f"{folder}/{k}.png" for folder in folders for k in range(3)))
+    images = open_images(str(tmp_path), split="auto", side=8)
+    assert images.class_names == tuple(sorted(folders))
+    assert (images.split, len(images), images.part) == ("all", 3 * len(folders), "")
 
 
 def test_order_does_not_depend_on_the_disk(tmp_path: Path) -> None:

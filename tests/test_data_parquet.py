@@ -13,6 +13,7 @@ from PIL import Image
 
 from empssl.data import open_images
 from empssl.data.parquet import open_parquet, parquet_splits
+from empssl.data.split import held_out
 from empssl.errors import DataError
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenette160"
@@ -150,6 +151,62 @@ def test_labelled_file_is_divided_and_whole(tmp_path: Path) -> None:
     assert train.labels.tolist() == [row % 2 for row in rows]
     whole = open_images(str(file), split="all", side=12)
     assert np.array_equal(train.read(range(len(train))).pixels, whole.read(rows).pixels)
+
+
+def sides(path: Path) -> dict[bytes, str]:
+    """The split of every picture."""
+    found = {}
+    for split in ("train", "test"):
+        images = open_images(str(path), split=split, side=12)  # type: ignore[arg-type]
+        for image in images.read(range(len(images))).pixels:
+            found[image.numpy().tobytes()] = split
+    return found
+
+
+def test_a_picture_stays_on_its_side_in_another_file_row_or_folder(tmp_path: Path) -> None:
+    cells: list[dict[str, Any] | None] = [cell(k) for k in range(60)]
+    labels = [k % 2 for k in range(60)]
+    plain = sides(write(tmp_path / "photos.parquet", cells, labels=labels))
+    assert 3 <= list(plain.values()).count("test") <= 21
+    assert sides(write(tmp_path / "v2.parquet", cells, labels=labels)) == plain
+    back = [{"bytes": c["bytes"], "path": None} for c in reversed(cells) if c]
+    assert sides(write(tmp_path / "back.parquet", [*back], labels=labels[::-1])) == plain
+    for k in range(3):
+        write(tmp_path / "sharded" / f"{k}.parquet", cells[k::3], labels=labels[k::3])
+    assert sides(tmp_path / "sharded") == plain
+
+
+def test_the_split_of_versions_before_can_be_had(tmp_path: Path) -> None:
+    cells: list[dict[str, Any] | None] = [cell(k) for k in range(60)]
+    file = write(tmp_path / "x.parquet", cells, labels=[k % 2 for k in range(60)])
+    images = open_images(str(file), split="test", side=12, division="by_name")
+    found = [images.sample_name(i) for i in range(len(images))]
+    assert found == [name for name in (f"x.parquet[{k}]" for k in range(60)) if held_out(name)]
+
+
+def test_a_class_that_only_test_would_have_goes_to_train(tmp_path: Path) -> None:
+    cells: list[dict[str, Any] | None] = [cell(k) for k in range(40)]
+    file = write(tmp_path / "x.parquet", cells, labels=[k // 2 for k in range(40)])
+    train, test = (open_images(str(file), split=split) for split in ("train", "test"))
+    assert train.labels is not None
+    assert test.labels is not None
+    assert set(train.labels.tolist()) == set(range(20)) > set(test.labels.tolist())
+    assert len(train) + len(test) == 40
+
+
+def test_everything_is_used_unless_the_files_say_which_are_for_testing(tmp_path: Path) -> None:
+    cells: list[dict[str, Any] | None] = [cell(k) for k in range(20)]
+    labels = [k % 2 for k in range(20)]
+    assert (
+        len(open_images(str(write(tmp_path / "x.parquet", cells, labels=labels)), split="auto"))
+        == 20
+    )
+    for name in ("images_train", "images_dev"):
+        write(tmp_path / "given" / f"{name}-00000-of-00001.parquet", cells, labels=labels)
+    parts = [open_images(str(tmp_path / "given"), split=split) for split in ("auto", "test")]
+    assert [(len(images), images.part) for images in parts] == [
+        (20, "images_train-00000-of-00001.parquet"), (20, "images_dev-00000-of-00001.parquet"),
+    ]  # fmt: skip
 
 
 def test_file_without_labels_is_not_divided(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from empssl.duration import parse_duration
+from empssl.duration import format_duration, parse_duration
 from empssl.errors import UsageError
 
 
@@ -21,3 +21,13 @@ def test_durations_are_seconds(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match=f"'{text}' is no duration; write it as 90s, 10m, 1h30m"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1s"), (59.4, "59s"), (60, "1m"), (150, "2m30s"), (3600, "1h"), (3605, "1h"),
+     (5400, "1h30m"), (86_400 + 7200 + 300, "1d2h")],
+)  # fmt: skip
+def test_durations_are_told_as_they_are_typed(seconds: int | float, text: str) -> None:
+    assert format_duration(seconds) == text
+    assert parse_duration(text) == pytest.approx(seconds, rel=0.1, abs=1)

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import weakref
@@ -18,7 +19,7 @@ from empssl.checkpoint import identity
 from empssl.data import BadSamples
 from empssl.data.images import ImageBatch, ImageSet
 from empssl.embedding import embed
-from empssl.errors import UsageError
+from empssl.errors import CheckpointError, UsageError
 from empssl.pretrained import Encoder
 
 NAMES = ["line\nbreak.png", "-leading.png", "quote'\".png", "comma,tab\t.png", "русский.png"]
@@ -222,3 +223,122 @@ def test_too_many_bad_images_stop_the_work(tiny_run: Path, tmp_path: Path) -> No
         embed(tiny_run, str(folder), out=tmp_path / "out.parquet")
     assert stopped.value.exit_code == 3  # type: ignore[attr-defined]
     assert not (tmp_path / "out.parquet").exists()
+
+
+# Formats
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images in two classes, with names that CSV has to quote; the fourth is broken."""
+    folder = tmp_path_factory.mktemp("formats") / "classes"
+    for number in range(12):
+        path = folder / ("cat", "dog")[number % 2] / f'{number:02d},"{number}"\nя.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no picture" if number == 3 else photo(number, side=16))
+    return folder
+
+
+def in_fives(self: Encoder, count: int) -> Iterator[range]:
+    return (range(i, min(i + 5, count)) for i in range(0, count, 5))
+
+
+@pytest.fixture(scope="module")
+def formats(classes: Path, tiny_run: Path) -> dict[str, Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "batches", in_fives)  # so that there are several shards
+        return {
+            suffix: embed(tiny_run, str(classes), out=classes.parent / f"out.{suffix}")
+            for suffix in ("parquet", "csv", "npy")
+        }
+
+
+def test_a_csv_has_a_row_an_image_and_a_column_a_number(formats: dict[str, Path]) -> None:
+    expected = pq.read_table(formats["parquet"])
+    with open(formats["csv"], encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    dim = expected["embedding"].type.list_size
+    assert head == ["name", "label", *(f"embedding_{i}" for i in range(dim))]
+    assert [row[0] for row in rows] == expected["name"].to_pylist()
+    assert [int(row[1]) for row in rows] == expected["label"].to_pylist()
+    broken = expected["valid"].to_pylist().index(False)
+    assert rows[broken][2:] == [""] * dim
+    found = np.array([row[2:] for i, row in enumerate(rows) if i != broken], np.float32)
+    assert np.array_equal(found, numbers(expected))  # to the last bit
+
+
+def test_a_npy_is_a_float32_matrix_whose_rows_are_named_beside_it(
+    formats: dict[str, Path],
+) -> None:
+    expected, found = pq.read_table(formats["parquet"]), np.load(formats["npy"])
+    valid = expected["valid"].to_numpy()
+    assert (found.dtype, len(found)) == (np.float32, 12)
+    assert np.array_equal(found[valid], numbers(expected))
+    assert np.isnan(found[~valid]).all()
+    with open(formats["npy"].with_name("out.names.csv"), encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == expected["name"].to_pylist()
+    assert [int(row["label"]) for row in rows] == expected["label"].to_pylist()
+    assert [row["valid"] == "True" for row in rows] == valid.tolist()
+
+
+def test_formats_leave_nothing_else_behind(formats: dict[str, Path]) -> None:
+    names = {path.name for path in formats["csv"].parent.iterdir()}
+    assert names == {
+        "classes", "out.parquet", "out.csv", "out.npy", "out.names.csv", "out.bad_samples.jsonl"
+    }  # fmt: skip
+
+
+def test_a_csv_goes_on_where_it_was(
+    tiny_run: Path, classes: Path, formats: dict[str, Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    embedded: list[int] = []
+    original = Encoder.embed
+
+    def failing(self: Encoder, images: Any, samples: Any, *rest: Any) -> Any:
+        embedded.append(len(samples))
+        if len(embedded) == 3:
+            raise KeyboardInterrupt
+        return original(self, images, samples, *rest)
+
+    monkeypatch.setattr(Encoder, "batches", in_fives)
+    monkeypatch.setattr(Encoder, "embed", failing)
+    with pytest.raises(KeyboardInterrupt):
+        embed(tiny_run, str(classes), out=tmp_path / "out.csv")
+    embed(tiny_run, str(classes), out=tmp_path / "out.csv")
+    assert len(embedded) == 4
+    assert (tmp_path / "out.csv").read_bytes() == formats["csv"].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "overwrite", "said"),
+    [
+        ("folder", False, r"is a folder; give --out the name of a file"),
+        ("folder", True, r"is a folder; give --out the name of a file"),
+        ("folder.csv", True, r"is a folder; give --out the name of a file"),
+        ("out.pt", False, r"out.pt; end its name in .parquet, .csv, .npy"),
+        ("out", True, r"end its name in .parquet, .csv, .npy"),
+        ("file.csv/out.csv", True, r"file.csv is a file"),
+        ("file.csv", False, "exists; replace it with --overwrite"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_before_anything_is_read(
+    name: str, overwrite: bool, said: str, tiny_run: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file.csv").touch()
+    monkeypatch.setattr(Encoder, "from_pretrained", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(UsageError, match=said):
+        embed(tiny_run, "digits", out=tmp_path / name, overwrite=overwrite)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no such folder")
+def test_a_folder_that_takes_no_files_is_told_before_anything_is_read(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Encoder, "from_pretrained", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(CheckpointError, match="no file can be made in /proc"):
+        embed(tiny_run, "digits", out="/proc/out.csv")

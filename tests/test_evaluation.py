@@ -54,9 +54,43 @@ def test_baselines_stand_beside_the_scores(scored: Evaluation) -> None:
     for probe in ("linear", "knn"):
         assert {("random-0", probe, layer) for layer in ("backbone", "head")} <= rows
         assert ("whitened-patches", probe, "none") in rows
-    assert ("whitened-patches", "ridge", "none") in rows
     table = scored.table()
     assert all(model in table for model in ("random-0", "whitened-patches"))
+
+
+def test_baselines_are_scored_by_the_probes_of_the_run_and_no_other(tiny_run: Path) -> None:
+    for asked in (["linear_sgd", "knn"], ["ridge"]):
+        found = empssl.evaluate(
+            tiny_run,
+            "digits",
+            probes=asked,
+            crops=["grid1"],
+            layers=["head"],
+            train_size=100,  # type: ignore[arg-type]
+        )
+        for model in ("random-0", "whitened-patches"):
+            assert [row.probe for row in found.baselines if row.model == model] == asked
+
+
+def test_the_table_has_each_score_with_its_baselines_by_the_same_probe(
+    scored: Evaluation,
+) -> None:
+    lines = scored.table().splitlines()
+    rows = [line.split() for line in lines[1 : 1 + len(scored.results + scored.baselines)]]
+    assert [(row[1], row[2], row[0] == "random-0") for row in rows] == [
+        (probe, *which)
+        for probe in ("linear", "knn")
+        for which in (
+            ("backbone", False), ("backbone", True), ("head", False), ("head", True),
+            ("none", False),
+        )
+    ]  # fmt: skip
+    for own in scored.results:
+        best = max(row.accuracy for row in scored.baselines if row.probe == own.probe)
+        [row] = [r for r in rows if r[1:3] == [own.probe, own.layer] and r[0] != "random-0"]
+        assert row[-1] == f"{own.accuracy - best:+.2f}"
+    assert all(row[-1].endswith("%") for row in rows if row[2] == "none" or row[0] == "random-0")
+    assert "gain: points over the best baseline by the same probe" in lines
 
 
 def test_scores_are_kept_with_the_run(scored: Evaluation, tiny_run: Path) -> None:
@@ -145,9 +179,11 @@ def test_test_images_that_the_encoder_saw_are_told(tmp_path: Path) -> None:
         run = train_tiny(tmp_path / split, split=split)
         found = evaluate(run, "digits", probes=["knn"], crops=["grid1"], baselines=False)
         assert found.protocol["saw_test"] is saw
-        assert ("trained on the test images too" in found.table()) is saw
+        assert found.images["test"].trained_on == (360 if saw else 0)
+        told = f"trained on {360 if saw else 0} of 360 test images"
+        assert told in found.table().splitlines()[-1]
         page = report(run, data="digits").read_text()
-        assert ("trained on the test images too" in page) is saw
+        assert ("trained on 360 of the test images too, without their labels" in page) is saw
 
 
 def test_no_labels_is_an_error(tiny_run: Path, tmp_path: Path) -> None:

@@ -301,7 +301,9 @@ def test_files_of_different_networks_or_ways_are_never_mixed(
         ("crops", "crops", run, {"crops": "grid1"}),
         ("layer", "layer", run, {"crops": "grid2", "layer": "backbone"}),
     ):
-        made = empssl.embed(source, "digits", out=tmp_path / name, split="test", **options)  # type: ignore[arg-type]
+        made = empssl.embed(
+            source, "digits", out=tmp_path / f"{name}.parquet", split="test", **options
+        )  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=f"were made differently: {key} is"):
             empssl.evaluate(train, str(made))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from empssl import load
-from empssl.load import LoadWatch, Reading, reading, taken_by_others
+from empssl.load import LoadWatch, Reading, advice, reading, taken_by_others
 
 
 def readings(own: float, others: float, *, cores: int = 2) -> Iterator[Reading]:
@@ -16,11 +16,11 @@ def readings(own: float, others: float, *, cores: int = 2) -> Iterator[Reading]:
 
 
 def warnings(
-    monkeypatch: pytest.MonkeyPatch, own: float, others: float, cores: int = 2
+    monkeypatch: pytest.MonkeyPatch, own: float, others: float, cores: int = 2, threads: int = 2
 ) -> list[str]:
     clock = readings(own, others, cores=cores)
     monkeypatch.setattr(load, "reading", lambda: next(clock))
-    watch = LoadWatch()
+    watch = LoadWatch(threads)
     return [text for text in (watch.update() for _ in range(10)) if text is not None]
 
 
@@ -28,6 +28,27 @@ def test_a_busy_neighbor_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = warnings(monkeypatch, own=1.2, others=0.8)
     assert "other programs take 0.8 of the 2 cores" in text
     assert "OMP_NUM_THREADS=1" in text
+
+
+@pytest.mark.parametrize(
+    ("others", "cores", "threads", "said"),
+    [
+        (0.8, 2, 1, "wait until they end: fewer than the 1 thread of this one would not help"),
+        (4.0, 8, 4, "wait until they end: fewer than the 4 threads of this one would not help"),
+        (4.0, 8, 8, "leave them their cores with OMP_NUM_THREADS=4"),
+        (7.9, 8, 8, "leave them their cores with OMP_NUM_THREADS=1"),
+        (30.0, 8, 8, "leave them their cores with OMP_NUM_THREADS=1"),
+    ],
+)
+def test_what_helps_is_said_and_nothing_that_is_so_already(
+    others: float, cores: int, threads: int, said: str
+) -> None:
+    assert advice(others, cores, threads).endswith(said)
+
+
+def test_one_thread_is_not_told_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = warnings(monkeypatch, own=1.0, others=1.0, threads=1)
+    assert "OMP_NUM_THREADS" not in text
 
 
 @pytest.mark.parametrize(
@@ -43,7 +64,7 @@ def test_enough_for_everybody_is_left_alone(
 
 def test_a_system_that_does_not_tell_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "reading", lambda: None)
-    assert LoadWatch().update() is None
+    assert LoadWatch(2).update() is None
 
 
 def test_own_work_is_not_others() -> None:

@@ -105,7 +105,7 @@ def test_resnet18_takes_555_million_multiplications_at_32_pixels() -> None:
         ("imagenet", 224, "paper", 10.671),
     ],
 )
-def test_training_costs_what_the_paper_counts(
+def test_training_the_papers_network_costs_gigaflops_a_view(
     stem: str, side: int, projector: str, gigaflop: float
 ) -> None:
     network = build_network({"name": "resnet18", "stem": stem}, {"name": projector})
@@ -277,7 +277,7 @@ def test_views_that_a_backbone_cannot_take_are_refused() -> None:
             return x
 
     with pytest.raises(UsageError, match=r"cannot take views of 32 pixels \(Input height \(32\)"):
-        flops_per_view(Transformer(), EMP(), 4, 32)
+        flops_per_view(Transformer(), EMP(), 4, 32, 10, {"name": "sgd"})
 
 
 def test_a_timm_backbone_gives_what_timm_gives(monkeypatch: pytest.MonkeyPatch) -> None:

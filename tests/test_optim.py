@@ -61,10 +61,11 @@ class PlainLARS:
     """One weight at a time, one number at a time: LARS as its docstring describes it."""
 
     def __init__(self, weights: list[Tensor], *, eta: float, momentum: float, decay: float,
-                 clip: bool) -> None:  # fmt: skip
+                 clip: bool, nesterov: bool) -> None:  # fmt: skip
         self.weights = [w.detach().clone() for w in weights]
         self.velocity = [torch.zeros_like(w) for w in self.weights]
         self.eta, self.momentum, self.decay, self.clip = eta, momentum, decay, clip
+        self.nesterov = nesterov
 
     def step(self, gradients: list[Tensor], lr: float) -> None:
         for w, v, g in zip(self.weights, self.velocity, gradients, strict=True):
@@ -73,14 +74,15 @@ class PlainLARS:
                 trust = self.eta * w_length / (g_length + self.decay * w_length)
                 g = (g + self.decay * w) * (min(trust, lr) / lr if self.clip else trust)
             v.copy_(self.momentum * v + g)
-            w -= lr * (g + self.momentum * v)
+            w -= lr * (g + self.momentum * v if self.nesterov else v)
 
 
 @pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("nesterov", [True, False], ids=["nesterov", "classical"])
 @pytest.mark.parametrize("eta", [0.005, 1.0], ids=["small-trust", "large-trust"])
-def test_lars_is_its_plain_twin_over_twenty_steps(clip: bool, eta: float) -> None:
+def test_lars_is_its_plain_twin_over_twenty_steps(clip: bool, eta: float, nesterov: bool) -> None:
     module = network().double()
-    options = {"eta": eta, "momentum": 0.8}
+    options = {"eta": eta, "momentum": 0.8, "nesterov": nesterov}
     optimizers = build(OPTIMIZERS, {"name": "lars", "weight_decay": 0.05, "clip": clip, **options},
                        network=module)  # fmt: skip
     plain = PlainLARS(list(module.parameters()), decay=0.05, clip=clip, **options)
@@ -100,10 +102,12 @@ def test_lars_is_its_plain_twin_over_twenty_steps(clip: bool, eta: float) -> Non
         assert torch.allclose(weight, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_without_trust_it_is_torchs_nesterov_momentum() -> None:
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_without_trust_it_is_torchs_momentum(nesterov: bool) -> None:
     ours, theirs = network(), network()
-    lars = LARS([{"params": list(ours.parameters()), "adapt": False}], lr=0.1, momentum=0.9)
-    sgd = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    lars = LARS([{"params": list(ours.parameters()), "adapt": False}], lr=0.1, momentum=0.9,
+                nesterov=nesterov)  # fmt: skip
+    sgd = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=nesterov)
     for step in range(10):
         for module, optimizer in ((ours, lars), (theirs, sgd)):
             backward(module, step)
@@ -181,6 +185,31 @@ def test_biases_and_normalization_are_neither_adapted_nor_decayed() -> None:
         assert {id(p) for p in group["params"]} == {id(p) for p in vectors}
         assert group["weight_decay"] == 0
         assert not group.get("adapt", False)
+
+
+def test_sgd_decays_biases_and_normalization_where_asked() -> None:
+    ours, theirs = network(), network()
+    spec = {"name": "sgd", "lr": 0.1, "weight_decay": 0.05, "decay_vectors": True}
+    torchs = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.05)
+    [sgd] = build_optimizers(ours, spec)
+    for step in range(3):
+        for module, optimizer in ((ours, sgd), (theirs, torchs)):
+            backward(module, step)
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_lars_from_a_checkpoint_without_the_choice_stays_with_nesterov() -> None:
+    module = network()
+    [made], [loaded] = (build_optimizers(module, {"name": "lars"}) for _ in range(2))
+    state = made.state_dict()
+    for group in state["param_groups"]:
+        del group["nesterov"]
+    loaded.load_state_dict(state)
+    assert all(group["nesterov"] for group in loaded.param_groups)
+    backward(module, 0)
+    loaded.step()
 
 
 def test_frozen_weights_are_left_out() -> None:

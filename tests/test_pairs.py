@@ -33,11 +33,13 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a, b).mean()
 
 
-def barlow_twins(a: Tensor, b: Tensor, *, redundancy_weight: float, epsilon: float) -> Tensor:
+def barlow_twins(
+    a: Tensor, b: Tensor, *, redundancy_weight: float, epsilon: float, scale: float
+) -> Tensor:
     a, b = (F.batch_norm(rows, None, None, training=True, eps=epsilon) for rows in (a, b))
     eye = torch.eye(a.shape[1], dtype=a.dtype)
     weights = eye + redundancy_weight * (1 - eye)
-    return (weights * (a.T @ b / len(a) - eye) ** 2).sum()
+    return scale * (weights * (a.T @ b / len(a) - eye) ** 2).sum()
 
 
 def frossl(a: Tensor, b: Tensor, *, invariance_weight: float, epsilon: float) -> Tensor:

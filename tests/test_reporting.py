@@ -254,9 +254,37 @@ def test_the_headline_is_not_chosen_by_accuracy_on_test() -> None:
         result(96.0, "new") | {"probe": "knn"},
     ]  # fmt: skip
     [table] = scores([{"dataset": "pets", "results": own}], None)
-    assert [row.accuracy for row in table.rows] == [97.0, 96.0, 95.0]
+    assert [row.accuracy for row in table.rows] == [97.0, 95.0, 96.0]
     assert table.headline is not None
     assert (table.headline.accuracy, table.headline.layer) == (95.0, "head")
+
+
+def test_scores_stand_with_the_baselines_of_their_probe(make: Callable[..., Run]) -> None:
+    def by(probe: str, accuracy: float, model: str) -> dict[str, Any]:
+        return result(accuracy, model) | {"probe": probe}
+
+    run = make(weights=False)
+    content = {
+        "dataset": "pets", "protocol": {},
+        "results": [by("knn", 60.0, "new"), by("linear", 70.0, "new")],
+        "baselines": [
+            by("knn", 55.0, "whitened-patches"), by("ridge", 90.0, "whitened-patches"),
+            by("linear", 75.0, "whitened-patches"), by("linear", 50.0, "random-0"),
+        ],
+    }  # fmt: skip
+    run.save_evaluation("pets", content)
+    [table] = scores(run.evaluations(), None)
+    assert [(row.probe, row.accuracy, table.gain(row)) for row in table.rows] == [
+        ("linear", 75.0, None), ("linear", 70.0, -5.0), ("linear", 50.0, None),
+        ("knn", 60.0, 5.0), ("knn", 55.0, None),
+        ("ridge", 90.0, None),  # as evaluations once were: the run has no such score
+    ]  # fmt: skip
+    assert table.baseline is not None
+    assert (table.baseline.probe, table.baseline.accuracy) == ("linear", 75.0)
+    page = page_of(run)
+    assert "whitened patches, head layer, do best by the same probe: <b>75.0 %</b>" in page
+    assert "-5.00</td>" in page
+    assert "+5.00</td>" in page
 
 
 def test_a_collapsed_run_is_warned_of(make: Callable[..., Run]) -> None:

@@ -2,7 +2,6 @@ import json
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -130,9 +129,8 @@ def test_the_lock_of_a_killed_process_is_free(run: Run) -> None:
         pass
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    began = time.monotonic()
-    with run.lock():
-        assert time.monotonic() - began < 2
+    with run.lock():  # which waits for nobody: it is had at once, or refused
+        pass
 
 
 # Files

@@ -11,6 +11,7 @@ from empssl.slow import SlowPipeline
 from empssl.slow.lars import LoopLARS
 from empssl.slow.loader import Epochs, loader
 from empssl.slow.objective import emp_loss
+from empssl.slow.pipeline import lars_options
 from empssl.spec import build
 from empssl.views import POLICIES
 
@@ -39,9 +40,11 @@ def test_loss_and_gradient_are_those_of_the_objective(batch: int, dim: int) -> N
     torch.testing.assert_close(other.grad, one.grad, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("clip", [False, True])
-def test_steps_are_those_of_lars(clip: bool) -> None:
-    options = {"lr": 0.1, "eta": 0.02, "momentum": 0.9, "weight_decay": 0.01, "clip": clip}
+def test_steps_are_those_of_lars(clip: bool, nesterov: bool) -> None:
+    options = {"lr": 0.1, "eta": 0.02, "momentum": 0.9, "weight_decay": 0.01, "clip": clip,
+               "nesterov": nesterov}  # fmt: skip
     networks = [torch.nn.Linear(5, 4).double() for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     [fast], slow = lars(networks[0], **options), LoopLARS(networks[1].parameters(), **options)
@@ -52,6 +55,16 @@ def test_steps_are_those_of_lars(clip: bool) -> None:
             optimizer.step()
     for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["lars", "muon_lars", "sgd"])
+def test_its_lars_has_the_options_of_the_runs(name: str) -> None:
+    asked = {} if name == "sgd" else {"eta": 0.125}
+    optimizer = resolve("paper", {"optimizer": {"name": name} | asked})["optimizer"]
+    found = lars_options(optimizer)
+    assert found["eta"] == (0.005 if name == "sgd" else 0.125)
+    assert found["nesterov"]
+    assert LoopLARS(torch.nn.Linear(3, 2).parameters(), **found)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -2,8 +2,8 @@ import copy
 import itertools
 import shutil
 import signal
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from bad_images import photo
 from PIL import Image
 from tiny import (
@@ -26,7 +27,8 @@ from tiny import (
     weights,
 )
 
-from empssl import checkpoint, training
+from empssl import checkpoint, progress, training
+from empssl.budget import Budget
 from empssl.checkpoint import Checkpoint
 from empssl.data import MemoryImages, open_images
 from empssl.data.sampler import Sampler
@@ -38,8 +40,13 @@ from empssl.errors import (
     StoppedError,
     UsageError,
 )
+from empssl.flops import step_flops
+from empssl.models import build_network
+from empssl.objectives import build_objective
 from empssl.objectives.emp import EMP
 from empssl.objectives.objective import Loss
+from empssl.optim import cosine
+from empssl.recipes import resolve
 from empssl.run import Run
 from empssl.step import StepResult
 
@@ -94,6 +101,7 @@ def test_a_run_directory_holds_what_is_promised(tiny_run: Path) -> None:
     names = {path.name for path in tiny_run.iterdir()} - {".lock"}
     assert names == {
         "config.yaml", "plan.json", "environment.json", "metrics.jsonl", "checkpoints", "model",
+        "trained_images.safetensors",
     }  # fmt: skip
 
 
@@ -145,6 +153,7 @@ def test_training_never_reads_a_label(
         return Secret(known.pixels, name="digits", split="train", fingerprint=known.fingerprint)
 
     monkeypatch.setattr(training, "open_images", without_labels)
+    monkeypatch.setattr(training, "class_counts", lambda images: "")  # only shows what there are
     blind = train_tiny(tmp_path / "run", steps=6)
     assert metrics(blind) == metrics(tiny_run)
 
@@ -227,17 +236,16 @@ def test_a_target_follows_the_network_by_the_momentum_of_each_step(
             assert torch.allclose(target[f"network.{name}"], expected, atol=1e-6), name
 
 
-def test_a_target_costs_a_forward_pass_of_the_views_it_sees(tiny_run: Path, tmp_path: Path) -> None:
-    costs = {
-        name: Run(train_tiny(tmp_path / name, steps=1, objective=STATEFUL[name])).plan
-        for name in STATEFUL
-    }
-    plain = Run(tiny_run).plan["gflop_per_patch"]
-    assert costs["swav"]["gflop_per_patch"] == pytest.approx(plain)
-    extra = costs["byol"]["gflop_per_patch"] - plain  # two views train, both are also projected
-    assert 0.3 * plain < extra < 0.4 * plain
-    # One view trains, the other is projected.
-    assert costs["ressl"]["gflop_per_patch"] == pytest.approx((plain + extra) / 2)
+def test_a_plan_counts_target_objective_and_optimizer(tmp_path: Path) -> None:
+    settings = resolve("demo", SETTINGS)
+    for name, spec in STATEFUL.items():
+        plan = Run(train_tiny(tmp_path / name, steps=1, objective=spec)).plan
+        network = build_network(settings["backbone"], settings["projector"])
+        step = step_flops(
+            network, build_objective(spec, dim=8), 2, plan["view_side"], 8, settings["optimizer"]
+        )
+        assert plan["gflop_per_patch"] == pytest.approx(step.per_view / 1e9)
+        assert (step.target > 0) == (name != "swav")
 
 
 # Seeds
@@ -276,36 +284,171 @@ def test_another_seed_makes_another_run(tiny_run: Path, tmp_path: Path) -> None:
 # Budgets
 
 
+class Clock:
+    """Time that passes only while steps are taken."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@contextmanager
+def paced(each: Callable[[int], float] = lambda _: 0.5) -> Iterator[Clock]:
+    """Have steps take as many seconds as is said of their number; those that measure count too."""
+    clock, calls, step = Clock(), itertools.count(), training.training_step
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        clock.now += each(next(calls))
+        return step(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "time", clock)
+        patch.setattr(training, "training_step", timed)
+        yield clock
+
+
+MEASURED = 6  # steps, before the first of a run of less than 75 seconds
+
+
 @pytest.fixture(scope="module")
-def timed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A run of three seconds, and the seconds that it took."""
-    began = time.monotonic()
-    out = train_tiny(tmp_path_factory.mktemp("timed") / "run", epochs=None, budget="3s")
-    return out, time.monotonic() - began
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ten seconds, of which measuring the speed takes three."""
+    with paced() as clock:
+        out = train_tiny(tmp_path_factory.mktemp("timed") / "run", epochs=None, budget="10s")
+        assert clock.now == 110.0
+    return out
 
 
-def test_a_budget_fixes_the_steps_before_it_trains(timed: tuple[Path, float]) -> None:
-    run, took = Run(timed[0]), timed[1]
+def test_a_budget_fixes_the_steps_before_it_trains(timed: Path) -> None:
+    run = Run(timed)
     lrs = [entry["lr"] for entry in run.metrics()]
-    assert len(lrs) == run.plan["steps"] > 6
+    assert len(lrs) == run.plan["steps"] == 14
     assert lrs[0] == 0.3
     assert 0 < lrs[-1] < 0.01
-    assert 1 < took < 9  # of 3; other processes may slow this one down
+    assert run.plan["replanned"] == [[0, 14]]
+    assert run.plan["startup_seconds"] == 3.0
 
 
-def test_steps_that_measure_the_speed_leave_no_trace(
-    timed: tuple[Path, float], tmp_path: Path
-) -> None:
-    plain = train_tiny(tmp_path / "plain", steps=Run(timed[0]).plan["steps"])
-    assert differences(timed[0], plain) == []
+def test_steps_that_measure_the_speed_leave_no_trace(timed: Path, tmp_path: Path) -> None:
+    plain = train_tiny(tmp_path / "plain", steps=14)
+    assert differences(timed, plain) == []
 
 
 @pytest.mark.parametrize("name", STATEFUL)
 def test_nor_do_they_in_what_an_objective_remembers(name: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"objective": STATEFUL[name], "batch": 32}
-    timed = train_tiny(tmp_path / "timed", epochs=None, budget="1s", **options)
-    steps = Run(timed).plan["steps"] / (1437 // 32)
-    assert differences(timed, train_tiny(tmp_path / "plain", epochs=steps, **options)) == []
+    with paced():
+        timed = train_tiny(tmp_path / "timed", epochs=None, budget="7s", **options)
+    steps = Run(timed).plan["steps"]
+    assert steps == 8
+    plain = train_tiny(tmp_path / "plain", epochs=steps / (1437 // 32), **options)
+    assert differences(timed, plain) == []
+
+
+@pytest.mark.parametrize(("factor", "steps"), [(2.0, (18, 24)), (0.5, (38, 50))])
+def test_a_budget_is_kept_where_the_speed_changes(
+    factor: float, steps: tuple[int, int], tmp_path: Path
+) -> None:
+    """After the tenth of 27 steps that were planned."""
+    with paced(lambda n: 0.5 * (1 if n < MEASURED + 10 else factor)) as clock:
+        out = train_tiny(tmp_path / "run", epochs=None, budget="16.5s")
+        assert 0.9 * 16.5 < clock.now - 100 < 1.1 * 16.5
+    run = Run(out)
+    assert run.plan["replanned"][0] == [0, 27]
+    assert run.plan["replanned"][-1][1] == run.plan["steps"] == len(run.metrics())
+    assert steps[0] <= run.plan["steps"] <= steps[1]
+    lrs = [entry["lr"] for entry in run.metrics()]
+    assert lrs == sorted(lrs, reverse=True)
+    assert 0 < lrs[-1] < 0.01 * lrs[0]
+    assert "spectrum" in run.metrics()[-1]
+
+
+def test_a_resumed_run_goes_on_with_the_plans_and_the_time_of_its_checkpoint(
+    tmp_path: Path, at_step: AtStep
+) -> None:
+    def each(number: int) -> float:
+        return 0.5 if number < MEASURED + 6 else 1.0
+
+    out = tmp_path / "run"
+    with paced(each):
+        at_step(MEASURED + 15, lambda *_: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(StoppedError, match="after step 16"):
+            train_tiny(out, epochs=None, budget="30s")
+    run = Run(out)
+    before, planned = metrics(out), run.plan["replanned"]
+    assert (planned[0], len(before)) == ([0, 54], 16)
+    assert len(planned) > 1
+    # A plan of a step that no checkpoint covers is one of a step that is taken again.
+    run.plan = run.plan | {"steps": 20, "replanned": [*planned, [18, 20]]}
+    with paced(lambda _: 1.0) as clock:
+        training.train("digits", out=out, resume=True)
+        took = clock.now - 100
+    spent = before and 3.0 + Run(out).metrics()[15]["seconds"]
+    assert 0.9 * 30 < spent + took < 1.1 * 30
+    assert metrics(out)[:16] == before
+    lrs = [entry["lr"] for entry in metrics(out)]
+    assert lrs == sorted(lrs, reverse=True)
+    assert 0 < lrs[-1] < 0.01 * lrs[0]
+    found = Run(out).plan["replanned"]
+    assert found[: len(planned)] == planned
+    assert [18, 20] not in found
+    # The plans alone say at which rate each step was taken.
+    budget, rate = Budget(30.0, found), cosine(steps=54)
+    assert lrs == [0.3 * rate(budget.position(step)) for step in range(len(lrs))]
+
+
+def test_plans_are_written_down_before_the_steps_that_follow_them(
+    tmp_path: Path, at_step: AtStep
+) -> None:
+    found: list[Any] = []
+    with paced(lambda n: 0.5 if n < MEASURED + 6 else 5.0):
+        at_step(MEASURED + 10, lambda *_: found.append(Run(tmp_path / "run").plan))
+        train_tiny(tmp_path / "run", epochs=None, budget="60s")
+    assert found[0]["steps"] == found[0]["replanned"][-1][1] < found[0]["replanned"][0][1]
+
+
+def test_a_budget_below_a_pass_says_how_much_of_the_images_it_sees(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with paced():
+        train_tiny(tmp_path / "run", epochs=None, budget="12s")
+        assert (
+            "empssl: the budget of 12s is less than a pass over the images: 10 % of them will be "
+            "seen, and all would take 1m30s\n" in capfd.readouterr().err
+        )
+        train_tiny(tmp_path / "pass", epochs=None, budget="30s", batch=32)
+        assert "less than a pass" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_time_left_is_told_from_the_steps_of_this_process(
+    resumed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    with progress.progress("training", 1000, done=900 if resumed else 0) as advance:
+        clock.now += 20
+        advance(910 if resumed else 10)
+    left = 180 if resumed else 1980
+    assert f"training: {910 if resumed else 10} of 1000, {left} s left" in capsys.readouterr().err
+
+
+def test_training_says_where_it_goes_on(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop(tmp_path / "run", at_step, monkeypatch)
+    told: list[dict[str, Any]] = []
+    shown = training.progress
+
+    def noted(title: str, total: int, **options: Any) -> Any:
+        told.append({"title": title} | options)
+        return shown(title, total, **options)
+
+    monkeypatch.setattr(training, "progress", noted)
+    training.train("digits", out=tmp_path / "run", resume=True)
+    assert [call["done"] for call in told if call["title"] == "training"] == [3]
 
 
 # Stopping and going on
@@ -353,6 +496,45 @@ def test_a_checkpoint_without_what_an_objective_remembers_is_refused(
     checkpoint.write(folder, saved)
     with pytest.raises(CheckpointError, match="missing queue"):
         training.train("digits", out=tmp_path / "run", resume=True)
+
+
+def test_a_resumed_run_keeps_the_count_of_its_plan(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although a patch may be counted otherwise by now."""
+    stop(tmp_path / "run", at_step, monkeypatch)
+    run = Run(tmp_path / "run")
+    run.plan = run.plan | {"gflop_per_patch": 0.25}
+    training.train("digits", out=run.path, resume=True)
+    last = run.metrics()[-1]
+    assert last["pflop"] == pytest.approx(last["patches"] * 0.25 / 1e6)
+
+
+def test_a_run_from_before_an_option_goes_on_as_it_was_begun(
+    tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its configuration nor its checkpoint say whether LARS has Nesterov's momentum."""
+    lars = {"name": "lars", "clip": True}
+    whole = train_tiny(tmp_path / "whole", steps=6, optimizer=lars)
+    stop(tmp_path / "parts", at_step, monkeypatch, optimizer=lars)
+    path = tmp_path / "parts" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["optimizer"]["nesterov"]
+    path.write_text(yaml.safe_dump(config))
+    folder = max((tmp_path / "parts" / "checkpoints").glob("step-*"))
+    saved = checkpoint.read(folder)
+    shutil.rmtree(folder)
+    for state in saved.state["optimizers"]:
+        for group in state["param_groups"]:
+            del group["nesterov"]
+    checkpoint.write(folder, saved)
+    with pytest.raises(UsageError, match="but optimizer would change"):
+        training.train(
+            "digits", out=tmp_path / "parts", resume=True, optimizer=lars | {"nesterov": False}
+        )
+    parts = training.train("digits", out=tmp_path / "parts", resume=True)
+    assert all(torch.equal(weights(parts)[name], value) for name, value in weights(whole).items())
+    assert metrics(parts) == metrics(whole)
 
 
 def test_a_resumed_optimizer_is_laid_out_as_its_weights(
@@ -471,17 +653,20 @@ def test_a_process_that_is_ended_can_be_resumed(
     number: signal.Signals, code: int, long_run: Path, tmp_path: Path
 ) -> None:
     script = (
-        "import sys; from empssl import cli, training; training.CHECKPOINT_SECONDS = 0.0; "
+        "import itertools, os, sys; from empssl import cli, training\n"
+        "training.CHECKPOINT_SECONDS = 0.0\n"
+        "step, calls = training.training_step, itertools.count()\n"
+        "def ended(*a, **k):\n"
+        f"    if next(calls) == 4: os.kill(os.getpid(), {int(number)})\n"
+        "    return step(*a, **k)\n"
+        "training.training_step = ended\n"
         "sys.exit(cli.main())"
     )
     out = tmp_path / "run"
     process = start(*command(out, "--precision", "32-true", steps=30), script=script)
-    until = time.monotonic() + 60
-    while not list(out.glob("checkpoints/step-*3")) and time.monotonic() < until:
-        time.sleep(0.005)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate()
     assert process.returncode == code, said
+    assert newest(out).state["step"] == (5 if code > 0 else 4)
     assert not (out / "model").exists()
     training.train("digits", out=out, resume=True)
     assert differences(long_run, out) == []
@@ -753,17 +938,18 @@ def test_a_run_that_starts_again_keeps_no_network_of_its_first_start(
     tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a budget its schedule may be another."""
-    options: dict[str, Any] = {"epochs": None, "budget": "9s", "keep_epochs": KEPT}
-    monkeypatch.setattr(training.Training, "_steps_within", lambda *_: 6)
-    expected = kept(train_tiny(tmp_path / "whole", **options))
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "_steps_within", lambda *_: 8)
-        at_step(3, pull_plug)
+    options: dict[str, Any] = {"epochs": None, "budget": "6s", "keep_epochs": KEPT}
+    with paced():
+        expected = kept(train_tiny(tmp_path / "whole", **options))
+    with paced(lambda _: 0.375):
+        at_step(MEASURED + 3, pull_plug)
         with pytest.raises(PulledPlug):
             train_tiny(tmp_path / "run", **options)
+    assert Run(tmp_path / "run").plan["steps"] == 10
     monkeypatch.undo()
-    monkeypatch.setattr(training.Training, "_steps_within", lambda *_: 6)
-    found = kept(training.train("digits", out=tmp_path / "run", resume=True))
+    with paced():
+        found = kept(training.train("digits", out=tmp_path / "run", resume=True))
+    assert Run(tmp_path / "run").plan["steps"] == 6
     assert found.keys() == expected.keys()
     for name, content in found.items():
         for key, tensor in content.tensors["model"].items():

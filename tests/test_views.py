@@ -432,6 +432,6 @@ compiled = torch.compile(policy, fullgraph=True, dynamic=False)
 print(float((compiled(images, u) - policy(images, u)).abs().max()))
 """
     process = start(script=script)  # the compiler cannot trace the checks of shapes
-    out, problems = process.communicate(timeout=300)
+    out, problems = process.communicate(timeout=600)
     assert process.returncode == 0, problems
     assert float(out) < 2e-6

@@ -21,6 +21,8 @@ from empssl.views.crop import grid
 # (`engine.keep_freed_memory`) 256 to 2048 differ by 1 %; without it 2048 loses a quarter.
 PATCHES_A_THREAD = 256
 PATCHES_ON_GPU = 4096
+# Memory goes by pixels: patches of more than 64 x 64 are fewer at once.
+PIXELS_A_PATCH = 64 * 64
 # Far from the epochs of training, so that evaluation never sees a training view again.
 _EPOCH = 2**40
 
@@ -35,31 +37,61 @@ class Crops:
             as in training (the authors' evaluation takes 128 of them); `whole` takes the image.
         count: patches along each side of the grid, or random patches.
         seed: of random patches.
+        share: of the image's side that a patch of the grid covers; None for that of training. With
+            it networks that were trained on different views are given the same pixels.
+        enlarged: how many times a patch of that share is enlarged.
     """
 
     kind: Literal["grid", "random", "whole"]
     count: int = 1
     seed: int = 0
+    share: float | None = None
+    enlarged: float = 1.0
 
     @classmethod
     def parse(cls, text: str, *, seed: int = 0) -> "Crops":
         """From `grid3`, `random128` or `whole`.
 
+        `grid2@0.5` is a grid of patches of half the image's side at their own size, and
+        `grid2@0.5x2` of the same enlarged to twice that, whatever the views of training were.
+
         Raises:
             UsageError: it is none of these.
 
-        >>> Crops.parse("grid3")
-        Crops(kind='grid', count=3, seed=0)
+        >>> Crops.parse("grid3") == Crops("grid", 3)
+        True
+        >>> Crops.parse("grid2@0.5x2") == Crops("grid", 2, share=0.5, enlarged=2.0)
+        True
         """
-        match = re.fullmatch(r"(grid|random)([1-9]\d*)|whole", text)
-        if match is None:
-            raise UsageError(f"no crops '{text}'; write grid3, random128 or whole")
+        match = re.fullmatch(
+            r"whole|(random)([1-9]\d*)|(grid)([1-9]\d*)(?:@(\d+(?:\.\d+)?)(?:x(\d+(?:\.\d+)?))?)?",
+            text,
+        )
+        share = float(match[5]) if match and match[5] else None
+        enlarged = float(match[6]) if match and match[6] else 1.0
+        if match is None or (share is not None and not 0 < share <= 1) or enlarged <= 0:
+            raise UsageError(
+                f"no crops '{text}'; write grid3, random128 or whole; or grid3@0.5 for a grid of "
+                "patches of half the image's side, and grid3@0.5x2 to enlarge them twice"
+            )
         if text == "whole":
             return cls("whole")
-        return cls(match[1], int(match[2]), seed)  # type: ignore[arg-type]
+        if match[1]:
+            return cls("random", int(match[2]), seed)
+        return cls("grid", int(match[4]), seed, share, enlarged)
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "whole" else f"{self.kind}{self.count}"
+        """As `parse` reads it.
+
+        >>> [str(Crops.parse(text)) for text in ("grid3", "grid2@0.50", "grid2@0.5x2", "whole")]
+        ['grid3', 'grid2@0.5', 'grid2@0.5x2', 'whole']
+        """
+        if self.kind == "whole":
+            return self.kind
+        share = "" if self.share is None else f"@{self.share:.10g}"
+        return f"{self.kind}{self.count}{share}" + (
+            "" if self.enlarged == 1 else f"x{self.enlarged:.10g}"
+        )
 
     def views(self, policy: Policy, images: Images, samples: Tensor) -> Views:
         """The bag's patches, ready for the backbone.
@@ -76,8 +108,22 @@ class Crops:
             u = uniform(samples, seed=self.seed, epoch=_EPOCH, views=views, draws=policy.draws)
             return policy(images, u)
         side = images.shape[-1]
-        top, left = grid(side, policy.patch_side(side), self.count)
-        return policy.clean(images, top, left, mirror=policy.augmentation.flip > 0)
+        patch, view = self.sides(policy, side)
+        top, left = grid(side, patch, self.count)
+        mirror = policy.augmentation.flip > 0
+        return policy.clean(images, top, left, mirror=mirror, patch=patch, view=view)
+
+    def sides(self, policy: Policy, side: int) -> tuple[int, int]:
+        """Pixels along a patch of the grid, and along what the backbone sees of it.
+
+        Args:
+            policy: as the network was trained with.
+            side: of the image.
+        """
+        if self.share is None:
+            return policy.patch_side(side), policy.view_side(side)
+        patch = max(1, round(self.share * side))
+        return patch, max(1, round(self.enlarged * patch))
 
     def size(self, policy: Policy, side: int) -> int:
         """Patches in a bag of an image of `side` pixels."""
@@ -85,9 +131,10 @@ class Crops:
         return len(self.views(policy, image, torch.zeros(1, dtype=torch.long)))
 
 
-def patches_at_once(device: torch.device) -> int:
-    """As many as keep a device busy; more would only take memory."""
-    return PATCHES_ON_GPU if device.type != "cpu" else PATCHES_A_THREAD * torch.get_num_threads()
+def patches_at_once(device: torch.device, side: int) -> int:
+    """As many of `side` pixels as keep a device busy; more would only take memory."""
+    most = PATCHES_ON_GPU if device.type != "cpu" else PATCHES_A_THREAD * torch.get_num_threads()
+    return max(1, min(most, most * PIXELS_A_PATCH // side**2))
 
 
 def embed_bags(
@@ -150,8 +197,8 @@ def embed_growing_bags(
         return [empty for _ in range(len(counts) + 1)]
     device = next(network.parameters()).device
     half = resolve_precision(precision, device.type) == "bf16-mixed"
-    per_image = crops.views(policy, images[:1], samples[:1]).shape[0]
-    step = max(1, patches_at_once(device) // per_image)
+    per_image, *_, side = crops.views(policy, images[:1], samples[:1]).shape
+    step = max(1, patches_at_once(device, side) // per_image)
     of_views = [layer for layer in layers if layer != "joint"]
     needed = dict.fromkeys([*of_views, *VIEW_LAYERS] if "joint" in layers else of_views)
     bags: list[dict[Layer, list[Tensor]]] = [

@@ -190,7 +190,9 @@ def bench(
         network = build_network(settings["backbone"], settings["projector"])
         lowered = build_objective(settings["objective"], dim=network.projector.dim)
     side = policy.view_side(image_side)
-    flops = flops_per_view(network, lowered, settings["patches"], side)
+    flops = flops_per_view(
+        network, lowered, settings["patches"], side, settings["batch"], settings["optimizer"]
+    )
     parts = _Parts(fabric, settings, images, network, lowered, precision, seed)
     parts.compile(resolve_compile(compile, fabric))
     seconds = parts.measure(steps)

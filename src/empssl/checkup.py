@@ -29,6 +29,7 @@ from empssl.engine import (
     resolve_precision,
 )
 from empssl.errors import CheckpointError, UsageError
+from empssl.load import OTHERS, Reading, advice, reading, taken_by_others
 from empssl.memory import free_bytes
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import globalize
@@ -40,6 +41,7 @@ from empssl.preflight import (
     mebibytes,
     nearest_existing,
 )
+from empssl.processes import Call, alone_again
 from empssl.recipes import DEFAULT, load
 from empssl.step import objective_loss
 from empssl.storage import writing
@@ -108,6 +110,7 @@ class Checkup:
         return "\n".join(lines)
 
 
+@alone_again()
 def doctor(*, out: str | Path = ".", device: str = "auto", distributed: int = 0) -> Checkup:
     """Say what this machine has, and what will be slow on it.
 
@@ -122,13 +125,15 @@ def doctor(*, out: str | Path = ".", device: str = "auto", distributed: int = 0)
     """
     if distributed < 0 or distributed == 1:
         raise UsageError(f"distributed is {distributed}, expected 2 or more processes, or 0")
-    chosen = resolve_device(device)
+    chosen, first = resolve_device(device), reading()
     findings = [
         *_versions(), _threads(), _memory(chosen), _processor(), _gpu(chosen), _shared_memory(),
-        _disk(Path(out)), _files(), _text(),
+        _disk(Path(out)), _files(), _text(), _others(first, reading()),
     ]  # fmt: skip
     if distributed:
-        findings += [_restarts(), _agreement(distributed, "cpu" if device == "auto" else chosen)]
+        call = Call("doctor", {"out": out, "device": device, "distributed": distributed})
+        own = "cpu" if device == "auto" else chosen
+        findings += [_restarts(), _agreement(distributed, own, call)]
     return Checkup(tuple(findings))
 
 
@@ -156,9 +161,21 @@ def _threads() -> Finding:
         return Finding("threads", "slow", found, f"set OMP_NUM_THREADS={allowed}: more threads "
                        "than cores wait for each other")  # fmt: skip
     if 2 * threads < allowed:
-        return Finding("threads", "slow", found, f"on the CPU, set OMP_NUM_THREADS={allowed // 2} "
-                       "or more")  # fmt: skip
+        return Finding("threads", "slow", found, f"on the CPU, set OMP_NUM_THREADS={allowed}, or "
+                       "fewer if other programs need some")  # fmt: skip
     return Finding("threads", "ok", found)
+
+
+def _others(first: Reading | None, now: Reading | None) -> Finding:
+    """Whether others took the cores while all else was looked at."""
+    if first is None or now is None or now.wall <= first.wall:
+        return Finding("other programs", "ok", "this system does not tell what they take")
+    others = taken_by_others(first, now)
+    found = f"take {others:.1f} of the {now.cores} cores that this one would use"
+    if others < OTHERS:
+        return Finding("other programs", "ok", "leave it the cores that it needs")
+    return Finding("other programs", "slow", found,
+                   advice(others, now.cores, torch.get_num_threads()))  # fmt: skip
 
 
 def _memory(device: str) -> Finding:
@@ -267,9 +284,9 @@ def _network() -> tuple[Network, dict[str, Any]]:
         return build_network(recipe["backbone"], recipe["projector"], recipe["whitened"]), recipe
 
 
-def _agreement(processes: int, device: str) -> Finding:
+def _agreement(processes: int, device: str, call: Call) -> Finding:
     """Loss and gradients of one batch: in this process, and over all of them."""
-    fabric = launch(device=device, devices=processes, precision="64-true")
+    fabric = launch(device=device, devices=processes, precision="64-true", call=call)
     world, rank = fabric.world_size, fabric.global_rank
     alone = _network()[0].to(fabric.device, torch.float64).train()
     joint = copy.deepcopy(alone)

@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "train": "learn an encoder from images without labels",
-    "embed": "write an embedding of every image to a Parquet file",
+    "embed": "write an embedding of every image to a Parquet, CSV or NumPy file",
     "evaluate": "score a run's encoder on labeled images",
     "examine": "measure how healthy a run's embeddings are, without labels",
     "compare": "put runs, or a grid of objectives, in one table with plots",
@@ -79,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             speaker = f"empssl {words[0]}"
             values, switches = parse(words[0], function, words[1:])
             speaker = "empssl"
-            result = values if switches["print_config"] else function(**values)
+            if switches["print_config"]:
+                result = values
+            else:
+                result = _carried_out(function, values, typed=argv is None)
             if _speaks(words[0]):
                 _show(_shown(result, **switches))
             return int(getattr(result, "exit_code", 0))
@@ -94,6 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         log(traceback.format_exc())  # a bug: its place matters more than its message
         return _fail(speaker, error, 1, as_json)
     return 0
+
+
+def _carried_out(function: Callable[..., Any], values: Values, *, typed: bool) -> Any:
+    """What a verb returns; `typed` where the words are those that started this process."""
+    from empssl.processes import typed_command
+
+    with typed_command() if typed else nullcontext():
+        return function(**values)
 
 
 def _show(text: str) -> None:

@@ -1,7 +1,6 @@
-"""Embeddings of a whole data set, as a Parquet file."""
+"""Embeddings of a whole data set, as a file."""
 
 import json
-import stat
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,8 +8,11 @@ import pyarrow as pa
 import torch
 
 from empssl.bag import Crops
+from empssl.console import say
 from empssl.data import BadSample, BadSamples, Split, open_images
-from empssl.errors import StoppedError, UsageError
+from empssl.data.value_range import RangeWords
+from empssl.embedding_files import check_out, names_path
+from empssl.errors import StoppedError
 from empssl.models import Layer
 from empssl.pretrained import Encoder
 from empssl.progress import progress
@@ -29,29 +31,37 @@ def embed(
     crops: str = "grid3",
     split: Split = "all",
     seed: int = 0,
+    range: RangeWords = (),  # noqa: A002 (what it is)
+    max_pixels: int | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
     device: str = "auto",
     overwrite: bool = False,
 ) -> Path:
-    """Write one embedding an image to a Parquet file.
+    """Write one embedding an image to a file: Parquet, CSV or NumPy.
 
-    Row i is image i. Its columns are `index`, `name`, `label` (where there are labels), `valid`
-    and `embedding`; an image that could not be read has `valid` false and no embedding, and is
-    listed in a file beside the output. The file's metadata says which weights and crops made it.
+    Row i is image i, and the ending of the file's name says what is written. The columns of a
+    .parquet file are `index`, `name`, `label` (where there are labels), `valid` and `embedding`; an
+    image that could not be read has `valid` false and no embedding, and is listed in a file beside
+    the output. Its metadata says which weights and crops made it. A .csv file has `name`, `label`
+    and the numbers `embedding_0`, `embedding_1` and so on, empty where an image could not be read.
+    A .npy file is a float32 matrix, with not-a-numbers there; the file beside it that ends in
+    .names.csv has `index`, `name`, `label` and `valid`. `evaluate` reads .parquet alone.
     Memory does not grow with the number of images. A call that ended early, however it did, goes on
     where it was when it is made again: what is finished waits in a hidden folder beside `out`.
 
     Args:
         run: a run directory.
         data: as in `train`.
-        out: the Parquet file to write.
+        out: the file to write, which ends in .parquet, .csv or .npy.
         layer: backbone; head, the projector's first block; or joint, where there is one: both of
             them and whitened patches of the whole image side by side, each of length 1.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
             them), random128 as many random ones, whole takes the whole image.
         split: train, test or all.
         seed: of random crops.
+        range: as in `train`; the run's own by default.
+        max_pixels: as in `train`; the run's own by default.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
@@ -62,25 +72,24 @@ def embed(
 
     Raises:
         DataError: no usable images, or too many bad ones.
-        UsageError: `out` exists, or is no file that could be replaced.
+        UsageError: `out` exists, is a folder, link or device, or ends in another way.
         CheckpointError: the storage refused, or the run is damaged.
         RunInUseError: another process is writing `out`.
         StoppedError: Ctrl-C or SIGTERM came.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; replace it with --overwrite or choose another --out")
-    if (out.exists() or out.is_symlink()) and not stat.S_ISREG(out.lstat().st_mode):
-        raise UsageError(f"{out} is a link, folder, pipe or device, so --overwrite leaves it alone")
-    encoder = Encoder.from_pretrained(run, device=device)
+    check_out(out, overwrite=overwrite)
+    encoder = Encoder.from_pretrained(run, device=device, range=range, max_pixels=max_pixels)
     chosen = Crops.parse(crops, seed=seed)
     images = open_images(
-        data, split=split, data_dir=data_dir, side=encoder.image_side, download=download
-    )
+        data, split=split, data_dir=data_dir, side=encoder.image_side, download=download,
+        decoding=encoder.decoding,
+    )  # fmt: skip
+    images.tell()
     protocol = {
         "model_sha256": encoder.identity, "run": str(run), "data": data, "split": split,
         "fingerprint": images.fingerprint, "layer": layer, "crops": str(chosen), "seed": seed,
-        "image_side": encoder.image_side,
+        "image_side": encoder.image_side, "range": images.decoding.range,
     }  # fmt: skip
     schema = _schema(encoder.dim(layer), labeled=images.labels is not None)
     schema = schema.with_metadata({b"empssl": json.dumps(protocol).encode()})
@@ -120,6 +129,9 @@ def embed(
                     128 + request.signal,
                 )
         shards.join()
+    images.tell()
+    if out.suffix.lower() == ".npy":
+        say(f"{names_path(out)} names the rows of {out}")
     return out
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from empssl import __version__
 from empssl.ending import joining
 from empssl.errors import RankError, UsageError, nearest
-from empssl.processes import children, start_children
+from empssl.processes import Call, children, start_children
 from empssl.shapes import BatchLabels, Projections
 
 try:
@@ -33,7 +33,14 @@ _KEPT_BYTES = 2**31 - 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def launch(*, device: str, devices: int, num_nodes: int = 1, precision: Precision) -> Fabric:
+# A forked child has torch's threads in name only, and would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+def launch(
+    *, device: str, devices: int, num_nodes: int = 1, precision: Precision, call: Call | None = None
+) -> Fabric:
     """Start (or, under torchrun or SLURM, join) the processes of a run.
 
     Args:
@@ -41,9 +48,10 @@ def launch(*, device: str, devices: int, num_nodes: int = 1, precision: Precisio
         devices: processes on this machine.
         num_nodes: machines.
         precision: `auto` is bfloat16 autocast where the hardware multiplies it, else float32.
+        call: what several processes are launched for.
 
     Raises:
-        UsageError: the device or precision is not to be had here.
+        UsageError: the device or precision is not to be had here, or processes cannot be started.
     """
     device = resolve_device(device)
     if min(devices, num_nodes) < 1:
@@ -72,7 +80,8 @@ def launch(*, device: str, devices: int, num_nodes: int = 1, precision: Precisio
         )
         if devices * num_nodes > 1:
             environment: Any = fabric.strategy
-            start_children(environment.cluster_environment, devices, num_nodes)
+            assert call is not None
+            start_children(environment.cluster_environment, devices, num_nodes, call)
         with joining():
             _launch(fabric)
     if fabric.world_size > 1:

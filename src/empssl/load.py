@@ -1,5 +1,6 @@
 """Whether other programs take the cores that this one computes on."""
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -31,9 +32,13 @@ class LoadWatch:
 
     Threads of a parallel loop wait for the slowest of them, so one busy process on one core can
     make a training step ten times as long (docs/log.md).
+
+    Args:
+        threads: that compute in this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
         self._first = reading()
 
     def update(self) -> str | None:
@@ -47,9 +52,17 @@ class LoadWatch:
             return None
         return (
             f"other programs take {others:.1f} of the {now.cores} cores, which can make a step "
-            "many times as long; stop them, or leave them a core with "
-            f"OMP_NUM_THREADS={max(1, now.cores - 1)}"
+            f"many times as long; {advice(others, now.cores, self.threads)}"
         )
+
+
+def advice(others: float, cores: int, threads: int) -> str:
+    """What helps where others take so many of the cores from this many threads."""
+    left = max(1, math.floor(cores - others))
+    if threads > left:
+        return f"stop them, or leave them their cores with OMP_NUM_THREADS={left}"
+    own = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"stop them, or wait until they end: fewer than the {own} of this one would not help"
 
 
 def taken_by_others(first: Reading, now: Reading) -> float:

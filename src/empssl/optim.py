@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from empssl.errors import UsageError
 from empssl.spec import Spec, Table, build
 
-Schedule = Callable[[int], float]
+Schedule = Callable[[float], float]
 Groups = list[dict[str, Any]]
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (You et al., 2017) around Nesterov momentum.
+    """Layer-wise adaptive rate scaling (You et al., 2017) around momentum.
 
     A matrix or filter bank w with gradient g takes steps of a length relative to its own:
 
@@ -25,15 +25,18 @@ class LARS(torch.optim.Optimizer):
 
     Without clipping the schedule always acts. With it (the authors' code) `lr` is only a cap, and
     while trust is below it neither lr nor the schedule has any effect on that layer. A weight of
-    norm zero takes the plain step, lest it stay zero for ever.
+    norm zero takes the plain step, lest it stay zero for ever; so does one of gradient zero, which
+    decays by lr * weight_decay and, in the authors' code and solo-learn's, stays.
 
     Args:
         groups: parameter groups; `adapt: False` marks those that take plain steps.
         lr: peak learning rate.
         eta: trust coefficient.
-        momentum: of Nesterov's method.
+        momentum: share of the last move that is kept.
         weight_decay: of the adapted groups.
         clip: cap the trust ratio at lr instead of multiplying by it.
+        nesterov: move by the gradient and the momentum that it leads to, as the authors' code
+            does, and not by that momentum alone, as solo-learn does.
 
     Attributes:
         clip_fraction: with `clip`, the share of the adapted weights whose last step lr capped; on
@@ -49,6 +52,7 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
         clip: bool = False,
+        nesterov: bool = True,
     ) -> None:
         for name, value in {"lr": lr, "eta": eta, "momentum": momentum,
                             "weight_decay": weight_decay}.items():  # fmt: skip
@@ -57,9 +61,14 @@ class LARS(torch.optim.Optimizer):
         super().__init__(
             groups,
             {"lr": lr, "eta": eta, "momentum": momentum, "weight_decay": weight_decay,
-             "clip": clip, "adapt": True},
+             "clip": clip, "nesterov": nesterov, "adapt": True},
         )  # fmt: skip
         self.clip_fraction: Tensor | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of a checkpoint from before there was a choice
+            group.setdefault("nesterov", True)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -80,7 +89,9 @@ class LARS(torch.optim.Optimizer):
             buffers = [self._momentum(p) for p in weights]
             torch._foreach_mul_(buffers, momentum)
             torch._foreach_add_(buffers, gradients)
-            moves = torch._foreach_add(gradients, buffers, alpha=momentum)
+            moves = buffers
+            if group["nesterov"]:
+                moves = list(torch._foreach_add(gradients, buffers, alpha=momentum))
             torch._foreach_add_(weights, moves, alpha=-lr)
         if capped:
             self.clip_fraction = torch.cat(capped).float().mean()
@@ -111,11 +122,12 @@ def lars(
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     clip: bool = False,
+    nesterov: bool = True,
 ) -> list[torch.optim.Optimizer]:
-    """LARS on weights; plain Nesterov momentum on biases and normalization."""
+    """LARS on weights; plain momentum on biases and normalization."""
     return [
         _lars(network.parameters(), lr=lr, eta=eta, momentum=momentum, weight_decay=weight_decay,
-              clip=clip)
+              clip=clip, nesterov=nesterov)
     ]  # fmt: skip
 
 
@@ -129,11 +141,20 @@ def _lars(parameters: Iterable[nn.Parameter], **options: Any) -> LARS:
 
 
 def sgd(
-    network: nn.Module, *, lr: float = 0.05, momentum: float = 0.9, weight_decay: float = 1e-4
+    network: nn.Module,
+    *,
+    lr: float = 0.05,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    decay_vectors: bool = False,
 ) -> list[torch.optim.Optimizer]:
-    """SGD with momentum as torch has it; no decay on biases and normalization."""
+    """SGD with momentum as torch has it.
+
+    Biases and normalization decay with `decay_vectors` only.
+    """
     matrices, vectors = split(network.parameters())
-    groups: Groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    of_vectors = weight_decay if decay_vectors else 0.0
+    groups: Groups = [{"params": matrices}, {"params": vectors, "weight_decay": of_vectors}]
     return [torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)]
 
 
@@ -288,7 +309,7 @@ def _schedule(steps: int, warmup: float, final: float, shape: Callable[[float], 
         raise ValueError(f"final is {final}, expected a share of the peak")
     rise = min(round(warmup * steps), steps - 1)
 
-    def factor(step: int) -> float:
+    def factor(step: int | float) -> float:
         if step < rise:
             return (step + 1) / (rise + 1)
         # Stays at the end: a cosine left running would climb back to its peak.

@@ -5,6 +5,7 @@ plan.json             what followed from the data: steps, images, cost, fingerpr
 environment.json      versions, device, precision
 metrics.jsonl         one line a step
 bad_samples.jsonl     one line an image that could not be used
+trained_images.safetensors  which images it learned from: 16 bytes each, of what they show
 checkpoints/step-*/   to resume from
 model/                the trained network
 epochs/*/             the network as it was after so many epochs, where that was asked for
@@ -24,7 +25,9 @@ import yaml
 
 from empssl import checkpoint
 from empssl.checkpoint import Checkpoint
+from empssl.data import Division
 from empssl.errors import CheckpointError, UsageError
+from empssl.objectives import OBJECTIVES
 from empssl.records import BadSampleLine, Config, Environment, Evaluation, Metrics, Plan, Quality
 from empssl.schema import conform, read_json, read_json_lines, read_yaml
 from empssl.storage import (
@@ -35,6 +38,7 @@ from empssl.storage import (
     fitting,
     hold,
     make_folder,
+    open_regular,
     partial_name,
     replace,
     sweep,
@@ -42,8 +46,10 @@ from empssl.storage import (
     write,
     writing,
 )
+from empssl.trained_images import TrainedImages
 
 CONFIG = "config.yaml"
+TRAINED_IMAGES = "trained_images.safetensors"
 LOCK = ".lock"
 KEPT_CHECKPOINTS = 2
 
@@ -79,7 +85,7 @@ class Run:
             CheckpointError: the storage refused.
         """
         with writing(path):
-            return sum(file.lstat().st_size for file in path.glob("**/*.safetensors"))
+            return sum(file.lstat().st_size for file in path.glob("*/**/*.safetensors"))
 
     @classmethod
     @contextmanager
@@ -154,6 +160,42 @@ class Run:
     def config(self) -> dict[str, Any]:
         config: dict[str, Any] = read_yaml(self.path / CONFIG, Config)
         return config
+
+    @property
+    def division(self) -> Division:
+        """How folders and Parquet files without splits of their own are divided for this run."""
+        plan = self.plan
+        found: Division = plan.get("division", "by_name") if plan else "stable"
+        return found
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether labels trained it."""
+        objective = self.config["objective"]["name"]
+        known = getattr(OBJECTIVES.get(objective), "needs_labels", False)
+        return bool(self.plan.get("trained_with_labels", known))
+
+    @property
+    def trained_images(self) -> TrainedImages | None:
+        """Which images it learned from; None of a run that a version before has made.
+
+        Raises:
+            CheckpointError: the list is damaged or cannot be read.
+        """
+        path = self._own(TRAINED_IMAGES)
+        try:
+            with open_regular(path) as file:
+                return TrainedImages.from_bytes(file.read())
+        except FileNotFoundError:
+            return None
+        except (OSError, CheckpointError) as error:
+            raise CheckpointError(
+                f"{path}: {error}; remove it to go on without knowing which those were"
+            ) from error
+
+    @trained_images.setter
+    def trained_images(self, images: TrainedImages) -> None:
+        replace(self.path / TRAINED_IMAGES, images.to_bytes())
 
     @property
     def plan(self) -> dict[str, Any]:

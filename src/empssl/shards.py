@@ -9,13 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from empssl.embedding_files import write
 from empssl.storage import hold, make_folder, open_regular, partial_name, sweep, sync, writing
 
 _NOTES = b"notes"
 
 
 class Shards:
-    """The rows of a Parquet file in the making.
+    """The rows of a file in the making.
 
     A shard is there whole or not at all. One of another schema, which includes what the metadata
     say, is as good as none.
@@ -94,20 +95,16 @@ class Shards:
             CheckpointError: the storage refused.
         """
         partial = partial_name(self.folder / "joined")
-        with writing(self.out):
-            with open_regular(partial, "wb") as to, pq.ParquetWriter(to, self.schema) as writer:
-                for rows in self._joined:
-                    with self._opened(rows) as file:
-                        writer.write_table(
-                            file.read().replace_schema_metadata(self.schema.metadata)
-                        )
-            sync(partial)
-            partial.replace(self.out)
-            sync(self.out.parent)
+        write(self.out, partial, self.schema, self._tables)
         with suppress(OSError):  # what is left does no harm
             for entry in sorted(self.folder.iterdir(), reverse=True):  # the lock last
                 entry.unlink()
             self.folder.rmdir()
+
+    def _tables(self) -> Iterator[pa.Table]:
+        for rows in self._joined:
+            with self._opened(rows) as file:
+                yield file.read().replace_schema_metadata(self.schema.metadata)
 
     @contextmanager
     def _opened(self, rows: range) -> Iterator[pq.ParquetFile]:

@@ -133,8 +133,8 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}{PARTIAL}{_host()}-{os.getpid()}")
 
 
-def replace(path: Path, text: str) -> None:
-    """Replace a small text file: the old content or the new one, never a part.
+def replace(path: Path, content: str | bytes) -> None:
+    """Replace a small file: the old content or the new one, never a part.
 
     What killed processes left beside it of the same kind is removed.
 
@@ -145,7 +145,7 @@ def replace(path: Path, text: str) -> None:
     with writing(path):
         sweep_dead(path.parent)
         try:
-            write(partial, text.encode())
+            write(partial, content.encode() if isinstance(content, str) else content)
             partial.replace(path)
             sync(path.parent)
         finally:

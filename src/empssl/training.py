@@ -8,26 +8,30 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from empssl import checkpoint
+from empssl.budget import Budget
 from empssl.checkpoint import Checkpoint
 from empssl.compilation import Augment, begin_step, compiled, failure
 from empssl.console import say
-from empssl.data import BadSamples, Split, in_memory, open_images
+from empssl.data import BadSamples, Decoding, Division, MemoryImages, in_memory, open_images
+from empssl.data.class_counts import class_counts
+from empssl.data.duplicates import contents
 from empssl.data.images import BadSample, ImageSet
 from empssl.data.in_memory import resident
 from empssl.data.near_constant import near_constant
 from empssl.data.sampler import Sampler
+from empssl.data.value_range import MAX_PIXELS, RangeWords
 from empssl.diagnosis import all_finite
 from empssl.draws import uniform
-from empssl.duration import parse_duration
+from empssl.duration import format_duration, parse_duration
 from empssl.ending import ending_together
 from empssl.engine import (
     Compile,
@@ -63,15 +67,24 @@ from empssl.objectives.objective import Objective
 from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
 from empssl.pending import Measured, Pending
 from empssl.preflight import check_disk, checkpoint_bytes
-from empssl.processes import check_same, gathered, restarted, torchrun_launch
+from empssl.processes import (
+    Call,
+    alone_again,
+    check_same,
+    gathered,
+    restarted,
+    torchrun_launch,
+)
 from empssl.progress import progress
-from empssl.recipes import resolve
+from empssl.recipes import completed, resolve
 from empssl.run import Run
+from empssl.run_images import check_fingerprint, check_same_kind, known_data_dir, place
 from empssl.shapes import MOST_SIDE
 from empssl.sharding import Shard, Share
 from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
 from empssl.stop import StopRequest, stop_requests
+from empssl.trained_images import TrainedImages
 from empssl.transfer import send
 from empssl.views import POLICIES, Policy
 
@@ -84,6 +97,7 @@ T = TypeVar("T")
 Found = tuple[BadSample, int, int]  # a bad image, and the epoch and step for which it was read
 
 
+@alone_again()
 def train(
     data: str,
     *,
@@ -94,6 +108,8 @@ def train(
     epochs: float | None = None,
     budget: str | None = None,
     image_side: int | None = None,
+    range: RangeWords = (),  # noqa: A002 (what it is)
+    max_pixels: int = MAX_PIXELS,
     views: Spec | str | None = None,
     backbone: Spec | str | None = None,
     projector: Spec | str | None = None,
@@ -101,7 +117,7 @@ def train(
     objective: Spec | str | None = None,
     optimizer: Spec | str | None = None,
     schedule: Spec | str | None = None,
-    split: Split = "train",
+    split: Literal["auto", "train", "test", "all"] = "auto",
     seed: int = 0,
     keep_epochs: Sequence[float] = (),
     data_dir: str | Path | None = None,
@@ -130,9 +146,16 @@ def train(
         patches: patches of each image in a step; n in the paper.
         batch: images in a step, over all processes.
         epochs: passes over the data.
-        budget: train for this long instead, such as 10m: the speed is measured first, then the
-            number of steps is fixed, so that the learning rate ends at zero on time.
+        budget: train for this long instead, such as 10m: the speed is measured first and watched
+            while training, and the number of steps follows it, so that the learning rate reaches
+            its end on time. What comes before the first step counts, a later evaluation does not.
         image_side: pixels to which images are scaled and cropped; the data's own by default.
+        range: of images with more than 8 bits a value, the two values that become black and white,
+            such as 0 4095; or percentile, each image's own 0.1 and 99.9 percentiles; or full, all
+            that 16 bits can hold. By default the bit depth in which a sample of the images fits, so
+            that 12 bits in files of 16 are read as 12. Floats are from 0 to 1 unless this says
+            otherwise. It is kept with the run, and `embed`, `evaluate` and `examine` use it too.
+        max_pixels: an image with more is not decoded, and counted as bad.
         views: patches, of fixed size, or crops, of random size and shape; and how they are
             augmented.
         backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
@@ -144,15 +167,17 @@ def train(
             learns from labels; and its options.
         optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
         schedule: cosine or linear, and its options.
-        split: train leaves out what `evaluate` tests on: the test images of a known data set,
-            and a fifth of a folder with classes; all leaves out nothing.
+        split: train leaves out what `evaluate` tests on: the test images of a known data set or of
+            a folder that has some, else a fifth of a folder with classes; all leaves out nothing.
+            auto is train where the data have test images of their own, else all.
         seed: of the weights, the order and the views.
         keep_epochs: after how many passes the network is also kept as it is then, such as 1 2 5;
             `evaluate --epoch` scores it. The learning rate knows nothing of them.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
-        devices: processes on this machine.
+        devices: processes on this machine. Where a program or a notebook calls, the others carry
+            out this call and nothing else of it.
         num_nodes: machines.
         precision: auto is bfloat16 where the hardware multiplies it, else float32.
         compile: none, or a mode of torch.compile for views and network; auto is default in one
@@ -168,7 +193,7 @@ def train(
             with the same numbers. Each process then reads all images.
         patience: where several processes have not finished a step for so long, all of them end, and
             one says where each was.
-        resume: continue the run at `out`.
+        resume: continue the run at `out`; its images may have moved, but must be the same.
         overwrite: replace the run at `out`.
 
     Returns:
@@ -181,6 +206,7 @@ def train(
         OutOfMemoryError: a step did not fit; says how it will, or that nothing smaller is left.
         StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
     """
+    call = Call("train", dict(locals()))
     given: dict[str, Any] = {
         "patches": patches, "batch": batch, "epochs": epochs, "budget": budget,
         "image_side": image_side, "views": views, "backbone": backbone, "projector": projector,
@@ -191,7 +217,7 @@ def train(
         resume, overwrite = True, False
     chosen = {
         "split": split, "seed": seed, "keep_epochs": tuple(keep_epochs), "precision": precision,
-        "memory": memory, "shard": shard,
+        "memory": memory, "shard": shard, "range": _together(range), "max_pixels": max_pixels,
     }  # fmt: skip
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten; leave out one of the two")
@@ -200,26 +226,41 @@ def train(
         defaults = inspect.signature(train).parameters
         given |= {key: value for key, value in chosen.items() if value != defaults[key].default}
         settings = _resumed_settings(Run(out), data, recipe, given)
+        decoding = Decoding.recorded(Run(out).plan.get("decoding", settings))
     else:
         settings = {"data": data} | resolve(recipe, given) | chosen
+        decoding = Decoding.recorded(settings)
         Run.check_free(out, overwrite=overwrite)
+    division = Run(out).division if resume else "stable"
     _check(settings)
     _rehearse(settings)
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
-                    precision=settings["precision"])  # fmt: skip
+                    precision=settings["precision"], call=call)  # fmt: skip
     with ending_together(fabric, limit) as begin, ExitStack() as held:
         check_same(settings | {"out": str(out), "resume": resume})
+        if resume and data_dir is None:
+            data_dir = known_data_dir(Run(out))
         images = open_images(
             data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
-            download=download,
+            decoding=decoding, download=download, division=division,
         )  # fmt: skip
+        if settings["split"] == "auto":
+            settings["split"] = images.split
+        if resume:
+            check_fingerprint(Run(out), data, images)
+        if fabric.is_global_zero:
+            say(class_counts(images))
+            images.tell()
         with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
             images = in_memory(images, progress=advance)
             advance(len(images))
-        check_same({"the images' fingerprint": images.fingerprint})
-        training = Training.build(settings, fabric, images, began)
+        if fabric.is_global_zero:
+            images.tell()
+        check_same({"the images' fingerprint": images.fingerprint, "range": images.decoding.text})
+        training = Training.build(settings, fabric, images, began, division)
+        training.images_at = place(data, data_dir)
         training.compile(resolve_compile(compile, fabric))
-        place = {
+        elsewhere = {
             "data_dir": data_dir and str(data_dir), "download": download, "device": device,
             "devices": devices, "num_nodes": num_nodes, "compile": compile, "patience": patience,
         }  # fmt: skip
@@ -228,7 +269,9 @@ def train(
         def open_run() -> Run:
             training.check_room(Path(out))
             if not resume:
-                return held.enter_context(Run.creating(out, settings | place, overwrite=overwrite))
+                return held.enter_context(
+                    Run.creating(out, settings | elsewhere, overwrite=overwrite)
+                )
             held.enter_context(Run(out).lock())
             return Run(out)
 
@@ -260,17 +303,27 @@ class Training:
     began: float  # when the budget began to run
     augment: Augment
     memory: Plan
+    division: Division
     run: Run = field(init=False)
     bad: BadSamples = field(init=False)
     found: list[Found] = field(default_factory=list)  # bad images that `bad` does not know yet
+    trained: TrainedImages | None = None  # the run's list; None where it would have gaps
+    drawn: list[Tensor] = field(default_factory=list)  # contents that the list lacks
     plan: dict[str, Any] = field(default_factory=dict)
+    images_at: dict[str, str | None] = field(default_factory=dict)
+    budget: Budget | None = None  # where steps follow from time
     compiled: str = "none"
     step: int = 0
     seconds: float = 0.0
 
     @classmethod
     def build(
-        cls, settings: dict[str, Any], fabric: Fabric, images: ImageSet, began: float
+        cls,
+        settings: dict[str, Any],
+        fabric: Fabric,
+        images: ImageSet,
+        began: float,
+        division: Division = "stable",
     ) -> "Training":
         """Everything at step 0, equal in all processes; nothing is on disk yet.
 
@@ -291,7 +344,9 @@ class Training:
                 f"{network.whitened.patch + 1}; choose a larger --image-side, or --whitened 0"
             )
         side = policy.view_side(images.side)
-        flops = flops_per_view(network, objective, settings["patches"], side)
+        flops = flops_per_view(
+            network, objective, settings["patches"], side, settings["batch"], settings["optimizer"]
+        )
         if fabric.world_size > 1:
             globalize(network)
         share = Share.of(
@@ -311,7 +366,7 @@ class Training:
         memory = cls._memory(settings, fabric, network, policy, images.side)
         return cls(
             fabric, network, module, optimizers, objective, target, policy, share, sampler, images,
-            settings, flops, began, policy, memory,
+            settings, flops, began, policy, memory, division,
         )  # fmt: skip
 
     @staticmethod
@@ -399,12 +454,14 @@ class Training:
             spread = usable[:: max(1, len(usable) // WHITENING_IMAGES)][:WHITENING_IMAGES]
             images = self.images.read(spread.tolist())
             self.network.whitened.fit(images.pixels[images.valid], seed=self.settings["seed"])
+            if not isinstance(self.images, MemoryImages):
+                self.drawn = [contents(images.pixels[images.valid])]
         per_epoch = self.sampler.steps_per_epoch
-        budget = self.settings["budget"]
-        if budget is None:
+        if self.settings["budget"] is None:
             steps = max(1, round(self.settings["epochs"] * per_epoch))
         else:
-            steps = self.fabric.broadcast(self._steps_within(parse_duration(budget)))
+            seconds = parse_duration(self.settings["budget"])
+            steps, each = self.fabric.broadcast(self._steps_within(seconds))
         self.plan = {
             "steps": steps,
             "steps_per_epoch": per_epoch,
@@ -416,7 +473,15 @@ class Training:
             "view_side": self.policy.view_side(self.images.side),
             "gflop_per_patch": self.flops_per_view / 1e9,
             "fingerprint": self.images.fingerprint,
-        }
+            "division": self.division,
+            "trained_with_labels": self.objective.needs_labels,
+            "decoding": asdict(self.images.decoding),
+        } | self.images_at
+        if self.settings["budget"] is not None:
+            spent = time.monotonic() - self.began
+            self.budget = Budget(seconds, [(0, steps)], spent=spent, each=each)
+            self.plan |= {"startup_seconds": spent, "replanned": self.budget.planned}
+        self._begin_list(anew=True)
         if self.fabric.is_global_zero:
             self.run.plan = self.plan
             self.run.environment = environment(self.fabric, self.settings["precision"]) | {
@@ -432,6 +497,48 @@ class Training:
             f"patches, {steps / per_epoch:.2f} epochs, "
             f"{steps * views * self.flops_per_view / 1e15:.3g} PFLOP"
         )
+        if self.budget is not None and steps < per_epoch:
+            self._say(
+                f"the budget of {self.settings['budget']} is less than a pass over the images: "
+                f"{100 * steps / per_epoch:.2g} % of them will be seen, and all would take "
+                f"{format_duration(per_epoch * each)}"
+            )
+
+    def _begin_list(self, *, anew: bool) -> None:
+        """Have the run say which images it learns from; of a set in memory all, and at once.
+
+        Args:
+            anew: forget what it said.
+        """
+        memory = self.images if isinstance(self.images, MemoryImages) else None
+        if not anew:
+            try:
+                self.trained = self.run.trained_images
+            except CheckpointError as error:
+                self._say(f"{error}; {'it is made anew' if memory else 'none is kept'}")
+        elif not memory:
+            self.trained = TrainedImages(torch.empty(0, 2, dtype=torch.int64), whole=False)
+        # Of a larger set whose list is lost, what is drawn from now on would not be all.
+        if memory and self.trained is None and self.fabric.is_global_zero:
+            self.trained = TrainedImages.of(memory)
+        if anew or memory:
+            self._write_list()
+
+    def _write_list(self) -> None:
+        def write() -> None:
+            if self.trained is not None:
+                self.run.trained_images = self.trained
+
+        _on_first(self.fabric, write)
+
+    def _lengthen_list(self) -> None:
+        """Write down what was drawn since the last time, in any process."""
+        if isinstance(self.images, MemoryImages):
+            return
+        every, self.drawn = gathered(self.drawn), []
+        if self.trained is not None:
+            self.trained.add(torch.cat([self.trained.rows[:0], *chain(*every)]))
+        self._write_list()
 
     def _near_constant(self) -> dict[str, int]:
         """Of some images, evenly spread, how many have next to nothing to see; tells if many do."""
@@ -450,15 +557,10 @@ class Training:
         """Continue from the newest whole checkpoint; a run that never wrote one starts again.
 
         Raises:
-            DataError: the images are not those that the run began with.
+            DataError: images that the run began with cannot be used any more.
             CheckpointError: there are checkpoints, but none is whole, or not of this run.
         """
         self.plan = self.run.plan
-        if self.images.fingerprint != self.plan.get("fingerprint", self.images.fingerprint):
-            raise DataError(
-                f"{self.settings['data']} has changed since {self.run.path} was started; restore "
-                "the images, or start a new run"
-            )
         usable = len(self.sampler.usable)
         if usable != (before := self.plan.get("usable_samples", usable)):
             raise DataError(
@@ -473,6 +575,7 @@ class Training:
                 self.run.trim_epochs(0)  # with a budget, the steps may be others now
             self.start()
             return
+        self._begin_list(anew=False)
         saved, folder, problems = self.run.load_checkpoint()
         for problem in problems:
             self._say(f"{problem}; using {folder.name}, the one before")
@@ -487,6 +590,9 @@ class Training:
                 _as_weights(optimizer)
             self.step, self.seconds = saved.state["step"], saved.state["seconds"]
             self.plan["steps"], self.plan["steps_per_epoch"]  # or KeyError
+            self._restore_budget()
+            if (before := self.plan["gflop_per_patch"]) != self.flops_per_view / 1e9:
+                self.flops_per_view = 1e9 * before  # counted otherwise; a run has one count
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder} or {self.run.path / 'plan.json'} does not hold what it takes to "
@@ -496,6 +602,37 @@ class Training:
             self.run.trim_metrics(self.step)
             self.run.trim_epochs(self.step)
             self.run.environment = self.run.environment | {"memory": self.memory.mode}
+            self.plan |= self.images_at
+            if self.plan != self.run.plan:
+                self.run.plan = self.plan
+
+    def _restore_budget(self) -> None:
+        """What is left of the time; steps that are taken again are planned again, too."""
+        planned = self.plan.get("replanned")
+        if planned is None:  # of a run that goes on for a number of steps
+            return
+        kept = [(step, steps) for step, steps in planned if step <= self.step]
+        self.budget = Budget(
+            parse_duration(self.settings["budget"]), kept, step=self.step,
+            spent=self.plan["startup_seconds"] + self.seconds,
+        )  # fmt: skip
+        self.plan |= {"steps": self.budget.steps, "replanned": [list(plan) for plan in kept]}
+
+    def _replan(self) -> None:
+        """Have the first process say how many steps there are by now; write it down if it is new.
+
+        The learning rate, and what else follows from the number of steps, follow from the plans.
+        """
+        assert self.budget is not None
+        step, spent = self.step, self.plan["startup_seconds"] + self.seconds
+        changed = self.fabric.is_global_zero and self.budget.replan(step, spent)
+        (steps,) = agree(self.fabric, self.budget.steps if changed else 0)
+        if steps and not changed:
+            self.budget.plan(step, steps)
+        if steps:
+            self.plan |= {"steps": steps, "replanned": self.budget.planned}
+            if self.fabric.is_global_zero:
+                self.run.plan = self.plan
 
     def loop(self, request: StopRequest, begin: Callable[[int], None] = lambda step: None) -> None:
         """Train to the end of the plan, with a line of metrics for each step.
@@ -504,9 +641,10 @@ class Training:
             request: which signal has come.
             begin: told of each step before it is taken.
         """
-        steps = self.plan["steps"]
-        schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=steps)
-        watch, load, before = CollapseWatch(), LoadWatch(), self.seconds
+        steps, budget = self.plan["steps"], self.budget
+        planned = budget.planned[0][1] if budget else steps
+        schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=planned)
+        watch, load, before = CollapseWatch(), LoadWatch(torch.get_num_threads()), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
         alone = self.fabric.world_size == 1
         shared = alone and self.fabric.device.type == "cpu"
@@ -515,12 +653,13 @@ class Training:
         first = self.fabric.is_global_zero
         at_first = at = saved = time.monotonic()
         self.module.train()
-        with progress("training", steps, silent=not first) as advance:
+        with progress("training", steps, done=self.step, silent=not first) as advance:
             while self.step < steps:
                 begin(self.step)
-                lr = set_lr(self.optimizers, schedule(self.step))
+                position = budget.position(self.step) if budget else float(self.step)
+                lr = set_lr(self.optimizers, schedule(position))
                 result, samples = self._take_step(
-                    self.step, self.step / steps, with_spectrum=self.step in spectra
+                    self.step, position / planned, with_spectrum=self.step in spectra
                 )
                 pending.add(self._entry(result, lr), samples)
                 self.step += 1
@@ -547,8 +686,12 @@ class Training:
                         self._say(warning)
                 if shared and (warning := load.update()):
                     self._say(warning)
+                if budget is not None:
+                    self._replan()
+                    steps = budget.steps
+                    spectra, keep = spectrum_steps(steps), self._kept_at()
                 advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
-                                   "patches/s")  # fmt: skip
+                                   "patches/s", steps)  # fmt: skip
                 if kept:  # before any checkpoint from which this step is not taken again
                     self._check_weights()
                     for epoch in kept if first else ():
@@ -587,6 +730,8 @@ class Training:
         begin_step(self.compiled)
         drawn = self.sampler.draw(step)
         self.found += [(sample, drawn.epoch, step) for sample in drawn.bad]
+        if len(drawn.contents):
+            self.drawn.append(drawn.contents)
         # On the CPU, where the samples' numbers are: on a GPU the seed would have to be copied.
         u = uniform(
             drawn.samples, seed=self.settings["seed"], epoch=drawn.epoch,
@@ -686,8 +831,11 @@ class Training:
         entry["finite"] = result.finite
         return entry | {"patches": patches, "pflop": patches * self.flops_per_view / 1e15}
 
-    def _steps_within(self, seconds: float) -> int:
-        """How many steps fit into what is left of a budget, from steps that are then undone."""
+    def _steps_within(self, seconds: float) -> tuple[int, float]:
+        """How many steps fit into what is left of a budget, and the seconds that one takes.
+
+        From steps that are then undone.
+        """
         before = copy.deepcopy({g: module.state_dict() for g, module in self._modules.items()})
         set_lr(self.optimizers, 0.0)
         self.module.train()
@@ -703,7 +851,8 @@ class Training:
         trained = nn.ModuleList([self.network, self.objective])
         self.optimizers = build_optimizers(trained, self.settings["optimizer"])
         typical = statistics.median(times[3:])
-        return max(1, math.floor((seconds - (time.monotonic() - self.began)) / typical))
+        left = seconds - (time.monotonic() - self.began)
+        return max(1, math.floor(left / typical)), typical
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
@@ -733,6 +882,7 @@ class Training:
         return {
             "network": {key: self.settings[key] for key in keys},
             "image_side": self.images.side,
+            "decoding": asdict(self.images.decoding),
             "step": self.step,
             "seconds": self.seconds,
             "data": self.settings["data"],
@@ -757,6 +907,7 @@ class Training:
             DivergenceError: the weights are not finite. None is written.
         """
         self._check_weights()
+        self._lengthen_list()
 
         def save() -> None:
             flat = [_flatten(o.state_dict(), i) for i, o in enumerate(self.optimizers)]
@@ -836,6 +987,11 @@ def _check_objective(objective: Objective, settings: dict[str, Any], images: Ima
         )
 
 
+def _together(values: RangeWords) -> tuple[float | int | str, ...]:
+    """A name is one value, and not its letters."""
+    return (values,) if isinstance(values, str) else tuple(values)
+
+
 def _begun_before(out: Path) -> bool:
     """Whether torchrun has started this command again, after it had begun the run at `out`."""
     launch = torchrun_launch()
@@ -851,15 +1007,17 @@ def _resumed_settings(
     """The settings that the run began with.
 
     Raises:
-        UsageError: some are given anew, with other values.
+        UsageError: some are given anew, with other values; or another data set.
         CheckpointError: some were not written down.
     """
     config = run.config
     try:
-        asked = resolve(recipe or config["recipe"], {**_as_given(config), **_without_none(given)})
-        asked |= {"data": data}
+        check_same_kind(run, data)
+        made = completed(config)
+        asked = resolve(recipe or config["recipe"], {**_as_given(made), **_without_none(given)})
+        asked |= {"data": config["data"]}  # where images are is no setting, which they are is
         changed = [
-            key for key, value in asked.items() if _plain(config.get(key)) != _plain(value)
+            key for key, value in asked.items() if _plain(made.get(key)) != _plain(value)
         ]  # fmt: skip
         if "memory" in changed and {config["memory"], asked["memory"]} <= SAME_GRADIENTS:
             changed.remove("memory")

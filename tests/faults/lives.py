@@ -30,6 +30,7 @@ from empssl.run import Run
 from empssl.training import train
 
 IMAGES, BROKEN, STEPS = 24, 2, 6  # of 8 images each: two epochs
+HANGS = 300  # seconds, after which what is waited for does not come
 OPTIONS: dict[str, Any] = SETTINGS | {"epochs": 2.0, "image_side": 16}
 
 
@@ -122,8 +123,9 @@ def hold_and_die(out: Path) -> None:
 
 
 def wait_for(path: Path) -> None:
-    until = time.monotonic() + 60
-    while not path.exists() and time.monotonic() < until:
+    until = time.monotonic() + HANGS
+    while not path.exists():
+        assert time.monotonic() < until, f"nobody made {path}"
         time.sleep(0.002)
 
 

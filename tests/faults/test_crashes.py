@@ -1,5 +1,6 @@
 """Kill a run anywhere: resumed, it ends as one that was never interrupted, to the last bit."""
 
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,12 +116,19 @@ def test_a_run_killed_here_loses_nothing(name: str, images: Path, whole: Path, q
 def test_runs_killed_at_40_random_instants_lose_nothing(
     images: Path, whole: Path, quick: Path
 ) -> None:
-    draw, killed = random.Random(0), 0
+    """With a checkpoint after each step, and with none before the last."""
+    calls = {
+        every: Victim(
+            training_run, images, quick / f"counted-{every}", every=every, counted=True
+        ).end().calls or 0
+        for every in (0.0, math.inf)
+    }  # fmt: skip
+    draw = random.Random(0)
     for number in range(40):
-        run, every = quick / str(number), draw.choice([0.0, 0.02])
-        for _ in range(draw.choice([1, 1, 1, 2, 3])):
-            life = Victim(training_run, images, run, seconds=draw.uniform(0.02, 0.2), every=every)
-            killed += life.end().code < 0
+        run, every = quick / str(number), draw.choice(list(calls))
+        for life in range(draw.choice([1, 1, 1, 2, 3])):
+            instant = draw.randrange(1, int(0.99 * calls[every]))
+            code = Victim(training_run, images, run, every=every, calls=instant).end().code
+            assert code == -9 or life > 0  # a later life has fewer steps to go
         finish(images, run)
         assert mismatches(whole, run) == [], number
-    assert killed >= 40  # else it would show little

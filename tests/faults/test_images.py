@@ -20,6 +20,7 @@ from empssl.data import BadSample, ImageSet
 from empssl.data.decode import UndecodableError, decode
 from empssl.data.images import ImageBatch
 from empssl.data.sampler import Sampler
+from empssl.data.value_range import Decoding
 from empssl.errors import DataError
 from empssl.run import Run
 
@@ -213,7 +214,7 @@ def mutants(form: str, count: int, seed: str = "") -> list[bytes]:
 
 def verdict(data: bytes) -> str:
     try:
-        image = decode(data, max_pixels=250_000)
+        image = decode(data, Decoding(max_pixels=250_000))
     except UndecodableError as error:
         return error.reason
     assert image.mode == "RGB"

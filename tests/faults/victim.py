@@ -14,11 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.forkserver import _forkserver, ensure_running  # type: ignore[attr-defined]
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import pytest
 
-PATIENCE = 120.0  # seconds; no life takes more than a few
+import empssl
+
+PATIENCE = 600.0  # seconds; no life takes more than a few, but on a busy machine
+PACKAGE = str(Path(empssl.__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,30 @@ class Death:
         setattr(owner, name, planted)
 
 
+class Countdown:
+    """Counts the calls that code of the package makes and gets, and kills the process at one.
+
+    The disk changes between two calls and nowhere else, so each of these instants is one at which
+    a kill can leave something behind; and unlike one of a clock, it is the same on every machine.
+
+    Args:
+        calls: kill at this one, from 1; None only counts.
+    """
+
+    def __init__(self, calls: int | None) -> None:
+        self.calls = calls
+        self.made = 0
+
+    def start(self) -> None:
+        sys.setprofile(self._count)
+
+    def _count(self, frame: FrameType, event: str, _: object) -> None:
+        if event.endswith("call") and frame.f_code.co_filename.startswith(PACKAGE):
+            self.made += 1
+            if self.made == self.calls:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
 @dataclass(frozen=True)
 class End:
     """How a life ended.
@@ -71,10 +99,12 @@ class End:
     Attributes:
         code: exit code, or minus the number of the signal.
         error: what it wrote to the error stream.
+        calls: that the package made and got, where they were counted.
     """
 
     code: int
     error: str
+    calls: int | None = None
 
 
 class Victim:
@@ -84,7 +114,8 @@ class Victim:
         function: of a module that can be imported.
         arguments: of the function.
         death: kill it there.
-        seconds: kill it after so much time on the processor, which other processes do not use up.
+        calls: kill it at this call that the package makes or gets, in the main thread.
+        counted: count these calls.
     """
 
     def __init__(
@@ -92,14 +123,16 @@ class Victim:
         function: Callable[..., object],
         *arguments: Any,
         death: Death | None = None,
-        seconds: float | None = None,
+        calls: int | None = None,
+        counted: bool = False,
         **options: Any,
     ) -> None:
         _serve()
         handle, self._errors = tempfile.mkstemp()
         os.close(handle)
+        countdown = Countdown(calls) if counted or calls is not None else None
         self.process = multiprocessing.get_context("forkserver").Process(
-            target=_live, args=(self._errors, death, seconds, function, arguments, options)
+            target=_live, args=(self._errors, death, countdown, function, arguments, options)
         )
         self.process.start()
 
@@ -109,9 +142,11 @@ class Victim:
         if self.process.exitcode is None:
             self.process.kill()
             pytest.fail(f"a victim hung: {Path(self._errors).read_text()}")
-        error = Path(self._errors).read_text()
+        error, counted = Path(self._errors).read_text(), Path(f"{self._errors}.calls")
         os.unlink(self._errors)
-        return End(self.process.exitcode, error)
+        calls = int(counted.read_text()) if counted.exists() else None
+        counted.unlink(missing_ok=True)
+        return End(self.process.exitcode, error, calls)
 
 
 def _serve() -> None:
@@ -132,7 +167,7 @@ def _serve() -> None:
 def _live(
     errors: str,
     death: Death | None,
-    seconds: float | None,
+    countdown: Countdown | None,
     function: Callable[..., object],
     arguments: tuple[Any, ...],
     options: dict[str, Any],
@@ -143,12 +178,14 @@ def _live(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if death is not None:
         death.plant()
-    if seconds is not None:
-        # Nothing handles SIGPROF, so the system ends the process as SIGKILL does.
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+    if countdown is not None:
+        countdown.start()
     try:
         code = function(*arguments, **options)
     except SystemExit as end:
         code = end.code
+    if countdown is not None:
+        sys.setprofile(None)
+        Path(f"{errors}.calls").write_text(str(countdown.made))
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 0)

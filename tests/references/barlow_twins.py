@@ -19,7 +19,7 @@ def correlation(a: Array, b: Array, epsilon: float) -> float:
 
 
 def objective(
-    projections: Array, *, redundancy_weight: float, epsilon: float
+    projections: Array, *, redundancy_weight: float, epsilon: float, scale: float = 1.0
 ) -> tuple[float, dict[str, float]]:
     """Each view against the mean of the others."""
     views, _, dim = projections.shape
@@ -33,5 +33,5 @@ def objective(
                     invariance += (1 - c) ** 2 / views
                 else:
                     redundancy += c**2 / views
-    total = invariance + redundancy_weight * redundancy
+    total = scale * (invariance + redundancy_weight * redundancy)
     return total, {"invariance_loss": invariance, "redundancy_loss": redundancy}

@@ -21,7 +21,7 @@ class Cell:
         settings: as the run records them.
         steps: how many it takes; None where the clock decides.
         steps_per_epoch: of its data.
-        gflop_per_patch: of its network.
+        gflop_per_patch: of a step, by its patches.
         place: where the data are and where to compute.
         made: it was trained elsewhere, and is only scored here.
     """

@@ -76,6 +76,12 @@ class Comparison:
         if self.missing:
             names = ", ".join(outcome.cell.name for outcome in self.missing)
             found.append(f"Not finished yet: {names}.")
+        if labels := _distinct(o.cell.label for o in self.outcomes if o.with_labels):
+            found.append(f"Trained with labels: {', '.join(labels)}.")
+        if saw := [
+            outcome.cell.name for outcome in self.outcomes if outcome.ground.get("saw_test")
+        ]:
+            found.append(f"Trained on test images too: {', '.join(saw)}.")
         for key, what in _PACE.items():
             values = _distinct(outcome.environment.get(key) for outcome in self.outcomes)
             if len(values) > 1:
@@ -108,8 +114,7 @@ class Comparison:
             )
         found.append(
             "Seconds are those of the training steps, start-up apart. Whitened patches have no "
-            "layers: one number stands in every column of a probe, and that of ridge regression in "
-            "those of linear."
+            "layers: one number stands in every column of the probe that it is by."
         )
         return found
 

@@ -10,7 +10,7 @@ from empssl.comparison.cell import Cell
 from empssl.comparison.comparison import Comparison
 from empssl.comparison.folder import KeptMap
 from empssl.comparison.table import Row
-from empssl.data import open_images
+from empssl.data import Decoding, open_images
 from empssl.errors import EmpsslError
 from empssl.models import Layer
 from empssl.pretrained import Encoder
@@ -123,7 +123,7 @@ class _Gallery:
         assert run is not None
         images = open_images(
             self.comparison.protocol.data, split="test", data_dir=place.get("data_dir"),
-            side=run.plan["image_side"],
+            side=run.plan["image_side"], decoding=Decoding.recorded(run.plan.get("decoding", {})),
         )  # fmt: skip
         return Sample.read(images, IMAGES)
 

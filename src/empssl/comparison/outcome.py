@@ -25,6 +25,7 @@ class Outcome:
         baselines: what its evaluation holds of them.
         ground: what has to be alike in all that are compared.
         environment: as the run recorded it.
+        with_labels: whether labels trained it.
     """
 
     cell: Cell
@@ -35,6 +36,7 @@ class Outcome:
     baselines: list[dict[str, Any]] = field(default_factory=list)
     ground: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    with_labels: bool = False
 
     @classmethod
     def of(cls, cell: Cell, protocol: Protocol, folder: Folder) -> "Outcome":
@@ -62,6 +64,7 @@ class Outcome:
             protocol.rows(found["baselines"]) if found else [],
             {k: v for k, v in found["protocol"].items() if k != "trained_on"} if found else {},
             run.environment,
+            run.needs_labels,
         )  # fmt: skip
 
 

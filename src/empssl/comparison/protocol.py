@@ -57,11 +57,14 @@ class Protocol:
         )
 
     def rows(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The results of what is asked for, at any layer, and whitened patches under ridge."""
+        """The results by the probes that are asked for, at any layer.
+
+        Whitened patches are of the whole image, whatever crops are asked for.
+        """
         return [
             row for row in results
-            if (row["probe"] in self.probes and row["crops"] == self.crops)
-            or (row["model"] == "whitened-patches" and row["probe"] in (*self.probes, "ridge"))
+            if row["probe"] in self.probes
+            and (row["crops"] == self.crops or row["model"] == "whitened-patches")
         ]  # fmt: skip
 
 

@@ -7,7 +7,13 @@ from typing import Any
 # What a run records besides: its seed, what it kept, and where and how it was computed.
 _ASIDE = {
     "seed", "keep_epochs", "data_dir", "download", "device", "devices", "num_nodes", "compile",
-    "shard",
+    "shard", "max_pixels",
+}  # fmt: skip
+
+# Options that came later, and what every run did before. Where they say the same they are left out,
+# so that older runs keep their names and are still of one kind with new ones.
+_LATER = {
+    "objective.scale": 1.0, "optimizer.nesterov": True, "optimizer.decay_vectors": False,
 }  # fmt: skip
 
 Flat = dict[str, Any]
@@ -18,6 +24,8 @@ def decisive(config: dict[str, Any]) -> Flat:
 
     >>> decisive({"batch": 40, "objective": {"name": "emp", "distortion": 0.2}, "seed": 3})
     {'batch': 40, 'objective.name': 'emp', 'objective.distortion': 0.2}
+    >>> decisive({"optimizer": {"name": "lars", "nesterov": True}})
+    {'optimizer.name': 'lars'}
     """
     flat: Flat = {}
     for key, value in json.loads(json.dumps(config)).items():  # tuples as YAML gives them back
@@ -25,7 +33,7 @@ def decisive(config: dict[str, Any]) -> Flat:
             continue
         parts = value.items() if isinstance(value, dict) else None
         flat |= {key: value} if parts is None else {f"{key}.{name}": v for name, v in parts}
-    return flat
+    return {name: v for name, v in flat.items() if name not in _LATER or v != _LATER[name]}
 
 
 def differing(settings: Sequence[Flat]) -> list[str]:

@@ -46,7 +46,7 @@ class Table:
         columns: probe and layer of each score, `linear head`.
         rows: of trained networks.
         baselines: of what needs no training. Whitened patches have no layer: their number stands
-            in every column of the probe.
+            in every column of the probe that it is by, and in no other.
     """
 
     columns: tuple[str, ...]
@@ -179,11 +179,7 @@ def _baselines(outcomes: Sequence[Outcome], columns: Sequence[str]) -> list[Row]
     ]  # fmt: skip
     for count, scores in white.items():
         name = "whitened patches" + (f", {count}" if len(white) > 1 else "")
-        plain = {column: scores.get(column.split()[0]) for column in columns}
-        rows.append(_baseline(name, plain))
-        if "ridge" in scores and not any(column.startswith("ridge") for column in columns):
-            ridge = {c: scores["ridge"] if c.startswith("linear") else None for c in columns}
-            rows.append(_baseline(f"{name}, ridge", ridge))
+        rows.append(_baseline(name, {column: scores.get(column.split()[0]) for column in columns}))
     return rows
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 from empssl.data.bad_samples import BadSamples
 from empssl.data.cifar import CIFARS, open_cifar
@@ -12,8 +13,9 @@ from empssl.data.imagenet100 import open_imagenet100
 from empssl.data.images import BadSample, ImageBatch, ImageSet, MemoryImages
 from empssl.data.in_memory import in_memory
 from empssl.data.parquet import holds_images, open_parquet, parquet_files
-from empssl.data.split import Split
+from empssl.data.split import Division, Split
 from empssl.data.tiny_imagenet import open_tiny_imagenet
+from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError, UsageError, nearest
 from empssl.shapes import MOST_SIDE
 
@@ -21,6 +23,8 @@ __all__ = [
     "NAMES",
     "BadSample",
     "BadSamples",
+    "Decoding",
+    "Division",
     "ImageBatch",
     "ImageSet",
     "MemoryImages",
@@ -35,10 +39,12 @@ NAMES = ("digits", *CIFARS, "tiny-imagenet", "imagenet100")
 def open_images(
     data: str,
     *,
-    split: Split,
+    split: Split | Literal["auto"],
     data_dir: str | Path | None = None,
     side: int | None = None,
+    decoding: Decoding = DEFAULT_DECODING,
     download: bool = False,
+    division: Division = "stable",
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """The images that a user means by `data`.
@@ -48,10 +54,14 @@ def open_images(
             of images, a parquet file or a folder of those. `./digits` is a folder even so.
             `imagenet100:FILE` takes the classes that the file lists.
         split: `all` is every image; what `train` and `test` are is said by the function that
-            opens each kind.
+            opens each kind. auto is train where the data say so themselves, as those known by name
+            do, else all.
         data_dir: where a data set known by name is; default the folder `data`.
         side: pixels. Default 16 for digits, 32 for CIFAR, 224 for ImageNet-100, else 64.
+        decoding: of files that are given by path: which values become black and white where there
+            are more than 256, and how many pixels an image may have.
         download: fetch what is missing, where the authors offer it.
+        division: how a folder or Parquet file without splits of its own is divided.
         progress: called with the bytes fetched and the bytes in all.
 
     Raises:
@@ -63,6 +73,11 @@ def open_images(
     if not data.strip():
         raise UsageError("data is empty: name a data set or a path; this folder is '.'")
     given = {} if side is None else {"side": side}
+    path = _expanded(data)
+    if data not in NAMES and data.partition(":")[0] != "imagenet100":
+        return _open_path(data, path, split=split, division=division, **given)
+    if split == "auto":
+        split = "train"
     if data == "digits":
         return open_digits(split=split, **given)
     where = _expanded("data" if data_dir is None else data_dir)
@@ -74,19 +89,24 @@ def open_images(
         return open_tiny_imagenet(
             split=split, data_dir=where, download=download, progress=progress, **given
         )
-    if data.partition(":")[0] == "imagenet100":
-        listed = data.partition(":")[2]
-        classes = _expanded(listed) if listed else None
-        return open_imagenet100(split=split, data_dir=where, classes=classes, **given)
-    path = _expanded(data)
+    listed = data.partition(":")[2]
+    classes = _expanded(listed) if listed else None
+    return open_imagenet100(split=split, data_dir=where, classes=classes, **given)
+
+
+def _open_path(data: str, path: Path, **options: Any) -> ImageSet:
+    """A folder of images, or a Parquet file, or a folder of those.
+
+    Raises:
+        DataError: there is no such data, or none of it can be used.
+    """
     if os.path.isdir(path):  # unlike Path.is_dir, False where the path cannot be looked up
         # Embeddings that were written beside the images are no images.
         files = parquet_files(path)
         in_parquet = files and (holds_images(files[0]) or not list_images(path).sizes)
-        opener = open_parquet if in_parquet else open_folder
-        return opener(path, split=split, **given)
+        return (open_parquet if in_parquet else open_folder)(path, **options)
     if os.path.isfile(path) and path.suffix == ".parquet":
-        return open_parquet(path, split=split, **given)
+        return open_parquet(path, **options)
     what = (
         "a file that is neither a folder nor .parquet"
         if os.path.exists(path)

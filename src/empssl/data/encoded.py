@@ -10,21 +10,40 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from empssl.data.decode import UndecodableError, decode
+from empssl.data.decode import (
+    Content,
+    UndecodableError,
+    decode_with_values,
+    decoding_threads,
+    inspect,
+)
 from empssl.data.images import BadSample, ImageBatch, ImageSet
 from empssl.data.square import square
+from empssl.data.value_range import (
+    DEFAULT_DECODING,
+    SIXTEEN_BITS,
+    Decoding,
+    Values,
+    decided,
+    number,
+    range_warning,
+)
 from empssl.errors import DataError
 
 _LOOKED_AT = 64
 
 
 class EncodedImages(ImageSet):
-    """Images decoded on demand, by a few threads; Pillow decodes outside Python's lock.
+    """Images decoded on demand, by a few threads.
+
+    Up to 64 images, evenly spread, are looked at first. They decide the range of values that become
+    black and white, where it is `auto`, and what there is to say of the set.
 
     Args:
         source: the file or the bytes of an image, by index. May raise UndecodableError.
         names: by index.
-        threads: default one a core, at most 8.
+        decoding: the range of values, and the limit of pixels.
+        threads: default `decoding_threads`.
 
     Raises:
         DataError: none of up to 64 images, evenly spread, can be decoded.
@@ -41,6 +60,7 @@ class EncodedImages(ImageSet):
         fingerprint: str,
         labels: Tensor | None = None,
         class_names: Sequence[str] = (),
+        decoding: Decoding = DEFAULT_DECODING,
         threads: int | None = None,
     ) -> None:
         self.name = name
@@ -51,8 +71,12 @@ class EncodedImages(ImageSet):
         self.fingerprint = fingerprint
         self._source = source
         self._names = names
-        self._threads = threads or min(os.cpu_count() or 1, 8)
+        self._threads = threads or decoding_threads()
+        self._decided = False
+        self._beyond: dict[int, float] = {}  # the largest value, where it is above a decided range
+        self.decoding = decoding
         self._look()
+        self.notices = self._said = self._survey()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -65,6 +89,13 @@ class EncodedImages(ImageSet):
         # A pool for each call: it starts in under a millisecond, and none is left to break a fork.
         with ThreadPoolExecutor(self._threads) as pool:
             found = list(pool.map(self._read_into, pixels, indices))
+        if self._beyond:
+            largest = number(max(self._beyond.values()))
+            beyond = (
+                f"{len(self._beyond)} images read so far have values beyond {self.decoding.text}, "
+                f"up to {largest}, which become white; choose with --range"
+            )
+            self.notices = (*self._said, beyond)
         valid = torch.tensor([bad is None for bad in found], dtype=torch.bool)
         return ImageBatch(torch.from_numpy(pixels), valid, tuple(filter(None, found)))
 
@@ -73,7 +104,10 @@ class EncodedImages(ImageSet):
         try:
             source = self._source(index)
             size = _size(source)
-            row[:] = square(decode(source, shrink_to=self.side), self.side)
+            decoded = decode_with_values(source, self.decoding, shrink_to=self.side)
+            row[:] = square(decoded.image, self.side)
+            if self._decided and decoded.values is not None:
+                self._note(index, decoded.values)
         except UndecodableError as error:
             return BadSample(index, self._names[index], error.reason, error.error, size)
         return None
@@ -90,6 +124,60 @@ class EncodedImages(ImageSet):
             f"no usable image in '{self.name}': looked at {len(reasons)} of {len(self)}, "
             f"all bad, such as {'; '.join(reasons[:3])}"
         )
+
+    def _survey(self) -> tuple[str, ...]:
+        """Decide the range, and tell what a user should know."""
+        rows = np.linspace(0, len(self) - 1, min(len(self), _LOOKED_AT)).astype(int).tolist()
+        with ThreadPoolExecutor(self._threads) as pool:
+            found = [content for content in pool.map(self._inspect, rows) if content is not None]
+        values = [content.values for content in found if content.values is not None]
+        asked, self.decoding = self.decoding, decided(self.decoding, values)
+        self._decided = asked.range == "auto" and self.decoding.limits is not None
+        said = []
+        if self._decided:
+            largest = number(max(v.high for v in values if v.white == SIXTEEN_BITS))
+            said.append(
+                f"images of 16 bits a value, the largest of {len(rows)} images {largest}: "
+                f"{self.decoding.text} become black to white; choose otherwise with --range"
+            )
+        elif self.decoding.range not in ("auto", "full") and found and not values:
+            said.append(
+                f"no image looked at has more than 8 bits a value: --range {self.decoding.text} "
+                "changes nothing"
+            )
+        if warning := range_warning(self.decoding, values, len(rows)):
+            said.append(warning)
+        return (*said, *_left_out(found, len(rows)))
+
+    def _inspect(self, index: int) -> Content | None:
+        try:
+            return inspect(self._source(index), self.decoding)
+        except UndecodableError:
+            return None  # counted when it is read
+
+    def _note(self, index: int, values: Values) -> None:
+        limits = self.decoding.limits
+        if limits is not None and values.high > limits[1]:
+            self._beyond[index] = values.high
+
+
+def _left_out(found: Sequence[Content], looked_at: int) -> list[str]:
+    """What is in the files and not used."""
+    pages = [content.pages for content in found if content.pages > 1]
+    more = [content for content in found if content.channels > content.used]
+    said = []
+    if pages:
+        said.append(
+            f"{len(pages)} of {looked_at} images looked at have several pages or frames, up to "
+            f"{max(pages):,}: the first of each is used"
+        )
+    if more:
+        most = max(more, key=lambda content: content.channels)
+        said.append(
+            f"{len(more)} of {looked_at} images looked at have more channels than are used, such "
+            f"as {most.channels}: the first {most.used} are used"
+        )
+    return said
 
 
 def _size(source: bytes | Path) -> int | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from empssl.console import say
+from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.shapes import Images, Valid
 from empssl.transfer import send
 
@@ -47,14 +49,22 @@ class ImageSet(ABC):
         labels: int64, -1 where unknown; None where there are none. Never used in training.
         class_names: by label.
         fingerprint: changes when an image, its name or its order does.
+        decoding: how files become pixels, with the range that was decided for the set.
+        notices: what a user should know of how they are read.
+        told: those that `tell` has printed.
+        part: the folders or files that hold the split, where the data themselves are divided.
     """
 
     name: str
+    part: str = ""
     split: str
     side: int
     labels: Tensor | None
     class_names: tuple[str, ...]
     fingerprint: str
+    decoding: Decoding = DEFAULT_DECODING
+    notices: tuple[str, ...] = ()
+    told: frozenset[str] = frozenset()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -63,9 +73,20 @@ class ImageSet(ABC):
     def sample_name(self, index: int) -> str:
         """The path or number by which a person finds image `index` again."""
 
+    def class_name(self, label: int) -> str:
+        """What a class is called; its number where it has no name."""
+        return self.class_names[label] if label < len(self.class_names) else str(label)
+
     @abstractmethod
     def read(self, indices: Sequence[int]) -> ImageBatch:
         """The images at `indices`, decoded, oriented, RGB, `side` pixels square."""
+
+    def tell(self) -> None:
+        """Print the notices on the error stream, each once."""
+        for notice in self.notices:
+            if notice not in self.told:
+                say(f"{self.name}: {notice}")
+        self.told |= {*self.notices}
 
 
 class MemoryImages(ImageSet):

@@ -40,7 +40,7 @@ def in_memory(
         bad += batch.bad
         if progress is not None:
             progress(rows.stop)
-    return MemoryImages(
+    kept = MemoryImages(
         pixels,
         name=images.name,
         split=images.split,
@@ -51,6 +51,8 @@ def in_memory(
         valid=valid,
         bad=bad,
     )
+    kept.decoding, kept.notices, kept.told = images.decoding, images.notices, images.told
+    return kept
 
 
 def resident(images: ImageSet, device: torch.device) -> ImageSet:

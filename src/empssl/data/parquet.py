@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +13,11 @@ from torch import Tensor
 from empssl.data.decode import UndecodableError
 from empssl.data.encoded import EncodedImages
 from empssl.data.parquet_batches import bounded_batches, opened_parquet
-from empssl.data.split import Split, held_out
+from empssl.data.split import TEST_WORDS, TRAIN_WORDS, Division, Split, divided, held_out, part
 from empssl.data.square import DEFAULT_SIDE
+from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError
 from empssl.storage import open_regular
-
-_PREFIXES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -43,37 +42,42 @@ def holds_images(file: Path) -> bool:
 
 
 def parquet_splits(folder: Path) -> dict[Split, list[Path]]:
-    """The parquet files of each split, by the beginning of their names, or of their folders'."""
+    """The parquet files of each split, by their names, or else by their folders'."""
+    words = {file: _word(file.relative_to(folder)) for file in parquet_files(folder)}
     given: dict[Split, list[Path]] = {}
-    prefixes = {file: _prefix(file.relative_to(folder)) for file in parquet_files(folder)}
-    for split, wanted in _PREFIXES.items():
-        for prefix in wanted:
-            found = [file for file, its in prefixes.items() if its == prefix]
-            if found:
+    known: dict[Split, tuple[tuple[str, ...], ...]] = {"train": (TRAIN_WORDS,), "test": TEST_WORDS}
+    for split, groups in known.items():
+        for group in groups:
+            if found := [file for file, word in words.items() if word in group]:
                 given[split] = found
                 break
     return given
 
 
-def _prefix(file: Path) -> str | None:
-    """Of a split: how the file's name begins, or else the name of the nearest folder."""
-    known = [prefix for prefixes in _PREFIXES.values() for prefix in prefixes]
-    for part in reversed(file.parts):
-        for prefix in known:
-            if part.lower().startswith(prefix):
-                return prefix
+def _word(file: Path) -> str | None:
+    """Which part a file holds: as its name says, or else the nearest folder's."""
+    for name in reversed((*file.parts[:-1], file.stem)):
+        if (found := part(name)) is not None:
+            return found.word
     return None
 
 
 def open_parquet(
-    path: Path, *, split: Split, side: int = DEFAULT_SIDE, limit_bytes: int = 2**33
+    path: Path,
+    *,
+    split: Split | Literal["auto"],
+    side: int = DEFAULT_SIDE,
+    decoding: Decoding = DEFAULT_DECODING,
+    division: Division = "stable",
+    limit_bytes: int = 2**33,
 ) -> EncodedImages:
     """The images of one parquet file, or of a folder of them; the encoded bytes stay in memory.
 
-    In a folder, the files named `train*`, and those named `test*` or else `val*`, are the splits,
-    or all files in folders of such names.
-    Otherwise, images with labels are divided 80 : 20 by `split.held_out`, and `train` is all of
-    those without. The image column is the one declared so, or else the one of structs with
+    In a folder, files or folders that are named for training and for testing are the splits, as
+    `train-0.parquet` and `validation-0.parquet` are; the words are those of `open_folder`.
+    Otherwise, images with labels are divided 80 : 20 by `split.divided`, by what was encoded, so
+    that an image stays on its side in another file or row; and `train` is all of those without.
+    The image column is the one declared so, or else the one of structs with
     `bytes`; several need one called `image`. The label is the column `label`, or else the first
     that is declared a class, if it holds integers.
 
@@ -81,8 +85,10 @@ def open_parquet(
 
     Args:
         path: a file or a folder.
-        split: `all` is train, then test.
+        split: `all` is train, then test; auto is train where splits are given, else all.
         side: pixels to scale and crop to.
+        decoding: as of EncodedImages.
+        division: how images with labels but without given splits are divided.
         limit_bytes: of all files used.
 
     Raises:
@@ -90,7 +96,10 @@ def open_parquet(
     """
     files = parquet_files(path) if path.is_dir() else [path]
     given = parquet_splits(path) if path.is_dir() else {}
-    if {"train", "test"} <= given.keys():
+    known = {"train", "test"} <= given.keys()
+    if split == "auto":
+        split = "train" if known else "all"
+    if known:
         files = [file for key in ("train", "test") if split in (key, "all") for file in given[key]]
     else:
         given = {}
@@ -111,6 +120,13 @@ def open_parquet(
     ]  # fmt: skip
     labels = _labels(table, label, class_names, names)
 
+    images = table.column(image)
+
+    def encoded(row: int) -> bytes | None:
+        cell = images[row].as_py()
+        data: bytes | None = cell["bytes"] if isinstance(cell, dict) else cell
+        return data
+
     keep = np.arange(len(names))
     if not given and labels is None:
         if split == "test":
@@ -120,21 +136,26 @@ def open_parquet(
             )
         split = "all"
     elif not given and split != "all":
-        keep = np.flatnonzero([held_out(name) == (split == "test") for name in names])
+        if division == "by_name":
+            splits: list[Split] = ["test" if held_out(name) else "train" for name in names]
+        else:
+            # A row without an image will not be used, wherever it goes.
+            contents = (encoded(row) or b"%d" % row for row in range(len(names)))
+            keys = [hashlib.sha256(content).digest() for content in contents]
+            splits = divided(keys, [] if labels is None else labels.tolist())
+        keep = np.flatnonzero([its == split for its in splits])
     if not len(keep):
         raise DataError(f"none of the {len(names)} rows of '{path}' is in the {split} split")
 
-    images = table.column(image)
-
     def source(index: int) -> bytes:
-        cell = images[int(keep[index])].as_py()
-        data = cell["bytes"] if isinstance(cell, dict) else cell
-        if data is None:
-            where = cell.get("path") if isinstance(cell, dict) else None
-            raise UndecodableError("not-embedded", f"only a path, {where!r}" if where else "null")
-        return bytes(data)
+        row = int(keep[index])
+        if (data := encoded(row)) is not None:
+            return data
+        cell = images[row].as_py()
+        where = cell.get("path") if isinstance(cell, dict) else None
+        raise UndecodableError("not-embedded", f"only a path, {where!r}" if where else "null")
 
-    return EncodedImages(
+    opened = EncodedImages(
         source,
         [names[k] for k in keep],
         name=str(path),
@@ -143,7 +164,12 @@ def open_parquet(
         fingerprint=_fingerprint(files, split),
         labels=None if labels is None else labels[torch.from_numpy(keep)],
         class_names=class_names,
+        decoding=decoding,
     )
+    if split in given:
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        opened.part = f"{files[0].relative_to(within).as_posix()}{more}"
+    return opened
 
 
 def _schema(file: Path) -> pa.Schema:

@@ -1,11 +1,12 @@
 """Which images a step sees: a function of the seed and the step alone."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from empssl.data.duplicates import contents
 from empssl.data.images import BadSample, ImageSet, MemoryImages
 from empssl.draws import permutation
 from empssl.errors import DataError, UsageError
@@ -21,12 +22,16 @@ class Drawn:
         samples: int64 (batch,), their indices in the data set.
         epoch: the pass over the data.
         bad: images that were to come, could not be read and have been replaced.
+        new: int64, which of the samples were drawn for the first time; none of a set in memory.
+        contents: what the new ones show, a row of `duplicates.contents` each.
     """
 
     pixels: Images
     samples: Tensor
     epoch: int
     bad: tuple[BadSample, ...] = ()
+    new: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    contents: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))
 
 
 class Sampler:
@@ -68,6 +73,7 @@ class Sampler:
         self.batch, self.rank, self.world = batch, rank, world
         self.steps_per_epoch = len(self.usable) // batch
         self._order: tuple[int, Tensor] = (-1, self.usable)
+        self._drawn = torch.zeros(len(images), dtype=torch.bool)
         self._reader = ThreadPoolExecutor(1)
         self._next: tuple[int, Future[Drawn]] | None = None
 
@@ -78,6 +84,7 @@ class Sampler:
         else:
             drawn = self._read(step)
         if not isinstance(self.images, MemoryImages):
+            self._drawn[drawn.new] = True
             self._next = (step + 1, self._reader.submit(self._read, step + 1))
         return drawn
 
@@ -97,7 +104,7 @@ class Sampler:
         pixels, bad = got.pixels, list(got.bad)
         for attempt in range(1, 21):
             if got.valid.all():
-                return Drawn(pixels, samples, epoch, tuple(bad))
+                return self._noted(Drawn(pixels, samples, epoch, tuple(bad)))
             rows = torch.isin(samples, torch.tensor([b.index for b in got.bad])).nonzero()[:, 0]
             later = places[rows] + len(order) // 2 + (attempt - 1) * self.batch
             samples[rows] = order[later % len(order)]
@@ -108,3 +115,10 @@ class Sampler:
             f"step {step}: 20 images in a row could not be read, the last of them {bad[-1].name!r} "
             f"({bad[-1].reason}: {bad[-1].error})"
         )
+
+    def _noted(self, drawn: Drawn) -> Drawn:
+        """With what is shown by images that no step has drawn before."""
+        if isinstance(self.images, MemoryImages):
+            return drawn
+        new = ~self._drawn[drawn.samples]
+        return replace(drawn, new=drawn.samples[new], contents=contents(drawn.pixels[new]))

@@ -3,18 +3,22 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from empssl.bag import Crops
 from empssl.console import say
-from empssl.data import ImageSet, MemoryImages, Split, open_images
+from empssl.data import Decoding, ImageSet, MemoryImages, Split, open_images
+from empssl.data.class_counts import class_counts
 from empssl.data.duplicates import found_in
+from empssl.data.value_range import RangeWords
 from empssl.errors import CheckpointError, UsageError, nearest
 from empssl.evaluation.embedded import Embedded, check_one_source
 from empssl.evaluation.features import (
+    check_classes,
+    check_labeled,
     features,
     growing_features,
     labeled_images,
@@ -23,7 +27,8 @@ from empssl.evaluation.features import (
 from empssl.evaluation.few_shot import FewShot
 from empssl.evaluation.knn import knn_score
 from empssl.evaluation.linear import lbfgs_probe, sgd_probe
-from empssl.evaluation.result import Breakdown, Curve, Evaluation, Result
+from empssl.evaluation.overlap import Overlap
+from empssl.evaluation.result import WHITENED, Breakdown, Curve, Evaluation, Result
 from empssl.evaluation.ridge import ridge_probe
 from empssl.evaluation.score import Score
 from empssl.models import Layer
@@ -99,8 +104,11 @@ def evaluate(
     curve: Sequence[int] = (),
     breakdown: bool = False,
     baselines: bool = True,
+    near_copies: bool = False,
     epoch: float | None = None,
     seed: int = 0,
+    range: RangeWords = (),  # noqa: A002 (what it is)
+    max_pixels: int | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
     device: str = "auto",
@@ -110,15 +118,17 @@ def evaluate(
     Args:
         run: a run directory; or the file of its train images' embeddings, and as `data` that of
             the test images', which must come from one network. Files have no baselines.
-        data: as in `train`; it must have labels. Other data than those of training make it a
-            transfer: the encoder stays as it is and the probes learn from these images.
+        data: as in `train`; it must have labels. Other images than those of training make it a
+            transfer: the encoder stays as it is and the probes learn from these images. Which test
+            images it was trained on is known by what they show, wherever they lie.
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
             linear_sgd is the authors' protocol (100 epochs, last epoch); ridge has a closed form;
             knn is a vote of the 20 nearest.
         layers: where embeddings are taken: backbone, head (the projector's first block) and joint
             by default; all adds stem, stage1, stage2, stage3 and projection.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
-            them), random128 the authors' 128 augmented ones, whole takes the whole image.
+            them), random128 the authors' 128 augmented ones, whole takes the whole image;
+            grid2@0.5 averages 2 x 2 patches of half the image's side, whatever training took.
         train_size: learn the probes from so many of the train images, drawn with as many of every
             class as there are: cheaper, and lower scores. All by default.
         few_shot: also learn from so many images of each class, 10 draws for each number; linear
@@ -128,10 +138,15 @@ def evaluate(
         breakdown: also the accuracy of each class, what it is taken for (the confusion matrix), and
             whether a probe with probabilities is as sure as it is right (expected calibration
             error, 15 bins of equal width).
-        baselines: also score random weights, and whitened patches with ridge regression.
+        baselines: also score random weights, and whitened patches, by each of the probes.
+        near_copies: also count the test images that nearly equal an image that the encoder was
+            trained on, as after scaling or compressing anew: whose perceptual hashes differ in at
+            most 4 of 64 bits. One in a thousand of CIFAR-10's does by chance.
         epoch: score the network that `train --keep-epochs` kept then, or that of epoch 0, with the
             weights that it began with; the last by default.
         seed: of random crops, the baselines, the probes and what is drawn.
+        range: as in `train`; the run's own by default.
+        max_pixels: as in `train`; the run's own by default.
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
@@ -157,11 +172,12 @@ def evaluate(
             )
         return _of_files(run, data, probes, few_shot, breakdown=breakdown, seed=seed)
     chosen = tuple(Crops.parse(text, seed=seed) for text in crops)
+    reading: dict[str, Any] = {"range": range, "max_pixels": max_pixels}
     if epoch == 0:
-        encoder = Encoder.random(run, seed=Run(run).config["seed"], device=device)
+        encoder = Encoder.random(run, seed=Run(run).config["seed"], device=device, **reading)
     else:
         source = Path(run) if epoch is None else Run(run).epoch(epoch)
-        encoder = Encoder.from_pretrained(source, device=device)
+        encoder = Encoder.from_pretrained(source, device=device, **reading)
     asked = _Asked(
         tuple(probes), _layers(layers, encoder), chosen, tuple(sorted(set(few_shot))),
         tuple(sorted(set(curve))), breakdown, seed,
@@ -170,17 +186,28 @@ def evaluate(
     if unkept := Run(run).why_not_kept("evaluations"):
         say(f"{unkept}; the scores will be shown and not kept")
 
-    def opened(split: Split) -> ImageSet:
-        return open_images(
-            data, split=split, data_dir=data_dir, side=encoder.image_side, download=download
-        )
+    def opened(split: Split, decoding: Decoding) -> ImageSet:
+        images = open_images(
+            data, split=split, data_dir=data_dir, side=encoder.image_side, download=download,
+            decoding=decoding, division=Run(run).division,
+        )  # fmt: skip
+        say(class_counts(images))
+        images.tell()
+        return images
 
-    train, train_tally = labeled_images(opened("train"), train_size, seed=seed)
-    test, test_tally = labeled_images(opened("test"))
+    listed_train = opened("train", encoder.decoding)
+    check_labeled(listed_train)
+    # Where the run's images decided no range, those of train do.
+    listed_test = opened("test", listed_train.decoding)
+    check_classes(listed_train, listed_test)
+    train, train_tally = labeled_images(listed_train, train_size, seed=seed)
+    test, test_tally = labeled_images(listed_test)
+    check_classes(train, test)
     splits = (train, test)
     copies = int(found_in(test.pixels, train.pixels).sum())
     config = Run(run).config
-    transfer = _is_transfer(Run(run), data, splits[0].fingerprint)
+    overlap = Overlap.of(Run(run), data, train, test, data_dir=data_dir, near_copies=near_copies)
+    transfer = not overlap.familiar
 
     own = encoder.network.whitened
     whole: tuple[Tensor, ...] = ()
@@ -202,16 +229,24 @@ def evaluate(
         protocol={
             "frozen": True, "mode": "eval", "epoch": "last" if epoch is None else epoch,
             "train_fingerprint": splits[0].fingerprint, "test_fingerprint": splits[1].fingerprint,
-            "image_side": encoder.image_side, "precision": "as trained", "seed": seed,
-            "train_size": train_size, "transfer": transfer, "trained_on": config["data"],
-            "saw_test": config["split"] == "all" and not transfer,
+            "image_side": encoder.image_side, "range": listed_train.decoding.range,
+            "precision": "as trained", "seed": seed, "train_size": train_size,
+            "transfer": overlap.transfer, "trained_on": config["data"],
+            "saw_test": overlap.saw_test,
         },
         asked=asdict(asked) | {"crops": list(map(str, chosen)), "baselines": baselines},
         results=results,
         baselines=found.results[len(results):],
         few_shot=found.few_shot,
         curves=found.curves,
-        images={"train": train_tally, "test": replace(test_tally, in_train=copies)},
+        images={
+            "train": replace(train_tally, trained_on=overlap.train),
+            "test": replace(
+                test_tally, in_train=copies, trained_on=overlap.test, near_trained_on=overlap.near
+            ),
+        },
+        trained_with_labels=Run(run).needs_labels,
+        trained_split=config["split"],
     )  # fmt: skip
     try:
         Run(run).save_evaluation(evaluation.name, evaluation.record())
@@ -283,13 +318,6 @@ def _check_counts(asked: _Asked, encoder: Encoder) -> None:
                 there = "" if largest is None else f" to {largest}, the patches that there are"
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} is {count}; give numbers from 1{there}")
-
-
-def _is_transfer(run: Run, data: str, fingerprint: str) -> bool:
-    """Whether these are other data than those of training."""
-    trained = Path(run.config["data"])
-    same = str(trained) == data or trained.resolve() == Path(data).resolve()
-    return not same and run.plan.get("fingerprint") != fingerprint
 
 
 def _score(
@@ -407,14 +435,12 @@ def _labels(splits: tuple[MemoryImages, MemoryImages]) -> _Labels:
 def _whitened(
     whole: Sequence[Tensor], splits: tuple[MemoryImages, MemoryImages], asked: _Asked
 ) -> _Found:
-    """Whitened patches with ridge regression, as published, and under the other probes too.
+    """Whitened patches under the probes that the run is scored by, and under no other.
 
-    As many features as the network has beside its own, lest the comparison flatter it.
+    Another probe of the same features may read points more or less: no score of the run has that
+    beside it. As many features as the network has beside its own, lest the comparison flatter it.
     """
-    every: tuple[Probe, ...] = (
-        "ridge", *(p for p in asked.probes if p not in ("ridge", "linear_sgd"))
-    )  # fmt: skip
     return _probe(
-        whole[0], [whole[1]], _labels(splits), asked, (), probes=every, layer="none", crops="whole",
-        model="whitened-patches",
+        whole[0], [whole[1]], _labels(splits), asked, (), probes=asked.probes, layer="none",
+        crops="whole", model=WHITENED,
     )  # fmt: skip

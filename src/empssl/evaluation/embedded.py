@@ -17,7 +17,7 @@ from empssl.schema import conform
 from empssl.shapes import Embeddings, Labels
 
 # What has to be alike in embeddings that are compared with each other.
-SOURCE = ("model_sha256", "layer", "crops", "seed", "image_side", "data")
+SOURCE = ("model_sha256", "layer", "crops", "seed", "image_side", "range", "data")
 _COLUMNS: dict[str, Callable[[pa.DataType], bool]] = {
     "label": pa.types.is_integer,
     "valid": pa.types.is_boolean,

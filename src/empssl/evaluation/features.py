@@ -7,6 +7,7 @@ from torch import Tensor
 
 from empssl.bag import Crops, joint
 from empssl.data import BadSamples, ImageSet, MemoryImages
+from empssl.data.class_counts import shortened
 from empssl.data.near_constant import near_constant
 from empssl.errors import DataError
 from empssl.evaluation.draw import balanced
@@ -32,14 +33,10 @@ def labeled_images(
         DataError: there are no labels, or too many images that cannot be read.
         UsageError: there are fewer than `size`.
     """
-    if images.labels is None or not (images.labels >= 0).any():
-        raise DataError(
-            f"the {len(images)} {images.split} images of {images.name} have no labels to evaluate "
-            "with; give a folder with one sub-folder per class, or a data set with labels"
-        )
-    rows = labeled = (images.labels >= 0).nonzero()[:, 0]
+    labels = check_labeled(images)
+    rows = labeled = (labels >= 0).nonzero()[:, 0]
     if size is not None:
-        rows = rows[balanced(images.labels[rows], size, seed=seed)]
+        rows = rows[balanced(labels[rows], size, seed=seed)]
     pixels = torch.empty(len(rows), 3, images.side, images.side, dtype=torch.uint8)
     valid = torch.zeros(len(rows), dtype=torch.bool)
     ledger, bad = BadSamples(None, len(rows)), []
@@ -57,12 +54,47 @@ def labeled_images(
     tally = Tally(
         listed=len(images), used=len(rows), unlabeled=len(images) - len(labeled),
         not_drawn=len(labeled) - drawn, near_constant=int(near_constant(pixels).sum()), bad=bad,
+        part=images.part,
     )  # fmt: skip
     kept = MemoryImages(
-        pixels, name=images.name, split=images.split, labels=images.labels[rows],
+        pixels, name=images.name, split=images.split, labels=labels[rows],
         class_names=images.class_names, fingerprint=images.fingerprint,
     )  # fmt: skip
     return kept, tally
+
+
+def check_labeled(images: ImageSet) -> Tensor:
+    """The labels of a set that has some.
+
+    Raises:
+        DataError: it has none.
+    """
+    if images.labels is None or not (images.labels >= 0).any():
+        raise DataError(
+            f"the {len(images)} {images.split} images of {images.name} have no labels to evaluate "
+            "with; give a folder with one sub-folder per class, or a data set with labels"
+        )
+    return images.labels
+
+
+def check_classes(train: ImageSet, test: ImageSet) -> None:
+    """See that train has every class that test has.
+
+    Raises:
+        DataError: it has not, or one of the two has no labels.
+    """
+    known = check_labeled(test)
+    unseen = sorted(set(known[known >= 0].tolist()) - set(check_labeled(train).tolist()))
+    if unseen:
+        names = ", ".join(shortened(test.class_name(label)) for label in unseen[:10])
+        more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""
+        one = len(unseen) == 1
+        raise DataError(
+            f"test images of {test.name} have {'the class' if one else 'classes'} {names}{more}, "
+            f"of which train has no image, so that no probe can learn {'it' if one else 'them'}; "
+            f"add train images of {'it' if one else 'them'}, or take {'it' if one else 'them'} out "
+            "of test"
+        )
 
 
 def features(

@@ -1,10 +1,10 @@
 """What an evaluation found: scores, and all that each depends on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from empssl.console import visible
 from empssl.errors import CheckpointError
@@ -15,7 +15,9 @@ from empssl.evaluation.tally import Tally
 from empssl.headline import rank
 from empssl.short_hash import short_hash
 
+WHITENED = "whitened-patches"  # the model of a score without a network
 _UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
+_Row = TypeVar("_Row", "Result", FewShot, "Curve")
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,13 @@ class Evaluation:
         protocol: what holds for every row.
         asked: which rows were asked for.
         results: of the run's network.
-        baselines: of the same network with random weights, and of whitened patches with ridge
-            regression, which need no training.
+        baselines: of the same network with random weights, and of whitened patches, which need no
+            training, by the same probes.
         few_shot: of the network and of the baselines, from a few labels.
         curves: of the network and of the one with random weights, against test patches.
         images: by split, what became of its images.
+        trained_with_labels: whether the encoder's objective learns from labels.
+        trained_split: of its data, what it was trained on.
         unkept: why the run's directory does not have it; empty if it has.
     """
 
@@ -138,6 +142,8 @@ class Evaluation:
     few_shot: list[FewShot] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     images: dict[str, Tally] = field(default_factory=dict)
+    trained_with_labels: bool = False
+    trained_split: str = ""
     unkept: str = ""
 
     @property
@@ -161,23 +167,84 @@ class Evaluation:
         return content
 
     def table(self) -> str:
-        """A line for each score, for a person."""
-        rows = [*self.results, *self.baselines]
+        """A line for each score, for a person: all of one probe together.
+
+        The gain of a score of the run is its distance to the best baseline by the same probe.
+        """
+        rows = self._by_probe([*self.results, *self.baselines])
         uneven = any(abs(row.accuracy - row.balanced_accuracy) > _UNEVEN for row in rows)
-        lines = [_HEAD + f" {'accuracy':>9}" + (f" {'balanced':>9}" if uneven else "")]
+        lines = [
+            _HEAD + f" {'accuracy':>9}" + (f" {'balanced':>9}" if uneven else "")
+            + (f" {'gain':>6}" if self.baselines else "")
+        ]  # fmt: skip
         for row in rows:
             balanced = f" {row.balanced_accuracy:8.2f}%" if uneven else ""
-            lines.append(self._start(row) + f" {row.accuracy:8.2f}%" + balanced)
+            lines.append(self._start(row) + f" {row.accuracy:8.2f}%" + balanced + self._gain(row))
+        if self.baselines:
+            lines.append("gain: points over the best baseline by the same probe")
         lines += [*self._few_shot(), *self._curves(), *self._breakdowns()]
-        sizes = f"{self.results[0].train_size} train, {self.results[0].test_size} test"
+        first = self.results[0]
+        sizes = self._size("train", first.train_size) + ", " + self._size("test", first.test_size)
         lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
-        if self.protocol.get("transfer"):
-            lines.append(f"a transfer: the encoder was trained on {self.protocol['trained_on']}")
-        if self.protocol.get("saw_test"):
-            lines.append("the encoder was trained on the test images too, without their labels")
         remarks = (line for split, tally in self.images.items() for line in tally.remarks(split))
         unkept = [f"not kept: {self.unkept}"] if self.unkept else []
-        return "\n".join([*lines, *remarks, *unkept])
+        return "\n".join([*lines, *remarks, *self._trained_on(), *unkept])
+
+    def _size(self, split: str, count: int) -> str:
+        tally = self.images.get(split)
+        where = f" ({visible(tally.part)})" if tally is not None and tally.part else ""
+        return f"{count} {split}{where}"
+
+    def _trained_on(self) -> list[str]:
+        """What of the images, and of their labels, the encoder had seen before."""
+        test, labels = self.images.get("test"), self.trained_with_labels
+        transfer, lines = self.protocol.get("transfer"), []
+        if labels:
+            lines.append("the encoder was trained with labels: its objective learns from them")
+        if transfer:
+            lines.append(f"a transfer: the encoder was trained on {self.protocol['trained_on']}")
+        whose = f"{'with' if labels else 'without'} their labels"
+        if test is None or test.trained_on is None:
+            if self.protocol.get("saw_test"):
+                lines.append(f"the encoder was trained on the test images too, {whose}")
+            if test is not None:
+                lines.append(
+                    "how many of the test images the encoder was trained on cannot be told: the "
+                    "run does not say which images it learned from"
+                )
+            return lines
+        if test.near_trained_on is not None:
+            lines.append(
+                f"{test.near_trained_on} of {test.used} test images nearly equal an image that the "
+                "encoder was trained on, and are none"
+            )
+        if test.trained_on:
+            advice = "; train with --split train to leave them out"
+            lines.append(
+                f"the encoder was trained on {test.trained_on} of {test.used} test images too, "
+                f"{whose}{advice if self.trained_split == 'all' else ''}"
+            )
+        elif not transfer:
+            lines.append(f"the encoder was trained on 0 of {test.used} test images")
+        return lines
+
+    def _by_probe(self, rows: Iterable[_Row]) -> list[_Row]:
+        """Probe by probe: each score of the run before random weights', whitened patches last."""
+        probes = list(dict.fromkeys(row.probe for row in [*self.results, *self.baselines]))
+        asked = [(row.probe, row.crops, row.layer) for row in self.results]
+
+        def place(row: _Row) -> tuple[int, int]:
+            key = (row.probe, row.crops, row.layer)
+            return probes.index(row.probe), asked.index(key) if key in asked else len(asked)
+
+        return sorted(rows, key=place)
+
+    def _gain(self, row: Result) -> str:
+        """How far a score of the run is above the best baseline by its probe."""
+        beside = [base.accuracy for base in self.baselines if base.probe == row.probe]
+        if row not in self.results or not beside:
+            return ""
+        return f" {row.accuracy - max(beside):+6.2f}"
 
     def _start(self, row: Result | FewShot | Curve) -> str:
         own = row.model == self.results[0].model
@@ -189,7 +256,7 @@ class Evaluation:
             return []
         counts = list(dict.fromkeys(row.shots for row in self.few_shot))
         found: dict[str, list[str]] = {}
-        for row in self.few_shot:
+        for row in self._by_probe(self.few_shot):
             found.setdefault(self._start(row), []).append(
                 f" {row.mean:5.2f}+-{row.deviation:5.2f}%"
             )
@@ -206,7 +273,7 @@ class Evaluation:
         if not self.curves:
             return []
         lines = ["", "accuracy with so many patches of a test image; all, in the probe's learning"]
-        for row in self.curves:
+        for row in self._by_probe(self.curves):
             points = zip(row.patches, row.accuracies, strict=True)
             lines.append(self._start(row) + " " + ", ".join(f"{n}: {a:.2f}%" for n, a in points))
         return [*lines, ""]

@@ -17,6 +17,11 @@ class Tally:
         bad: images that could not be read.
         near_constant: used, though there is next to nothing to see.
         in_train: used in test, though the same picture is in train.
+        part: the folders or files that hold them, where the data themselves are divided.
+        trained_on: used, and among the images that the encoder was trained on; None where the run
+            does not say which those were.
+        near_trained_on: used, and nearly equal to one of those, or equal; None where that was not
+            asked for, or the run does not say.
     """
 
     listed: int
@@ -25,6 +30,9 @@ class Tally:
     not_drawn: int = 0
     near_constant: int = 0
     in_train: int = 0
+    part: str = ""
+    trained_on: int | None = None
+    near_trained_on: int | None = None
     bad: list[BadSample] = field(default_factory=list)
 
     def remarks(self, split: str) -> list[str]:

@@ -25,8 +25,8 @@ class VICReg(Objective):
     Any n: exact, the mean over pairs of views.
 
     Args:
-        invariance_weight: lambda; all weights as published for ImageNet and, by solo-learn, CIFAR.
-        variance_weight: mu.
+        invariance_weight: lambda; all weights as published for ImageNet.
+        variance_weight: mu; solo-learn adds the two views' v, so its 25 for CIFAR are 50 here.
         covariance_weight: nu.
         epsilon: added to variances, so that equal rows have a gradient.
     """

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from empssl.bag import Crops
 from empssl.console import say
-from empssl.data import Split, open_images
+from empssl.data import Split
+from empssl.data.value_range import RangeWords
 from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.models import VIEW_LAYERS, Layer
 from empssl.pretrained import Encoder
@@ -14,6 +16,7 @@ from empssl.quality.embedded import embed_sample, read_sample, sample_rows
 from empssl.quality.measures import MEASURES, Measure
 from empssl.quality.quality import Quality, Reading, measured
 from empssl.run import Run
+from empssl.run_images import open_run_images
 
 __all__ = ["MEASURES", "Measure", "Quality", "Reading", "examine"]
 
@@ -29,6 +32,8 @@ def examine(
     random: bool = True,
     split: Split = "train",
     seed: int = 0,
+    range: RangeWords = (),  # noqa: A002 (what it is)
+    max_pixels: int | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
 ) -> Quality:
@@ -39,15 +44,19 @@ def examine(
 
     Args:
         run: a run directory.
-        data: as in `train`, labeled or not; the run's own by default.
+        data: as in `train`, labeled or not; the run's own by default. Say with it where these are
+            if they have moved.
         images: how many, at even distances, are embedded.
         layers: where embeddings are taken.
         crops: whose mean is an image's embedding, as in `evaluate`.
         views: random patches of each image, 2 or more, for alignment, lidar and
             separation.
-        random: also measure the same network with random weights.
+        random: also measure the same network with random weights. Without, what was measured of it
+            before is kept.
         split: train, test or all.
         seed: of the sample, the patches, the random weights and the rotation probe.
+        range: as in `train`; the run's own by default.
+        max_pixels: as in `train`; the run's own by default.
         data_dir: where a data set known by name lies; the run's own by default.
         device: auto, cpu, cuda or mps.
 
@@ -65,15 +74,16 @@ def examine(
             raise UsageError(f"{name} is {value}, expected {expected} or more")
     chosen = Crops.parse(crops, seed=seed)
     source = Run(run)
-    encoder = Encoder.from_pretrained(run, device=device)
+    encoder = Encoder.from_pretrained(run, device=device, range=range, max_pixels=max_pixels)
     for layer in layers:
         encoder.dim(layer)  # or an error, before anything is read
     if unkept := source.why_not_kept("quality"):
         say(f"{unkept}; the measures will be shown and not kept")
-    found = open_images(
-        data or source.config["data"], split=split, side=encoder.image_side,
-        data_dir=data_dir or source.config["data_dir"],
+    found = open_run_images(
+        source, data=data, split=split, side=encoder.image_side, data_dir=data_dir,
+        decoding=encoder.decoding,
     )  # fmt: skip
+    found.tell()
     pixels, rows = read_sample(found, sample_rows(len(found), images, seed=seed))
     if len(rows) < 4:
         raise DataError(
@@ -86,16 +96,20 @@ def examine(
         return measured(embedded, seed=seed)
 
     own = of(encoder)
-    other = of(Encoder.random(run, seed=seed, device=device)) if random else {}
+    protocol = {
+        "model": encoder.identity, "fingerprint": found.fingerprint, "split": split,
+        "images": len(rows), "crops": crops, "views": views, "seed": seed,
+        "image_side": encoder.image_side,
+        "widths": {layer: encoder.dim(layer) for layer in layers},
+    }  # fmt: skip
+    if random:
+        other = of(Encoder.random(run, seed=seed, device=device))
+    else:
+        other = _measured_before(source, protocol)
     quality = Quality(
         dataset=found.name,
         run=str(run),
-        protocol={
-            "model": encoder.identity, "fingerprint": found.fingerprint, "split": split,
-            "images": len(rows), "crops": crops, "views": views, "seed": seed,
-            "image_side": encoder.image_side,
-            "widths": {layer: encoder.dim(layer) for layer in layers},
-        },
+        protocol=protocol,
         readings=[
             Reading(name, layer, value, other.get((name, layer)), MEASURES[name].healthy,
                     MEASURES[name].meaning, MEASURES[name].source)
@@ -107,3 +121,14 @@ def examine(
     except CheckpointError as error:  # what took long is shown all the same
         return replace(quality, unkept=str(error))
     return quality
+
+
+def _measured_before(run: Run, protocol: dict[str, Any]) -> dict[tuple[str, Layer], float]:
+    """What the network measured with random weights, where the file to be replaced says it."""
+    return {
+        (reading["measure"], reading["layer"]): reading["random"]
+        for quality in run.qualities()
+        if quality["protocol"] == protocol
+        for reading in quality["readings"]
+        if reading["random"] is not None
+    }

@@ -36,7 +36,7 @@ GIVEN = {
     "schedule": ("steps",),
 }  # fmt: skip
 
-__all__ = ["DEFAULT", "NAMES", "load", "resolve"]
+__all__ = ["DEFAULT", "NAMES", "completed", "load", "resolve"]
 
 
 def load(name: str, objective: str | None = None) -> dict[str, Any]:
@@ -81,6 +81,23 @@ def resolve(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
     if given.get("epochs") is not None and given.get("budget") is None:
         settings["budget"] = None
     return {"recipe": name} | settings
+
+
+def completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings with the options that came after they were written down.
+
+    Those get the defaults of their tables, which keep what every run did before, and not the values
+    that the recipe has now.
+
+    Raises:
+        KeyError: a setting is missing altogether.
+        UsageError: an option is not known any more.
+    """
+    specs = {
+        key: complete(table, settings[key], given=GIVEN.get(key, ()))
+        for key, table in _tables().items()
+    }
+    return settings | specs
 
 
 def _tables() -> dict[str, Table]:

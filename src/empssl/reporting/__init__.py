@@ -1,5 +1,6 @@
 """A report: one HTML file about a run that opens offline."""
 
+import re
 import shlex
 import statistics
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import empssl
-from empssl.data import open_images
 from empssl.engine import resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.health import LOW, CollapseWatch, collapse
@@ -30,11 +30,14 @@ from empssl.reporting.scores import scores
 from empssl.reporting.spectrum import spectrum
 from empssl.reporting.spectrum_over_time import spectrum_over_time
 from empssl.run import Run
+from empssl.run_images import PLACE, open_run_images
+from empssl.schema import read_text
 from empssl.storage import replace
 
 __all__ = ["report"]
 
 LAYER: Layer = "head"  # whose neighbors and map are shown
+_SHOWS = re.compile(r'<meta name="shows" content="([a-z ]*)">')
 
 
 def report(
@@ -47,12 +50,13 @@ def report(
 ) -> Path:
     """Write report.html into the run directory: one file that opens offline.
 
-    It shows what there is: a run that is not finished, has no weights yet or whose images have
-    moved still gets a report, which says what it lacks.
+    It shows what there is: a run that is not finished, has no weights yet or whose images are gone
+    still gets a report, which says what it lacks. One that shows more is never replaced by it.
 
     Args:
         run: a run directory.
-        data: as in `train`; the run's own by default.
+        data: as in `train`; the run's own by default. Say with it where these are if they have
+            moved.
         data_dir: where a data set known by name lies; the run's own by default.
         images: how many images, evenly spread, are embedded for neighbors and map.
         device: auto, cpu, cuda or mps.
@@ -62,7 +66,8 @@ def report(
 
     Raises:
         CheckpointError: there is no run, or its directory cannot be written to.
-        DataError: `data` was given and cannot be opened.
+        DataError: `data` was given and cannot be opened; or the report would show less than the
+            one that is there, which is kept.
         UsageError: no image was asked for, or the device is not to be had.
     """
     if images < 1:
@@ -73,8 +78,8 @@ def report(
     encoder, lacking = _encoder(source, device)
     sample: Sample | None = None
     try:
-        found = open_images(
-            data or config["data"], split=config["split"], data_dir=data_dir or config["data_dir"],
+        found = open_run_images(
+            source, data=data, data_dir=data_dir,
             side=encoder.image_side if encoder else plan.get("image_side", config["image_side"]),
         )  # fmt: skip
         sample = Sample.read(found, images)
@@ -82,15 +87,19 @@ def report(
         if data is not None:
             raise
         lacking.append(Lack("The images cannot be opened any more", str(error)))
+    shows = [name for name, part in (("images", sample), ("weights", encoder)) if part is not None]
+    _check_not_poorer(source.report_path, shows, lacking)
     metrics, evaluations = source.metrics(), source.evaluations()
     identity = encoder.identity if encoder else None
     parts = _parts(grounds(evaluations, identity))
     html = render(
         version=empssl.__version__,
+        shows=" ".join(shows),
         run=source.path.resolve().name,
         data_name=Path(config["data"]).name,
         commands=_commands(source, config, parts),
         config=config,
+        with_labels=source.needs_labels,
         plan=plan,
         progress=_progress(metrics, plan),
         scores=scores(evaluations, identity),
@@ -111,7 +120,8 @@ def report(
         bad=bad_samples(source.bad_samples()),
         record=[
             *entries("configuration", config),
-            *entries("plan", plan),
+            # Without where images lie on this machine: a report is passed on.
+            *entries("plan", {key: plan[key] for key in plan if key not in PLACE}),
             *entries("environment", source.environment),
             *(
                 part
@@ -131,6 +141,27 @@ class Lack:
 
     what: str
     why: str
+
+
+def _check_not_poorer(path: Path, shows: list[str], lacking: list[Lack]) -> None:
+    """Keep a report that shows what a new one would lack.
+
+    Raises:
+        DataError: there is one.
+    """
+    try:
+        before = read_text(path)
+    except CheckpointError:  # there is none, or something that is no report
+        return
+    said = _SHOWS.search(before)
+    # Older reports do not say what they show.
+    shown = said[1].split() if said else ["images"] * ("data:image/" in before)
+    if lost := [name for name in shown if name not in shows]:
+        why = "; ".join(f"{lack.what[0].lower()}{lack.what[1:]}: {lack.why}" for lack in lacking)
+        raise DataError(
+            f"{path} shows the run's {' and '.join(lost)} and is kept, as a new report could not "
+            f"({why}). For one without them, remove it first"
+        )
 
 
 def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[Lack]]:

@@ -11,10 +11,11 @@ from empssl.comparison.execution import alone
 from empssl.comparison.folder import Folder
 from empssl.console import say
 from empssl.errors import CellsFailedError, RunInUseError, StoppedError, UsageError, nearest
-from empssl.reproduction.document import markdown, record
+from empssl.reproduction.claims import check_claim
+from empssl.reproduction.document import Contents, markdown, record
 from empssl.reproduction.exhibits import EXHIBITS
 from empssl.reproduction.figures import draw
-from empssl.reproduction.finding import findings
+from empssl.reproduction.finding import findings, snapshots
 from empssl.reproduction.forecast import Forecast
 from empssl.reproduction.plan import Plan
 from empssl.reproduction.scale import SCALES
@@ -84,8 +85,8 @@ def reproduce(
     the pictures at the end.
 
     Args:
-        exhibits: table1 to table6, figure3 to figure8, schedules, readings, fidelity,
-            or all.
+        exhibits: table1 to table6, figure3 to figure8, same-protocol, schedules, readings,
+            fidelity, or all.
         scale: laptop takes minutes to an hour or two an exhibit on two cores, with a smaller
             network, fewer patches and shorter training; paper is the real thing, on GPUs.
         out: a directory for the documents, the runs and their scores; a scale each.
@@ -166,7 +167,7 @@ def _carried_out(plan: Plan, scores: Scores, folder: Folder) -> Reproduction:
                 busy.append(at)
         for each in below:
             at = each.name
-            if scores.begun(each) is None and each.cell.run and each.cell.run.identity:
+            if not scores.has_begun(each) and each.cell.run and each.cell.run.identity:
                 busy += [] if alone(at, folder, partial(scores.begin, each)) else [at]
     except (StoppedError, KeyboardInterrupt) as error:
         _write(plan, scores, folder, plan.exhibits)
@@ -211,7 +212,12 @@ def _write(
         documents[name] = folder.path / f"{name}.md"
         counts[name] = sum(bool(finding.values) for finding in found), len(found)
         shown = (pictures or {}).get(name, ())
-        below = [(each, scores.begun(each)) for each in untrained(plan, [plan.exhibits[name]])]
-        replace(documents[name], markdown(name, plan, found, below, pictures=shown))
-        replace(folder.path / f"{name}.json", record(name, plan, found, below))
+        exhibit = plan.exhibits[name]
+        claims = [
+            check_claim(claim, snapshots(plan, exhibit, claim, scores)) for claim in exhibit.claims
+        ]
+        below = [row for each in untrained(plan, [exhibit]) for row in scores.begun(each)]
+        contents = Contents(found, claims, list(dict.fromkeys(below)))
+        replace(documents[name], markdown(name, plan, contents, pictures=shown))
+        replace(folder.path / f"{name}.json", record(name, plan, contents))
     return Reproduction(documents, counts)

@@ -9,6 +9,8 @@ from empssl.reproduction.experiment import Experiment
 
 What = Literal["accuracy", "curve", "minutes", "epochs", "map", "best"]
 Plot = Literal["convergence", "maps"]
+Equal = Literal["epochs", "compute"]
+EQUALS: tuple[Equal, ...] = ("epochs", "compute")
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Number:
         epoch: of the paper's; None for the last.
         theirs: None where the paper has no number.
         probe: as in `evaluate`.
-        crops: as in `evaluate`; None for the scale's, and the whole image for a rival.
+        crops: as in `evaluate`; `bag` for the bag of patches that the scale gives to every method
+            alike; None for the method's own, which is the whole image for a rival.
         layer: None for the head of EMP-SSL, which its authors' code probes, and for the backbone
             of a rival.
         label: what the row is called; empty for the experiment's name.
         source: of theirs, where it is not this paper.
+        train_size: images that the probe learns from; None for all.
     """
 
     experiment: Experiment
@@ -42,14 +46,11 @@ class Number:
     layer: Layer | None = None
     label: str = ""
     source: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.label or self.experiment.name
+    train_size: int | None = None
 
     @property
     def probed(self) -> Layer:
-        return self.layer or ("head" if self.experiment.method == "emp" else "backbone")
+        return self.layer or self.experiment.own_layer
 
     def at(self, epoch: int | None, theirs: float | None) -> "Number":
         """The same at another epoch."""
@@ -66,6 +67,8 @@ class Claim:
         ahead: experiments that are said to do better, or as well.
         behind: than which.
         alike: points within which they are said to be alike; None where one is to be ahead.
+        equal: what the two of a pair are given as much of.
+        train_size: images that the probe learns from; None for all.
     """
 
     words: str
@@ -73,6 +76,21 @@ class Claim:
     ahead: tuple[Experiment, ...]
     behind: tuple[Experiment, ...]
     alike: float | None = None
+    equal: tuple[Equal, ...] = EQUALS
+    train_size: int | None = None
+
+    @property
+    def experiments(self) -> tuple[Experiment, ...]:
+        return tuple(dict.fromkeys(self.ahead + self.behind))
+
+    @property
+    def of_one_method(self) -> bool:
+        """Whether EMP-SSL is compared with itself, whose authors' way is one way for both."""
+        return all(experiment.ours for experiment in self.experiments)
+
+    @property
+    def pairs(self) -> tuple[tuple[Experiment, Experiment], ...]:
+        return tuple((one, other) for one in self.ahead for other in self.behind)
 
 
 @dataclass(frozen=True)
@@ -89,6 +107,7 @@ class Exhibit:
         unread: what of it is in a picture only.
         baselines: whether what needs no training stands below it; an exhibit that sets runs of one
             method side by side does without.
+        note: on how its numbers were taken.
     """
 
     title: str
@@ -99,3 +118,4 @@ class Exhibit:
     seeds: int = 1
     unread: str = ""
     baselines: bool = True
+    note: str = ""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from empssl.models import Layer
 from empssl.reproduction.paper import MANY, NAMES
 
 Reading = Literal["paper", "official"]
@@ -32,19 +33,44 @@ class Experiment:
     changes: str = ""
 
     @property
-    def name(self) -> str:
-        """As a table calls it.
+    def ours(self) -> bool:
+        """Whether it is EMP-SSL, and not a rival of it."""
+        return self.method == "emp"
 
-        >>> Experiment("emp", "cifar10", 30).name, Experiment("byol", "cifar10", 1000, n=2).name
-        ('EMP-SSL (200 patches)', 'BYOL')
+    @property
+    def own_layer(self) -> Layer:
+        """The one that its authors probe."""
+        return "head" if self.ours else "backbone"
+
+    def name(self, *, patches: int, batch: int, epochs: float) -> str:
+        """As a table calls a run of it: what was run first, then the paper's where it differs.
+
+        Args:
+            patches: of each image in a step of the run.
+            batch: images in a step of the run, named where the experiment names one.
+            epochs: of the run's schedule, named of a rival whose schedule is a short one.
+
+        >>> emp("cifar10", 30).name(patches=16, batch=40, epochs=1)
+        "EMP-SSL, 16 patches (the paper's 200)"
+        >>> emp("cifar10", 30).name(patches=200, batch=100, epochs=30)
+        'EMP-SSL, 200 patches'
+        >>> rival("byol", "cifar10").name(patches=2, batch=80, epochs=2)
+        'BYOL'
         """
-        short = self.method != "emp" and self.epochs < 400
-        parts = [f"{self.n} patches"] if self.method == "emp" else []
-        parts += [f"all of its {self.epochs} epochs"] if short else []
-        parts += [f"batch {self.batch}"] if self.batch else []
+        parts = [_both(f"{patches:,}", self.n, "patches")] if self.ours else []
+        if not self.ours and self.epochs < 400:
+            parts.append(_both(f"{epochs:g}", self.epochs, f"epoch{'s' * (epochs != 1)} in all"))
+        if self.batch:
+            parts.append(_both(f"{batch:,}", self.batch, "images a step"))
         parts += [f"`{self.reading}`"] if self.reading else []
         parts += [f"`{self.changes}`"] if self.changes else []
-        return NAMES[self.method] + (f" ({', '.join(parts)})" if parts else "")
+        return ", ".join([NAMES[self.method], *parts])
+
+
+def _both(here: str, theirs: int, unit: str) -> str:
+    """A count of ours, with theirs where that is another."""
+    paper = f"{theirs:,}"
+    return f"{here} {unit}" + ("" if here == paper else f" (the paper's {paper})")
 
 
 def emp(data: str, epochs: int, n: int = MANY, **rest: Any) -> Experiment:

@@ -36,7 +36,7 @@ def draw(name: str, plan: Plan, found: Sequence[Finding], folder: Path) -> list[
         else:
             rows = -(-len(found) // COLUMNS)
             figure = Figure(figsize=(9.6, 3.4 * rows), layout="constrained")
-            _maps(figure, found, rows)
+            _maps(figure, plan, found, rows)
         files = [f"{name}.{kind}" for kind in FORMATS]
         for file in files:
             when = {"Date": None} if file.endswith("svg") else {}
@@ -46,28 +46,31 @@ def draw(name: str, plan: Plan, found: Sequence[Finding], folder: Path) -> list[
 
 def _convergence(figure: Any, exhibit: Exhibit, plan: Plan, found: Sequence[Finding]) -> None:
     """Theirs where a table has them, ours by epochs, and ours by compute."""
-    published = {f.number.name: f.number for f in found if f.number.theirs is not None}
+    published = {f.number.experiment: f.number for f in found if f.number.theirs is not None}
     axes = list(figure.subplots(1, 2 + bool(published), sharey=not published)[:])
     if published:
         left = axes.pop(0)
         for color, number in enumerate(published.values()):
             theirs = OURS[number.on][number.experiment.n]
-            left.plot(EPOCHS, theirs, "o", color=f"C{color}", mfc="none", label=number.name)
+            label = f"the paper, {number.experiment.n} patches"
+            left.plot(EPOCHS, theirs, "o", color=f"C{color}", mfc="none", label=label)
         left.set_title("the paper, Table 2 (its curve is a picture)")
         left.set_xlabel("epochs of the paper")
     for axis, key in zip(axes, ("epoch", "pflop"), strict=True):
         for color, finding in enumerate(found):
             if finding.curves:
-                settings = plan.scale.settings(finding.number.experiment)
-                here = f"{settings['patches']} patches, batch {settings['batch']} here"
-                _line(axis, finding, key, f"C{color}", f"{finding.number.name}: {here}")
+                _line(axis, finding, key, f"C{color}", plan.name(finding.number))
         axis.set_title(f"here, scale {plan.scale.name}, {_seeds(found)}")
         axis.set_xlabel({"epoch": "epochs", "pflop": "PFLOP of training"}[key])
     for axis in figure.axes:
         axis.set_ylabel(f"{found[0].number.on}, linear probe, %")
         axis.grid(color="#dddddd", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-    lines, labels = axes[0].get_legend_handles_labels()
+    shown = axes if not published else figure.axes[:2]
+    lines, labels = (
+        [each for axis in shown for each in axis.get_legend_handles_labels()[part]]
+        for part in (0, 1)
+    )
     figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(exhibit.title)
 
@@ -91,12 +94,12 @@ def _seeds(found: Sequence[Finding]) -> str:
     return f"{text} seed{'s' if counts[-1] > 1 else ''}"
 
 
-def _maps(figure: Any, found: Sequence[Finding], rows: int) -> None:
+def _maps(figure: Any, plan: Plan, found: Sequence[Finding], rows: int) -> None:
     """One plane a method, all with the same axes; one that was not run says why."""
     grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for axis, finding in zip(grid, found, strict=False):
         axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
-        axis.set_title(finding.number.name)
+        axis.set_title(plan.name(finding.number))
         if not finding.maps:
             state = "not finished" if finding.state == "begun" else finding.state
             axis.text(0, 0, state, ha="center")

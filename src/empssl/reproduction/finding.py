@@ -9,7 +9,9 @@ from empssl.comparison.cell import Cell
 from empssl.comparison.folder import Folder
 from empssl.comparison.spread import Spread
 from empssl.errors import EmpsslError
-from empssl.reproduction.exhibit import Exhibit, Number
+from empssl.reproduction.claims import SameCrops, Seen, Snapshot
+from empssl.reproduction.exhibit import Claim, Exhibit, Number
+from empssl.reproduction.experiment import Experiment
 from empssl.reproduction.plan import Look, Plan
 from empssl.reproduction.scores import Scores
 from empssl.run import Run
@@ -25,7 +27,7 @@ class Point:
         epoch: passes over the data; ours, not the paper's.
         value: accuracy in percent, or the separation of a map.
         layers: accuracies by the same probe at all layers; none of a map.
-        pflop: of training so far.
+        pflop: of training so far, by the plan's count.
         seconds: the same, start-up apart.
         end: whether the run's schedule was at its end.
     """
@@ -51,6 +53,7 @@ class Finding:
         curves: points by seed, one where the number is of one epoch.
         maps: planes by seed.
         seeds: of the curves; those that failed or are left are not there.
+        runs: names of all that the number is of.
     """
 
     number: Number
@@ -61,6 +64,7 @@ class Finding:
     curves: tuple[tuple[Point, ...], ...] = ()
     maps: tuple[dict[str, Any], ...] = ()
     seeds: tuple[int, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @property
     def spread(self) -> Spread | None:
@@ -98,7 +102,7 @@ def _finding(
     goal = plan.scale.goals.get(number.on, 0.0)
     done = 0
     for cell in cells:
-        points, planes = _points(cell, looks, number, scores)
+        points, planes = _points(plan, cell, looks, number, scores)
         done += len(points) == len(looks)
         if len(points) < len(looks):
             continue
@@ -117,12 +121,13 @@ def _finding(
     state: State = "done" if done == len(cells) else "failed" if failures else "begun"
     why = "; ".join(sorted(failures)) if state == "failed" else ""
     return Finding(
-        number, state, why, tuple(reached), unreached, tuple(curves), tuple(maps), tuple(seeds)
-    )
+        number, state, why, tuple(reached), unreached, tuple(curves), tuple(maps), tuple(seeds),
+        tuple(cell.name for cell in cells),
+    )  # fmt: skip
 
 
 def _points(
-    cell: Cell, looks: Sequence[Look], number: Number, scores: Scores
+    plan: Plan, cell: Cell, looks: Sequence[Look], number: Number, scores: Scores
 ) -> tuple[list[Point], list[dict[str, Any]]]:
     """What there is of a run, and its maps."""
     points, maps = [], []
@@ -134,15 +139,48 @@ def _points(
                 continue
             epoch = float(cell.settings["epochs"]) if look.epoch is None else look.epoch
             steps = cell.steps if look.epoch is None else round(epoch * cell.steps_per_epoch)
-            effort = efforts[max(1, steps or 1) - 1]
+            seconds = efforts[max(1, steps or 1) - 1]["seconds"]
             value, layers = _values(found, number)
-            points.append(
-                Point(epoch, value, layers, effort["pflop"], effort["seconds"], look.epoch is None)
-            )
+            pflop = plan.pflop(cell, epoch)
+            points.append(Point(epoch, value, layers, pflop, seconds, look.epoch is None))
             maps += [found] if number.what == "map" else []
     except EmpsslError:
         return [], []
     return points, maps
+
+
+def snapshots(plan: Plan, exhibit: Exhibit, claim: Claim, scores: Scores) -> Seen:
+    """What was measured for a claim: of each run the epochs at which all crops were looked at."""
+    found: dict[Experiment, dict[int, list[Snapshot]]] = {}
+    for experiment in claim.experiments:
+        looks = plan.claim_looks(claim, experiment)
+        for cell in plan.runs_of(exhibit, experiment):
+            curve = [
+                each for epoch, ways in looks.items() if (each := _snapshot(
+                    plan, cell, epoch, dict(zip(plan.claim_crops, ways, strict=True)), scores
+                ))
+            ]  # fmt: skip
+            if curve:
+                found.setdefault(experiment, {})[cell.seed] = curve
+    return found
+
+
+def _snapshot(
+    plan: Plan, cell: Cell, epoch: float, looks: Mapping[SameCrops, Look], scores: Scores
+) -> Snapshot | None:
+    measured: dict[str, dict[str, float]] = {}
+    try:
+        for crops, look in looks.items():
+            if (found := scores.find(cell, look)) is None:
+                return None
+            measured[crops] = {
+                row["layer"]: row["accuracy"] for row in found["results"]
+                if row["probe"] == look.probe
+            }  # fmt: skip
+    except EmpsslError:
+        return None
+    end = epoch >= float(cell.settings["epochs"])
+    return Snapshot(epoch, plan.pflop(cell, epoch), end, measured)
 
 
 def _efforts(run: Run) -> dict[int, dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from empssl.bag import Crops
 from empssl.benchmarking import bench
 from empssl.comparison.cell import Cell
 from empssl.comparison.folder import Folder
@@ -119,10 +120,17 @@ def _cost(cell: Cell, state: State, plan: Plan, scores: Scores, teraflops: float
     left = scores.missing(cell, plan.looks_at(cell))
     seen = {look.key: look for look in left}.values()
     policy = build(POLICIES, cell.settings["views"])
-    views = sum(
-        look.views(policy.augmentation.flip > 0) * plan.sizes.get(look.on, 0)
-        for look in seen if look.probe is not None
-    )  # fmt: skip
+    side = cell.settings["image_side"] or 32  # shares of it are what counts
+    views = 0.0  # as large as those of training
+    for look in seen:
+        train, test = plan.sizes.get(look.on, (0, 0))
+        crops = Crops.parse(look.crops)
+        seen_side = crops.sides(policy, side)[1] if crops.kind == "grid" else (
+            side if crops.kind == "whole" else policy.view_side(side)
+        )  # fmt: skip
+        size = (seen_side / policy.view_side(side)) ** 2
+        images = (look.train_size or train) + test
+        views += size * look.views(policy.augmentation.flip > 0) * images if look.probe else 0
     features = views * cell.gflop_per_patch * FORWARD / 1e6
     trained = state in ("finished", "trained")
     return Cost(

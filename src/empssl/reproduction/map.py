@@ -46,7 +46,7 @@ def placed(
     )
     images = open_images(
         data, split="train", data_dir=place["data_dir"], side=encoder.image_side,
-        download=place["download"],
+        download=place["download"], decoding=encoder.decoding,
     )  # fmt: skip
     if images.labels is None or len(images) < 3 * PERPLEXITY:
         raise DataError(f"{data} has no labels, or fewer than {3 * PERPLEXITY:.0f} images to map")
@@ -71,7 +71,7 @@ def placed(
 def projections(encoder: Encoder, images: Images, crops: Crops) -> Float[Tensor, "batch dim"]:
     """Each image's projection, the mean over its views, of length 1."""
     device = next(encoder.network.parameters()).device
-    limit = patches_at_once(device)
+    limit = patches_at_once(device, encoder.policy.view_side(images.shape[-1]))
     found = []
     for part in torch.arange(len(images)).split(max(1, limit // max(1, crops.count**2))):
         views = crops.views(encoder.policy, images[part].to(device), part.to(device))

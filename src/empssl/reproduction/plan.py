@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from empssl.data import ImageSet, open_images
 from empssl.engine import launch
 from empssl.errors import DataError, UsageError
 from empssl.evaluation import Probe
-from empssl.reproduction.exhibit import Exhibit, Number
+from empssl.reproduction.claims import EQUAL, SameCrops
+from empssl.reproduction.exhibit import Claim, Exhibit, Number
 from empssl.reproduction.experiment import Experiment
 from empssl.reproduction.scale import Scale
 from empssl.short_hash import short_hash
 from empssl.training import Training
 
 Place = dict[str, Any]
+Read = Callable[..., ImageSet]
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class Look:
         epoch: None for the last, 0 for how it began.
         crops: as in `evaluate`.
         probe: as in `evaluate`; None for a map of the projections.
+        train_size: images that the probe learns from; None for all.
     """
 
     on: str
     epoch: float | None
     crops: str
     probe: Probe | None
+    train_size: int | None = None
 
     @property
     def data(self) -> str:
@@ -52,7 +56,8 @@ class Look:
     def key(self) -> str:
         """What distinguishes it from others with the same features."""
         epoch = "last" if self.epoch is None else f"{self.epoch:g}"
-        return f"{self.data}-{epoch}-{self.crops}" + ("-map" if self.probe is None else "")
+        size = "" if self.train_size is None else f"-{self.train_size}"
+        return f"{self.data}-{epoch}-{self.crops}{size}" + ("-map" if self.probe is None else "")
 
     def views(self, mirrored: bool) -> int:
         """Views of an image that it embeds."""
@@ -69,7 +74,7 @@ class Plan:
         scale: of all.
         cells: an experiment's runs, by seed. Experiments with the same settings share them.
         left_out: why an experiment is not run, or a data set not scored on.
-        sizes: images of each data set, train and test.
+        sizes: images of each data set, train and test, as `evaluate` takes it.
     """
 
     exhibits: Mapping[str, Exhibit]
@@ -78,12 +83,12 @@ class Plan:
     seeds: int | None
     cells: Mapping[Experiment, tuple[Cell, ...]]
     left_out: Mapping[Experiment | str, str]
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, tuple[int, int]]
 
     @classmethod
     def of(
         cls, exhibits: Mapping[str, Exhibit], scale: Scale, *, data: Mapping[str, str],
-        seeds: int | None, place: Place, folder: Folder,
+        seeds: int | None, place: Place, folder: Folder, read: Read = open_images,
     ) -> "Plan":  # fmt: skip
         """Nothing is trained, and nothing written.
 
@@ -94,14 +99,15 @@ class Plan:
             seeds: of every experiment; None for as many as each exhibit has.
             place: where the data are and where to compute, as `train` takes it.
             folder: of the reproduction.
+            read: a data set by name; of its images only the number and the side are asked for.
         """
-        grounds = _Grounds(data, place)
+        grounds = _Grounds(data, place, read)
         cells: dict[Experiment, tuple[Cell, ...]] = {}
         left_out: dict[Experiment | str, str] = {}
         counts: dict[Experiment, int] = {}
         for exhibit in exhibits.values():
+            count = seeds or exhibit.seeds
             for number in exhibit.numbers:
-                count = seeds or exhibit.seeds
                 counts[number.experiment] = max(count, counts.get(number.experiment, 0))
                 if why := grounds.lacking(number.on):
                     left_out[number.on] = why
@@ -126,9 +132,11 @@ class Plan:
 
     def wanted(self, exhibit: Exhibit, number: Number) -> tuple[Cell, ...]:
         """The runs that a number is the mean of; none where it is left out."""
-        if number.on in self.left_out:
-            return ()
-        return self.cells.get(number.experiment, ())[: self.seeds or exhibit.seeds]
+        return () if number.on in self.left_out else self.runs_of(exhibit, number.experiment)
+
+    def runs_of(self, exhibit: Exhibit, experiment: Experiment) -> tuple[Cell, ...]:
+        """An experiment's runs that an exhibit takes; none where it is left out."""
+        return self.cells.get(experiment, ())[: self.seeds or exhibit.seeds]
 
     def why_not(self, number: Number) -> str | None:
         """Why a number is left out."""
@@ -138,21 +146,94 @@ class Plan:
         """What is left out, by the reason."""
         found: dict[str, list[str]] = {}
         for key, why in self.left_out.items():
-            name = f"scores on {key}" if isinstance(key, str) else f"{key.name} on {key.data}"
+            name = (
+                f"scores on {key}" if isinstance(key, str)
+                else f"{self.scale.label(key)} on {key.data}"
+            )  # fmt: skip
             found.setdefault(why, []).append(name)
         return found
+
+    def name(self, number: Number) -> str:
+        """What a row is called: by what was run here."""
+        return number.label or self.scale.label(number.experiment)
 
     def looks(self, number: Number) -> list[Look]:
         """What a number needs of each of its runs, in the order of epochs."""
         scale, experiment = self.scale, number.experiment
         on = self.data.get(number.on, number.on)
-        crops = scale.bag(experiment, number.crops)
+        crops = scale.crops_of(experiment, number.crops)
         probe = None if number.what == "map" else number.probe
         if number.what in ("curve", "minutes", "epochs"):
             epochs: list[float | None] = [*scale.looked_at(experiment), None]
         else:
             epochs = [self.epoch(number)]
-        return [Look(on, epoch, crops, probe) for epoch in epochs]
+        size = self.train_size(number)
+        return [Look(on, epoch, crops, probe, size) for epoch in epochs]
+
+    def claim_looks(self, claim: Claim, experiment: Experiment) -> dict[float, list[Look]]:
+        """What a claim needs of each run of an experiment: both crops, by epoch.
+
+        Of each pair at equal epochs the last that both have; at equal compute the end of the
+        cheaper, and of the other its own end if that takes as much, or else the epochs before and
+        after. More would only cost time.
+        """
+        if claim.data in self.left_out:
+            return {}
+        on, size = self.data.get(claim.data, claim.data), self.train_size(claim)
+        epochs: set[float] = set()
+        for pair in claim.pairs:
+            if experiment in pair and all(self.cells.get(each) for each in pair):
+                ours, other = pair if pair[0] == experiment else pair[::-1]
+                common = self._epochs(ours) & self._epochs(other)
+                if common and "epochs" in claim.equal:
+                    epochs.add(max(common))
+                if "compute" in claim.equal:
+                    epochs |= self._at_equal_compute(ours, other)
+        end = self.scale.length(experiment)
+        return {
+            epoch: [
+                Look(on, None if epoch == end else epoch, crops, "linear", size)
+                for crops in self.claim_crops.values()
+            ]
+            for epoch in sorted(epochs)
+        }  # fmt: skip
+
+    @property
+    def claim_crops(self) -> dict[SameCrops, str]:
+        """What both sides of a claim are looked at through."""
+        return {"bag": self.scale.bag, "whole": "whole"}
+
+    def pflop(self, cell: Cell, epoch: float) -> float:
+        """Of a run's training up to an epoch, by the count of today: steps times their FLOP.
+
+        What a run wrote down itself is by the count of the version that trained it.
+        """
+        end = epoch >= float(cell.settings["epochs"])
+        steps = cell.steps if end else round(epoch * cell.steps_per_epoch)
+        return (steps or 0) * cell.patches_per_step * cell.gflop_per_patch / 1e6
+
+    def _epochs(self, experiment: Experiment) -> set[float]:
+        """Epochs of which a run has a network."""
+        return {*self.scale.looked_at(experiment), self.scale.length(experiment)}
+
+    def _at_equal_compute(self, ours: Experiment, other: Experiment) -> set[float]:
+        """Epochs of the first at which it has to be looked at to be compared with the second."""
+        cell, rival = self.cells[ours][0], self.cells[other][0]
+        ends = [self.pflop(run, self.scale.length(e)) for run, e in ((cell, ours), (rival, other))]
+        length = self.scale.length(ours)
+        if ends[0] <= ends[1] * EQUAL:
+            return {length}
+        places = {epoch: self.pflop(cell, epoch) for epoch in self._epochs(ours)}
+        before = [epoch for epoch, at in places.items() if at <= ends[1]]
+        after = [epoch for epoch, at in places.items() if at >= ends[1]]
+        # The end, too: it says how much a run takes in all.
+        return {max(before), min(after), length} if before else {length}
+
+    def train_size(self, of: Number | Claim) -> int | None:
+        """Images that a probe learns from; None for all, also where the data have no more."""
+        name = of.on if isinstance(of, Number) else of.data
+        there = self.sizes.get(self.data.get(name, name), (0, 0))[0]
+        return None if of.train_size is None or there <= of.train_size else of.train_size
 
     def epoch(self, number: Number) -> float | None:
         """At which epoch of ours a number is; None for the last."""
@@ -175,14 +256,19 @@ class Plan:
             for number in exhibit.numbers:
                 if cell.name in (other.name for other in self.wanted(exhibit, number)):
                     yield from ((name, look) for look in self.looks(number))
+            for claim in exhibit.claims:
+                for experiment in claim.experiments:
+                    if cell.name in (other.name for other in self.runs_of(exhibit, experiment)):
+                        for looks in self.claim_looks(claim, experiment).values():
+                            yield from ((name, look) for look in looks)
 
 
 class _Grounds:
     """The data sets, each opened once, and the networks, each built once to be counted."""
 
-    def __init__(self, data: Mapping[str, str], place: Place) -> None:
-        self.data, self.place = data, place
-        self.sizes: dict[str, int] = {}
+    def __init__(self, data: Mapping[str, str], place: Place, read: Read) -> None:
+        self.data, self.place, self.read = data, place, read
+        self.sizes: dict[str, tuple[int, int]] = {}
         self._opened: dict[tuple[str, int | None], ImageSet | str] = {}
         self._counted: dict[str, tuple[int, int, float]] = {}
 
@@ -198,11 +284,10 @@ class _Grounds:
             data = self.data.get(name, name)
             try:
                 train, test = (
-                    open_images(data, split=split, side=side, **where)
-                    for split in ("train", "test")
+                    self.read(data, split=split, side=side, **where) for split in ("train", "test")
                 )
                 self._opened[name, side] = train
-                self.sizes[data] = len(train) + len(test)
+                self.sizes[data] = len(train), len(test)
             except DataError as error:
                 self._opened[name, side] = str(error)
         return self._opened[name, side]

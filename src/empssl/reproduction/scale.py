@@ -6,15 +6,20 @@ from typing import Any
 
 import yaml
 
+from empssl.bag import Crops
 from empssl.recipes import FORMS, resolve
 from empssl.reproduction.experiment import Experiment
 from empssl.reproduction.paper import FEW, GOALS, MANY
-from empssl.spec import merge
+from empssl.spec import build, merge
+from empssl.views import POLICIES
 
 Settings = dict[str, Any]
 # On crops the form that `laptop` has for patches lets the projections fall on a line (docs/log.md).
 ON_CROPS: dict[str, Settings] = {
-    "swav": {"objective": {"prototypes": 100, "epsilon": 0.03, "temperature": 0.2}}
+    "barlow_twins": {"objective": {"scale": 1.0}},
+    "ressl": {"objective": {"queue": 4096}},
+    "swav": {"objective": {"prototypes": 100, "epsilon": 0.03, "temperature": 0.2}},
+    "vicreg": {"objective": {"invariance_weight": 10.0, "variance_weight": 25.0}},
 }
 SPECS = ("views", "backbone", "projector", "objective", "optimizer", "schedule")
 
@@ -34,6 +39,7 @@ class Scale:
         goals: percent that a run is to reach, by data set.
         bags: crops of ours by theirs.
         crops: of EMP-SSL, where an exhibit names none.
+        bag: the same patches for every method, with their share of the image spelled out.
         small: laid over the recipe's settings.
         heads: the projector's sizes, by its name, and those of rivals.
         own: the recipe of EMP-SSL where the reading does not matter.
@@ -49,6 +55,7 @@ class Scale:
     goals: Mapping[str, float]
     bags: Mapping[str, str]
     crops: str
+    bag: str
     small: Callable[[Experiment], Settings]
     heads: Mapping[str, Mapping[str, int]]
     own: str
@@ -65,11 +72,30 @@ class Scale:
         """Epochs at which a run's network is kept: all that any exhibit may ask for."""
         return tuple(epoch for epoch in self.kept if epoch < self.length(experiment))
 
-    def bag(self, experiment: Experiment, crops: str | None) -> str:
-        """Which crops embed an image: the whole one for a rival, as in the paper."""
+    def crops_of(self, experiment: Experiment, crops: str | None) -> str:
+        """Which crops embed an image: the whole one for a rival, as in the paper.
+
+        Where EMP-SSL's own grid has the patches of the bag that every method is given, it is
+        called by that name: one look is enough for both.
+        """
+        if crops == "bag":
+            return self.bag
         if crops is not None:
             return self.bags.get(crops, crops)
-        return self.crops if experiment.method == "emp" else "whole"
+        if not experiment.ours:
+            return "whole"
+        own, bag = Crops.parse(self.crops), Crops.parse(self.bag)
+        settings = self.settings(experiment)
+        policy, side = build(POLICIES, settings["views"]), settings["image_side"] or 64
+        same = own.count == bag.count and own.sides(policy, side) == bag.sides(policy, side)
+        return self.bag if same else self.crops
+
+    def label(self, experiment: Experiment) -> str:
+        """What a run of it is called."""
+        settings = self.settings(experiment)
+        return experiment.name(
+            patches=settings["patches"], batch=settings["batch"], epochs=self.length(experiment)
+        )
 
     def settings(self, experiment: Experiment) -> Settings:
         """What `train` records of the run, seed and data apart.
@@ -77,7 +103,7 @@ class Scale:
         Raises:
             UsageError: a change that `train` does not know.
         """
-        ours = experiment.method == "emp"
+        ours = experiment.ours
         recipe = (experiment.reading or self.own) if ours else experiment.method
         given: Settings = dict(self.small(experiment))
         if ours:
@@ -102,7 +128,7 @@ def _small(experiment: Experiment) -> Settings:
     settings: Settings = {"backbone": {"name": "resnet10", "width": 16}, "whitened": 0, "batch": 40}
     if experiment.data in ("cifar10", "cifar100"):
         settings["image_side"] = 32  # of a part of it in a file, too
-    if experiment.method != "emp":
+    if not experiment.ours:
         form = FORMS["laptop"].get(experiment.method, {}) | ON_CROPS.get(experiment.method, {})
         optimizer = {"name": "muon_lars"} | form.get("optimizer", {})
         objective = {"objective": form["objective"]} if "objective" in form else {}
@@ -149,6 +175,7 @@ LAPTOP = Scale(
     goals={"cifar10": 55.0, "cifar100": 25.0},
     bags={"random128": "random32"},
     crops="grid2",
+    bag="grid2@0.5",
     small=_small,
     heads={
         "paper": {"hidden": 1024, "dim": 256}, "official": {"hidden": 1024, "dim": 512},
@@ -174,6 +201,7 @@ PAPER = Scale(
     goals=GOALS,
     bags={},
     crops="grid3",
+    bag="grid3@0.5x2",
     small=_real,
     heads={},
     own="official",

@@ -14,18 +14,20 @@ from empssl.comparison.cell import Cell
 from empssl.comparison.execution import make
 from empssl.comparison.protocol import SEED
 from empssl.console import say
-from empssl.data import open_images
-from empssl.evaluation import Probe, evaluate
+from empssl.data import Decoding, Split, open_images
+from empssl.evaluation import PROBES, Probe, evaluate
 from empssl.evaluation.features import labeled_images, whitened_features
-from empssl.evaluation.ridge import ridge_probe
+from empssl.models import VIEW_LAYERS
 from empssl.models.whitened_patches import WhitenedPatches
-from empssl.records import Accuracy, Seen
+from empssl.records import Accuracies, Seen
 from empssl.reproduction.map import placed
 from empssl.reproduction.plan import Look
-from empssl.reproduction.untrained import Untrained
+from empssl.reproduction.untrained import Baseline, Untrained
 from empssl.run import Run
 from empssl.schema import read_json
 from empssl.storage import check_no_links, replace, writing
+
+NO_LAYER = "none"
 
 
 class Scores:
@@ -66,8 +68,10 @@ class Scores:
                 content = placed(run, look.on, look.epoch, look.crops, cell.place)
             else:
                 probes: list[Probe] = [look.probe for look in alike if look.probe]
-                options = cell.place | {"epoch": look.epoch, "baselines": False}
-                found = evaluate(run.path, look.on, probes=probes, crops=[look.crops], **options)
+                found = evaluate(
+                    run.path, look.on, probes=probes, crops=[look.crops], epoch=look.epoch,
+                    train_size=look.train_size, baselines=False, **cell.place,
+                )  # fmt: skip
                 content = asdict(found) | {"probes": probes}
             content |= {"model": _identity(run, look.epoch)}
             folder = check_no_links(self.path, cell.name)
@@ -77,49 +81,71 @@ class Scores:
 
     def begin(self, it: Untrained) -> None:
         """Score what needs no training. Whitened patches are the same for all networks."""
-        say(f"looking at what needs no training: {it.look.key}")
+        say(f"looking at what needs no training: {it.look.key}, {it.look.probe}")
         run, look, place = it.cell.run, it.look, it.cell.place
         assert run is not None
         assert look.probe is not None
         found = evaluate(
-            run.path, look.on, probes=[look.probe], layers=[it.layer], crops=[look.crops],
-            epoch=look.epoch, baselines=False, **place,
+            run.path, look.on, probes=[look.probe], crops=[look.crops], epoch=look.epoch,
+            train_size=look.train_size, baselines=False, **place,
         )  # fmt: skip
-        self._keep(it.name, found.results[0].accuracy)
-        side = run.plan["image_side"]
-        if self._kept(name := _whitened(look, side)) is None:
-            where = {key: place[key] for key in ("data_dir", "download")}
-            train, test = (
-                labeled_images(open_images(look.on, split=split, side=side, **where))[0]
-                for split in ("train", "test")
+        self._keep(it.name, {row.layer: row.accuracy for row in found.results})
+        if self._kept(it.whitened) is None:
+            self._keep(it.whitened, {NO_LAYER: _whitened(it, run)})
+
+    def begun(self, it: Untrained) -> list[Baseline]:
+        """What was scored, a row for each layer; without scores before that."""
+        look, run = it.look, it.cell.run
+        assert look.probe is not None
+        random = self._kept(it.name) if run is not None else None
+        whitened = (self._kept(it.whitened) or {}).get(NO_LAYER)
+        return [
+            Baseline(
+                it.on, look.probe, layer, look.crops, look.train_size, (random or {}).get(layer),
+                whitened,
             )
-            patches = WhitenedPatches().fit(train.pixels, seed=SEED)
-            x, test_x = (whitened_features(patches, images) for images in (train, test))
-            assert train.labels is not None
-            assert test.labels is not None
-            self._keep(name, ridge_probe(x, train.labels, test_x, test.labels).accuracy)
+            for layer in (random or VIEW_LAYERS)
+        ]  # fmt: skip
 
-    def begun(self, it: Untrained) -> tuple[float, float] | None:
-        """Accuracy with the weights of the beginning, and of whitened patches; None before that."""
-        run = it.cell.run
-        if run is None or (random := self._kept(it.name)) is None:
-            return None
-        whitened = self._kept(_whitened(it.look, run.plan["image_side"]))
-        return None if whitened is None else (random, whitened)
+    def has_begun(self, it: Untrained) -> bool:
+        """Whether all of it was scored."""
+        return all(None not in (row.random, row.whitened) for row in self.begun(it))
 
-    def _keep(self, name: str, accuracy: float) -> None:
+    def _keep(self, name: str, accuracies: dict[str, float]) -> None:
         folder = check_no_links(self.path, "untrained")
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / f"{name}.json", json.dumps({"accuracy": accuracy}) + "\n")
+        replace(folder / f"{name}.json", json.dumps({"accuracies": accuracies}) + "\n")
 
-    def _kept(self, name: str) -> float | None:
+    def _kept(self, name: str) -> dict[str, float] | None:
+        """Accuracies by layer; None where there are none by this probe."""
         file = check_no_links(self.path, "untrained") / f"{name}.json"
-        return float(read_json(file, Accuracy)["accuracy"]) if file.exists() else None
+        found = read_json(file, Accuracies) if file.exists() else {}
+        accuracies: dict[str, float] | None = found.get("accuracies")
+        return accuracies
 
 
-def _whitened(look: Look, side: int) -> str:
-    return f"whitened-{look.data}-{side}"
+def _whitened(it: Untrained, run: Run) -> float:
+    """The accuracy of whitened patches of the images, by the probe of the numbers above."""
+    look, probe = it.look, it.look.probe
+    assert probe is not None
+    given = {
+        "side": run.plan["image_side"],
+        "decoding": Decoding.recorded(run.plan.get("decoding", {})),
+        **{key: it.cell.place[key] for key in ("data_dir", "download")},
+    }
+    sizes: dict[Split, int | None] = {"train": look.train_size, "test": None}
+    train, test = (
+        labeled_images(open_images(look.on, split=split, **given), size, seed=SEED)[0]
+        for split, size in sizes.items()
+    )
+    patches = WhitenedPatches().fit(train.pixels, seed=SEED)
+    x, test_x = (whitened_features(patches, images) for images in (train, test))
+    assert train.labels is not None
+    assert test.labels is not None
+    options = {} if probe == "knn" else {"seed": SEED}
+    score = PROBES[probe](x, train.labels, test_x, test.labels, **options)
+    return score.accuracy
 
 
 def _identity(run: Run, epoch: float | None) -> str | None:

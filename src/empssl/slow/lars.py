@@ -18,11 +18,12 @@ class LoopLARS(torch.optim.Optimizer):
         momentum: float,
         weight_decay: float,
         clip: bool,
+        nesterov: bool = True,
     ) -> None:
         super().__init__(
             parameters,
             {"lr": lr, "eta": eta, "momentum": momentum, "weight_decay": weight_decay,
-             "clip": clip, "peak_lr": lr},
+             "clip": clip, "nesterov": nesterov, "peak_lr": lr},
         )  # fmt: skip
 
     @torch.no_grad()
@@ -45,4 +46,5 @@ class LoopLARS(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(weight)
                 buffer = state["momentum"].mul_(momentum).add_(gradient)
-                weight.add_(gradient + momentum * buffer, alpha=-lr)
+                move = gradient + momentum * buffer if group["nesterov"] else buffer
+                weight.add_(move, alpha=-lr)

@@ -88,5 +88,5 @@ def lars_options(optimizer: dict[str, Any]) -> dict[str, Any]:
     """The options of LARS: those of lars and muon_lars, else its defaults."""
     options = complete(OPTIMIZERS, {"name": "lars"}, given=("network",))
     if optimizer["name"] in ("lars", "muon_lars"):
-        options = {key: optimizer[key] for key in options}
+        options |= {key: optimizer[key] for key in options if key in optimizer}
     return {key: value for key, value in options.items() if key != "name"}

@@ -1,7 +1,8 @@
 """What happens to a patch's pixels, for many patches at once, each with its own parameters.
 
 Every function takes RGB patches (patch, 3, side, side) as floats in [0, 1] and one parameter a
-patch, and returns values in [0, 1]. The definitions are Pillow's, without its rounding to 8 bits.
+patch, and returns values in [0, 1]. The definitions are Pillow's, without its rounding to 8 bits;
+only the blur is a Gaussian, where Pillow's is three boxes in its place.
 """
 
 import math

@@ -50,7 +50,16 @@ class Policy(ABC):
         weak.augmentation = self.augmentation.weak()
         return weak
 
-    def clean(self, images: Images, top: Tensor, left: Tensor, *, mirror: bool) -> Views:
+    def clean(
+        self,
+        images: Images,
+        top: Tensor,
+        left: Tensor,
+        *,
+        mirror: bool,
+        patch: int | None = None,
+        view: int | None = None,
+    ) -> Views:
         """The same patches of every image, with nothing done to their colors.
 
         Args:
@@ -58,11 +67,13 @@ class Policy(ABC):
             top: int64 (view,), first rows of the patches, as `crop.grid` gives them.
             left: first columns.
             mirror: also the mirrored patches, after the others.
+            patch: pixels along a patch; None for those of training.
+            view: pixels that the backbone sees; None for those of training.
         """
-        size = self.patch_side(images.shape[-1])
+        size = patch or self.patch_side(images.shape[-1])
         top, left = (corner[:, None].expand(-1, len(images)) for corner in (top, left))
         patches = crop.cut(images, top, left, size).float().div_(255)
-        patches = crop.resize(patches, self.view_side(images.shape[-1]))
+        patches = crop.resize(patches, view or self.view_side(images.shape[-1]))
         patches = torch.cat([patches, patches.flip(-1)]) if mirror else patches
         return self.augmentation.normalize(patches)
 

@@ -1,0 +1,93 @@
+"""What of the images that are scored the encoder was trained on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from empssl.data import MemoryImages, open_images
+from empssl.errors import DataError
+from empssl.run import Run
+
+# Below this share, two data sets are two all the same: of CIFAR-100's 10,000 test images, CIFAR-10
+# has two.
+_SHARED_BY_CHANCE = 0.001
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Images that a run was trained on, among those of an evaluation.
+
+    Attributes:
+        train: how many of the train images; None where the run does not say which it was
+            trained on, as those of versions before do not.
+        test: how many of the test images, likewise.
+        near: how many of the other test images nearly equal one of its images; None where that was
+            not asked for either.
+        transfer: whether these are other data than those of training.
+        familiar: whether all train images are among those of training, or may well be.
+        saw_test: whether test images are among those of training, as far as can be told.
+    """
+
+    train: int | None
+    test: int | None
+    near: int | None
+    transfer: bool
+    familiar: bool
+    saw_test: bool
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        data: str,
+        train: MemoryImages,
+        test: MemoryImages,
+        *,
+        data_dir: str | Path | None,
+        near_copies: bool,
+    ) -> "Overlap":
+        """Compare by what the images show, or else by what the data are called.
+
+        Args:
+            run: which was trained.
+            data: as `evaluate` was given it.
+            train: images that probes learn from, of the encoder's side.
+            test: images that they are scored on.
+            data_dir: where a data set known by name lies.
+            near_copies: whether to look for those too.
+        """
+        listed, config = run.trained_images, run.config
+        unchanged = run.plan.get("fingerprint") == train.fingerprint
+        same = unchanged or _same_place(config["data"], data)
+        held = None if listed is None else listed.holds(train.pixels)
+        if listed is None or held is None or (unchanged and not held.any()):
+            # In the last case another decoder was at work: the files are those of training.
+            same = same or _same_files(run, data, data_dir)
+            saw_test = same and config["split"] == "all"
+            return cls(None, None, None, not same, familiar=same, saw_test=saw_test)
+        known = listed.holds(test.pixels)
+        near = int((listed.nearly_holds(test.pixels) & ~known).sum()) if near_copies else None
+        both = int(held.sum()) + int(known.sum())
+        strange = both <= _SHARED_BY_CHANCE * (len(train) + len(test))
+        return cls(
+            int(held.sum()), int(known.sum()), near,
+            # Of a set that did not fit in memory, a few steps have drawn few images.
+            transfer=strange and (listed.whole or not same),
+            familiar=bool(held.all()) if listed.whole else same,
+            saw_test=bool(known.any()),
+        )  # fmt: skip
+
+
+def _same_place(trained: str, data: str) -> bool:
+    return trained == data or Path(trained).resolve() == Path(data).resolve()
+
+
+def _same_files(run: Run, data: str, data_dir: str | Path | None) -> bool:
+    """Whether the data are those of training by names and sizes."""
+    try:
+        images = open_images(
+            data, split=run.config["split"], data_dir=data_dir, side=run.plan.get("image_side"),
+            division=run.division,
+        )  # fmt: skip
+    except DataError:
+        return False
+    return images.fingerprint == run.plan.get("fingerprint")
