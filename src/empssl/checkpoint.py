@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -202,19 +202,29 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
+def check_header(stream: BinaryIO, name: str) -> None:
+    """See that tensors are not so many that only to list them takes long.
+
+    Args:
+        stream: of safetensors, at its beginning.
+        name: for the message.
+
+    Raises:
+        ValueError: they are.
+    """
+    length = int.from_bytes(stream.read(8), "little")
+    if length > _MOST_HEADER:
+        raise ValueError(
+            f"{name} has a header of {length:,} bytes, at most {_MOST_HEADER:,} are read"
+        )
+    count = len(json.loads(stream.read(length)))
+    if count > MOST_TENSORS:
+        raise ValueError(f"{name} has {count:,} tensors, at most {MOST_TENSORS:,} are read")
+
+
 def _tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file, unless they are so many that only to list them takes long."""
     with open_regular(file) as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > _MOST_HEADER:
-            raise ValueError(
-                f"{file.name} has a header of {length:,} bytes, expected {_MOST_HEADER:,}"
-            )
-        count = len(json.loads(stream.read(length)))
-        if count > MOST_TENSORS:
-            raise ValueError(
-                f"{file.name} has {count:,} tensors, at most {MOST_TENSORS:,} are read"
-            )
+        check_header(stream, file.name)
         try:
             str(file).encode()
         except UnicodeEncodeError:  # a path that safetensors cannot take

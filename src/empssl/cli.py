@@ -28,6 +28,7 @@ from empssl.errors import (
     UsageError,
     nearest,
 )
+from empssl.schema import plain_yaml
 from empssl.spec import merge
 
 if TYPE_CHECKING:
@@ -171,6 +172,9 @@ def parse(verb: str, function: Callable[..., Any], words: Sequence[str]) -> tupl
     missing = [n for n, value in values.items() if value is inspect.Parameter.empty]
     if switches["print_config"]:
         return _resolved({n: v for n, v in values.items() if n not in missing}), switches
+    for name, value in values.items():
+        if value == "" and (Path in get_args(hints[name]) or name == "data"):
+            raise UsageError(f"{_name(parameters[name])} is empty; the current folder is '.'")
     if missing:
         needs = " and ".join(_name(parameters[n]) for n in missing)
         raise UsageError(f"needs {needs}; `empssl {verb} --help` lists what it takes")
@@ -266,9 +270,13 @@ def _spelled(words: Sequence[str], parser: ArgumentParser, hints: dict[str, Any]
 
 def _load(path: str, parser: ArgumentParser, hints: dict[str, Any]) -> Values:
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} cannot be read: {error}") from error
+    try:
+        plain_yaml(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--config {path}: {' '.join(str(error).split())}") from error
     try:
         return _strictly(parser.parse_string, text, hints)
     except UsageError as error:

@@ -4,6 +4,7 @@ import re
 
 from empssl.errors import UsageError
 
+_MOST = 1e10  # seconds, 300 years: steps have to be counted
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -11,14 +12,14 @@ def parse_duration(text: str) -> float:
     """Seconds in `90s`, `10m`, `1h30m`, `1.5h` or `2d`.
 
     Raises:
-        UsageError: it is none of these, or zero.
+        UsageError: it is none of these, zero, or centuries.
 
     >>> parse_duration("1h30m")
     5400.0
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    if not seconds or "".join(number + unit for number, unit in parts) != text:
+    if not 0 < seconds < _MOST or "".join(number + unit for number, unit in parts) != text:
         raise UsageError(f"'{text}' is no duration; write it as 90s, 10m, 1h30m or 2d")
     return float(seconds)
 

@@ -1,7 +1,6 @@
 """Embeddings of a whole data set, as a file."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from empssl.bag import Crops
+from empssl.console import say
 from empssl.data import BadSample, BadSamples, Split, open_images
 from empssl.data.images import ImageBatch
 from empssl.data.value_range import RangeWords
@@ -79,7 +79,7 @@ def embed(
 
     Raises:
         DataError: no usable images, or too many bad ones.
-        UsageError: `out` exists, is a folder, or ends in another way.
+        UsageError: `out` exists, is a folder, link or device, or ends in another way.
         CheckpointError: the storage refused, or the run is damaged.
         RunInUseError: another process is writing `out`.
         StoppedError: Ctrl-C or SIGTERM came.
@@ -145,7 +145,7 @@ def embed(
         shards.join()
     images.tell()
     if out.suffix.lower() == ".npy":
-        print(f"empssl: {names_path(out)} names the rows of {out}", file=sys.stderr, flush=True)
+        say(f"{names_path(out)} names the rows of {out}")
     return out
 
 

@@ -5,6 +5,7 @@ Each is written from the same shards, a shard at a time, in the order of their r
 
 import csv
 import io
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     """See that a file of embeddings can be written here, before anything is computed.
 
     Raises:
-        UsageError: its name ends in no format, it is a folder or in a file, or it exists.
+        UsageError: its name ends in no format, it is a folder, link or device or in a file, or it
+            exists.
         CheckpointError: no file may be made there.
     """
     if out.is_dir():
@@ -35,6 +37,8 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         raise UsageError(
             f"--out is {out}; end its name in {', '.join(WRITERS)}, which says how it is written"
         )
+    if (out.exists() or out.is_symlink()) and not stat.S_ISREG(out.lstat().st_mode):
+        raise UsageError(f"{out} is a link, pipe or device, which is not replaced; give a file")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists; replace it with --overwrite or choose another --out")
     with writing(out):

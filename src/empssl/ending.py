@@ -7,6 +7,8 @@ only one to speak. So a run has one cause and one exit code, however many proces
 import json
 import math
 import os
+import signal
+import socket
 import sys
 import threading
 import time
@@ -24,6 +26,9 @@ from empssl.errors import EmpsslError, RankError, StoppedError, UsageError
 from empssl.processes import children, dead_child
 
 BEAT_SECONDS = 0.5
+# For processes to find each other, which on a cluster may start minutes apart.
+JOIN_SECONDS = 600.0
+_TOLD_SECONDS = 10.0  # before it is said what is waited for
 # To end by itself, for a process; to say why, for one that closed its connections on purpose.
 GRACE_SECONDS = 3.0
 # A process that takes steps and says nothing for so long is gone, with its machine perhaps.
@@ -37,23 +42,72 @@ _CAUSE = "cause"
 def joining() -> Iterator[None]:
     """While the processes find each other: if one that was started here ends, end this one too.
 
-    So does one that was started, if that which started it ends.
+    So does one that was started, if that which started it ends, and each at a signal, or when it
+    has waited for too long: torch waits where no handler of Python is called.
     """
     joined, parent = threading.Event(), os.getppid()
     started = os.environ.get("LOCAL_RANK", "0") != "0"
+    began, told = time.monotonic(), False
 
     def watch() -> None:
+        nonlocal told
         while not joined.wait(BEAT_SECONDS):
             if gone := dead_child():
                 _end(RankError(f"{gone} before the run began"))
             if started and os.getppid() != parent:
                 _end(RankError("process 0 is gone", told=True))
+            number = _arrived(signals)
+            if number and not joined.wait(GRACE_SECONDS):
+                _end(StoppedError(f"interrupted while {_awaited_peers()}", 128 + number))
+            waited = time.monotonic() - began
+            if waited > JOIN_SECONDS:
+                _end(RankError(f"{_awaited_peers()} for {waited:.0f} s, and given up"))
+            if waited > _TOLD_SECONDS and not told:
+                told = True
+                say(f"{_awaited_peers()}, for {JOIN_SECONDS:.0f} s at most")
 
-    threading.Thread(target=watch, daemon=True).start()
+    with _signal_numbers() as signals:
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            joined.set()
+
+
+@contextmanager
+def _signal_numbers() -> Iterator[socket.socket]:
+    """Where the system writes the numbers of signals, whatever the main thread is doing."""
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        there.setblocking(False)
+        if threading.current_thread() is not threading.main_thread():
+            yield here  # only the main one is told of signals
+            return
+        before = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+        try:
+            yield here
+        finally:
+            signal.set_wakeup_fd(before)
+
+
+def _arrived(signals: socket.socket) -> int:
+    """The number of a signal to stop that has come; 0 if none has."""
     try:
-        yield
-    finally:
-        joined.set()
+        numbers = signals.recv(64)
+    except OSError:  # nothing to read, or already closed
+        return 0
+    return next((n for n in numbers if n in (signal.SIGINT, signal.SIGTERM)), 0)
+
+
+def _awaited_peers() -> str:
+    """What this process waits for, in words."""
+    address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    count = os.environ.get("WORLD_SIZE", "all")
+    return (
+        f"waiting for the {count} processes of this run to meet at {address} (MASTER_ADDR and "
+        "MASTER_PORT)"
+    )
 
 
 @contextmanager
@@ -267,9 +321,9 @@ class _Watch:
         return {rank for rank, (_, at) in self._heard.items() if at < since and rank != self.rank}
 
 
-def _end(error: RankError, last: Callable[[], None] = lambda: None) -> None:
+def _end(error: RankError | StoppedError, last: Callable[[], None] = lambda: None) -> None:
     """End this process from a thread of its own: the main one may wait for ever."""
-    if not error.told:
+    if not getattr(error, "told", False):
         say(str(error))
     try:
         last()

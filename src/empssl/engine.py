@@ -14,8 +14,8 @@ from torch import Tensor
 
 from empssl import __version__
 from empssl.ending import joining
-from empssl.errors import UsageError, nearest
-from empssl.processes import Call, start_children
+from empssl.errors import RankError, UsageError, nearest
+from empssl.processes import Call, children, start_children
 from empssl.shapes import BatchLabels, Projections
 
 try:
@@ -83,10 +83,31 @@ def launch(
             assert call is not None
             start_children(environment.cluster_environment, devices, num_nodes, call)
         with joining():
-            fabric.launch()
+            _launch(fabric)
     if fabric.world_size > 1:
         atexit.register(_leave)
     return fabric
+
+
+def _launch(fabric: Fabric) -> None:
+    """Have the processes meet.
+
+    Raises:
+        UsageError: the port where they should is taken.
+        RankError: they did not.
+    """
+    try:
+        fabric.launch()
+    except torch.distributed.DistError as error:
+        for child in children.values():  # which may not have come so far as to notice
+            child.kill()
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "EADDRINUSE" in first or "address already in use" in str(error).lower():
+            raise UsageError(
+                f"port {os.environ.get('MASTER_PORT')} is in use by another program; set "
+                "MASTER_PORT to a free one, or leave it to this program to find one"
+            ) from error
+        raise RankError(f"the processes did not meet: {first}") from error
 
 
 def _leave() -> None:

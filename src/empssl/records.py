@@ -9,6 +9,7 @@ from empssl.schema import Between, Count, Measured, Positive, rule
 from empssl.shapes import MOST_SIDE
 
 Side = Annotated[int, Between(1, MOST_SIDE)]
+Pixels = Annotated[int, Between(1, 2**31 - 1)]  # of one image file
 Seed = Annotated[int, Between(-(2**63), 2**63 - 1)]
 
 
@@ -16,6 +17,13 @@ class Named(TypedDict, total=False):
     """A spec: a name and options, which its signature checks."""
 
     name: str
+
+
+class DecodingSpec(TypedDict, total=False):
+    """How image files become 8-bit pixels."""
+
+    range: str | list[float]
+    max_pixels: Pixels
 
 
 class Config(TypedDict, total=False):
@@ -35,7 +43,9 @@ class Config(TypedDict, total=False):
     objective: Named
     optimizer: Named
     schedule: Named
-    split: Literal["train", "test", "all"]
+    range: str | list[float | str]
+    max_pixels: Pixels
+    split: Literal["auto", "train", "test", "all"]
     seed: Seed
     keep_epochs: list[float]
     precision: Literal["auto", "32-true", "bf16-mixed", "64-true"]
@@ -70,6 +80,13 @@ class Plan(TypedDict, total=False):
     view_side: Side
     gflop_per_patch: Annotated[float, Between(0)]
     fingerprint: str
+    division: Literal["by_name", "stable"]
+    trained_with_labels: bool
+    decoding: DecodingSpec
+    data_path: str | None
+    data_dir: str | None
+    startup_seconds: float
+    replanned: list[list[Count]]
 
 
 class Environment(TypedDict, total=False):
@@ -138,6 +155,7 @@ class State(TypedDict, total=False):
 
     network: NetworkSpec
     image_side: Side
+    decoding: DecodingSpec
     step: Count
     seconds: Annotated[float, Between(0)]
     data: str
@@ -272,3 +290,20 @@ class Quality(TypedDict, total=False):
     run: str
     protocol: dict[str, Any]
     readings: list[ReadingRow]
+
+
+class Seen(Evaluation, total=False):
+    """scores/RUN/LOOK.json of a reproduction: an evaluation, or where a map has its images."""
+
+    model: str | None
+    probes: list[str]
+    plane: list[list[float]]
+    labels: list[int]
+    separation: float
+    parameters: str
+
+
+class Accuracies(TypedDict, total=False):
+    """scores/untrained/*.json of a reproduction: by layer."""
+
+    accuracies: dict[str, float]

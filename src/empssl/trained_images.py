@@ -1,12 +1,14 @@
 """Which images an encoder was trained on, known by what they show and not by where they lie."""
 
 import hashlib
+import io
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from empssl.checkpoint import check_header
 from empssl.data import MemoryImages
 from empssl.data.duplicates import Contents, contents, digests, near
 from empssl.errors import CheckpointError
@@ -44,10 +46,13 @@ class TrainedImages:
             CheckpointError: they are damaged.
         """
         try:
+            check_header(io.BytesIO(data), "it")
             found = load(data)
             rows, whole = found["contents"], found["whole"]
             if not torch.equal(found["sha256"], _checksum(rows, whole)):
                 raise ValueError("the checksum is another")
+            if rows.ndim != 2 or rows.shape[1] != 2 or rows.dtype != torch.int64:
+                raise ValueError(f"{rows.dtype} of shape {tuple(rows.shape)}, not pairs of int64")
             return cls(rows, whole=bool(whole))
         except (SafetensorError, LookupError, ValueError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"the list of trained images is damaged: {error!r}") from error

@@ -79,6 +79,7 @@ from empssl.progress import progress
 from empssl.recipes import completed, resolve
 from empssl.run import Run
 from empssl.run_images import check_fingerprint, check_same_kind, known_data_dir, place
+from empssl.shapes import MOST_SIDE
 from empssl.sharding import Shard, Share
 from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
@@ -88,6 +89,7 @@ from empssl.transfer import send
 from empssl.views import POLICIES, Policy
 
 CHECKPOINT_SECONDS = 300.0
+MOST_EPOCHS, MOST_PATCHES = 1e9, 100_000  # so that steps and views can be counted
 SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a run may change
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
 LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
@@ -930,19 +932,26 @@ def _check(settings: dict[str, Any]) -> None:
             f"patches is {settings['patches']}, expected 2 or more: with one patch an image there "
             "is nothing for it to agree with"
         )
+    if settings["patches"] > MOST_PATCHES:
+        raise UsageError(f"patches is {settings['patches']}, expected at most {MOST_PATCHES:,}")
     if settings["batch"] < 2:
         raise UsageError(
             f"batch is {settings['batch']}, expected 2 or more: one image has no other to be "
             "told from"
         )
-    if settings["budget"] is None and not 0 < settings["epochs"] < math.inf:
-        raise UsageError(f"epochs is {settings['epochs']}, expected a positive number")
+    if settings["budget"] is None and not 0 < settings["epochs"] <= MOST_EPOCHS:
+        raise UsageError(
+            f"epochs is {settings['epochs']}, expected a positive number of at most "
+            f"{MOST_EPOCHS:,.0f}"
+        )
     if settings["budget"] is not None:
         parse_duration(settings["budget"])
     if not -(2**63) <= settings["seed"] < 2**63:
         raise UsageError(f"seed is {settings['seed']}, expected a number of 64 bits")
-    if settings["image_side"] is not None and settings["image_side"] < 1:
-        raise UsageError(f"image_side is {settings['image_side']}, expected 1 pixel or more")
+    side = settings["image_side"]
+    if side is not None and not 1 <= side <= MOST_SIDE:
+        what = "1 pixel or more" if side < 1 else f"at most {MOST_SIDE:,} pixels"
+        raise UsageError(f"image_side is {side}, expected {what}")
     if not all(0 < epoch < math.inf for epoch in settings.get("keep_epochs", ())):
         kept = ", ".join(map(str, settings["keep_epochs"]))
         raise UsageError(f"keep_epochs are {kept}; each must be a positive number")

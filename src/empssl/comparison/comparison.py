@@ -14,6 +14,7 @@ from empssl.comparison.outcome import Outcome
 from empssl.comparison.protocol import SEED, Protocol, check_alike
 from empssl.comparison.settings import decisive
 from empssl.comparison.table import Table
+from empssl.console import visible
 from empssl.reporting.numerals import numeral
 
 # What seconds depend on besides the method.
@@ -62,7 +63,7 @@ class Comparison:
     @property
     def failures(self) -> list[str]:
         """Which cells failed, and why, in a line each."""
-        return [f"{outcome.cell.name} failed: {outcome.error}" for outcome in self.failed]
+        return [visible(f"{o.cell.name} failed: {o.error}") for o in self.failed]
 
     @property
     def notices(self) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from empssl.comparison.outcome import Outcome
 from empssl.comparison.settings import decisive, differing
 from empssl.comparison.spread import Spread, percent, share
+from empssl.console import visible
 from empssl.models import LAYERS, Layer
 
 EFFORTS = ("patches", "pflop", "seconds")
@@ -76,7 +77,11 @@ class Table:
         lines = [head]
         for row in (*self.rows, *self.baselines):
             lines.append(
-                [row.label, "" if row.n is None else str(row.n), seeds(row)]
+                [
+                    visible(row.label).replace("|", "\\|"),
+                    "" if row.n is None else str(row.n),
+                    seeds(row),
+                ]
                 + [_written(row.efforts.get(name)) for name in efforts]
                 + [_written(row.fill, share) for _ in fill]
                 + [_written(row.scores[column], percent) for column in self.columns]
@@ -112,6 +117,7 @@ def _columns(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     found = dict.fromkeys((row["probe"], row["layer"]) for o in outcomes for row in o.scores)
     probes = list(dict.fromkeys(probe for probe, _ in found))
     layers = [*dict.fromkeys(("head", "backbone", *LAYERS, *reversed(get_args(Layer))))]
+    layers += [layer for _, layer in found if layer not in layers]
     ordered = sorted(found, key=lambda key: (probes.index(key[0]), layers.index(key[1])))
     return tuple(f"{probe} {layer}" for probe, layer in ordered)
 

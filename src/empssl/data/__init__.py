@@ -17,6 +17,7 @@ from empssl.data.split import Division, Split
 from empssl.data.tiny_imagenet import open_tiny_imagenet
 from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError, UsageError, nearest
+from empssl.shapes import MOST_SIDE
 
 __all__ = [
     "NAMES",
@@ -65,19 +66,21 @@ def open_images(
 
     Raises:
         DataError: there is no such data, or none of it can be used.
-        UsageError: `side` is not positive.
+        UsageError: `data` is empty, or `side` is not a number of pixels that an image may have.
     """
-    if side is not None and side < 1:
-        raise UsageError(f"side is {side}, and must be at least 1 pixel")
+    if side is not None and not 1 <= side <= MOST_SIDE:
+        raise UsageError(f"side is {side}, and must be 1 to {MOST_SIDE:,} pixels")
+    if not data.strip():
+        raise UsageError("data is empty: name a data set or a path; this folder is '.'")
     given = {} if side is None else {"side": side}
-    path = Path(data).expanduser()
+    path = _expanded(data)
     if data not in NAMES and data.partition(":")[0] != "imagenet100":
         return _open_path(data, path, split=split, division=division, **given)
     if split == "auto":
         split = "train"
     if data == "digits":
         return open_digits(split=split, **given)
-    where = Path("data" if data_dir is None else data_dir).expanduser()
+    where = _expanded("data" if data_dir is None else data_dir)
     if data in CIFARS:
         return open_cifar(
             data, split=split, data_dir=where, download=download, progress=progress, **given
@@ -87,7 +90,7 @@ def open_images(
             split=split, data_dir=where, download=download, progress=progress, **given
         )
     listed = data.partition(":")[2]
-    classes = Path(listed).expanduser() if listed else None
+    classes = _expanded(listed) if listed else None
     return open_imagenet100(split=split, data_dir=where, classes=classes, **given)
 
 
@@ -113,3 +116,8 @@ def _open_path(data: str, path: Path, **options: Any) -> ImageSet:
         f"'{data}' is {what} and no known name: {nearest(data, NAMES)}; "
         "or give the path of a folder of images or of a .parquet file"
     )
+
+
+def _expanded(path: str | Path) -> Path:
+    """With the home folder of a user who is there; pathlib fails for others."""
+    return Path(os.path.expanduser(path))

@@ -1,6 +1,5 @@
 """What every data set looks like to the rest of the program: square uint8 images by index."""
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from empssl.console import say
 from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.shapes import Images, Valid
 from empssl.transfer import send
@@ -87,7 +87,7 @@ class ImageSet(ABC):
         """Print the notices on the error stream, each once."""
         for notice in self.notices:
             if notice not in self.told:
-                print(f"empssl: {self.name}: {notice}", file=sys.stderr, flush=True)
+                say(f"{self.name}: {notice}")
         self.told |= {*self.notices}
 
 

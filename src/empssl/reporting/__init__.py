@@ -31,6 +31,7 @@ from empssl.reporting.spectrum import spectrum
 from empssl.reporting.spectrum_over_time import spectrum_over_time
 from empssl.run import Run
 from empssl.run_images import PLACE, open_run_images
+from empssl.schema import read_text
 from empssl.storage import replace
 
 __all__ = ["report"]
@@ -149,10 +150,8 @@ def _check_not_poorer(path: Path, shows: list[str], lacking: list[Lack]) -> None
         DataError: there is one.
     """
     try:
-        before = path.read_text()
-    except FileNotFoundError:
-        return
-    except (OSError, UnicodeDecodeError):  # no report of ours
+        before = read_text(path)
+    except CheckpointError:  # there is none, or something that is no report
         return
     said = _SHOWS.search(before)
     # Older reports do not say what they show.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from empssl.comparison.execution import alone
 from empssl.comparison.folder import Folder
@@ -21,6 +21,7 @@ from empssl.reproduction.plan import Plan
 from empssl.reproduction.scale import SCALES
 from empssl.reproduction.scores import Scores
 from empssl.reproduction.untrained import untrained
+from empssl.schema import read_json
 from empssl.storage import replace, writing
 
 __all__ = ["Forecast", "Listing", "Reproduction", "reproduce"]
@@ -140,7 +141,7 @@ def _check_scale(path: Path, scale: str) -> None:
     """
     for name in EXHIBITS:
         file = path / f"{name}.json"
-        if file.is_file() and (found := json.loads(file.read_bytes())["scale"]) != scale:
+        if file.exists() and (found := read_json(file, dict[str, Any])["scale"]) != scale:
             raise UsageError(f"{file} is of the scale {found}; choose another --out for {scale}")
 
 

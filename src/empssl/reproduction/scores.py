@@ -19,11 +19,13 @@ from empssl.evaluation import PROBES, Probe, evaluate
 from empssl.evaluation.features import labeled_images, whitened_features
 from empssl.models import VIEW_LAYERS
 from empssl.models.whitened_patches import WhitenedPatches
+from empssl.records import Accuracies, Seen
 from empssl.reproduction.map import placed
 from empssl.reproduction.plan import Look
 from empssl.reproduction.untrained import Baseline, Untrained
 from empssl.run import Run
-from empssl.storage import replace, writing
+from empssl.schema import read_json
+from empssl.storage import check_no_links, replace, writing
 
 NO_LAYER = "none"
 
@@ -41,10 +43,10 @@ class Scores:
     def find(self, cell: Cell, look: Look) -> dict[str, Any] | None:
         """What was seen, if it is of the network that is there now."""
         run = cell.run
-        file = self.path / cell.name / f"{look.key}.json"
-        if run is None or run.identity is None or not file.is_file():
+        file = check_no_links(self.path, cell.name) / f"{look.key}.json"
+        if run is None or run.identity is None or not file.exists():
             return None
-        found: dict[str, Any] = json.loads(file.read_bytes())
+        found: dict[str, Any] = read_json(file, Seen)
         if found["model"] != _identity(run, look.epoch):
             return None
         return found if look.probe is None or look.probe in found["probes"] else None
@@ -72,7 +74,7 @@ class Scores:
                 )  # fmt: skip
                 content = asdict(found) | {"probes": probes}
             content |= {"model": _identity(run, look.epoch)}
-            folder = self.path / cell.name
+            folder = check_no_links(self.path, cell.name)
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             replace(folder / f"{key}.json", json.dumps(content) + "\n")
@@ -110,15 +112,15 @@ class Scores:
         return all(None not in (row.random, row.whitened) for row in self.begun(it))
 
     def _keep(self, name: str, accuracies: dict[str, float]) -> None:
-        folder = self.path / "untrained"
+        folder = check_no_links(self.path, "untrained")
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         replace(folder / f"{name}.json", json.dumps({"accuracies": accuracies}) + "\n")
 
     def _kept(self, name: str) -> dict[str, float] | None:
         """Accuracies by layer; None where there are none by this probe."""
-        file = self.path / "untrained" / f"{name}.json"
-        found = json.loads(file.read_bytes()) if file.is_file() else {}
+        file = check_no_links(self.path, "untrained") / f"{name}.json"
+        found = read_json(file, Accuracies) if file.exists() else {}
         accuracies: dict[str, float] | None = found.get("accuracies")
         return accuracies
 
