@@ -17,7 +17,7 @@ from empssl.embedding_files import check_out, names_path
 from empssl.errors import StoppedError
 from empssl.models import Layer
 from empssl.pretrained import Encoder
-from empssl.progress import progress, say
+from empssl.progress import progress
 from empssl.run import Run
 from empssl.shapes import Embeddings, Valid
 from empssl.shards import Shards

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from empssl.data.class_counts import printable
+from empssl.data.class_counts import shortened
 from empssl.data.encoded import EncodedImages
 from empssl.data.label_file import NAMES as LABEL_FILES
 from empssl.data.label_file import in_order, labels_beside
@@ -323,7 +323,7 @@ def _counted(reasons: Counter[str]) -> str:
     """The ten most frequent reasons with their counts."""
     counts = sorted(((n, r) for r, n in reasons.items() if n), key=lambda item: (-item[0], item[1]))
     more = sum(n for n, _ in counts[10:])
-    return ", ".join(f"{n} {printable(r)}" for n, r in counts[:10]) + (
+    return ", ".join(f"{n} {shortened(r)}" for n, r in counts[:10]) + (
         f" and {more} more" if more else ""
     )
 
