@@ -4,7 +4,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from empssl import training
 from empssl.data import MemoryImages, open_images
 from empssl.data.duplicates import NEAR_BITS, contents, digests, near, perceptual_hashes
 from empssl.data.images import ImageSet
-from empssl.errors import CheckpointError
+from empssl.errors import CheckpointError, DataError
 from empssl.evaluation import Evaluation
 from empssl.reporting import report
 from empssl.run import Run
@@ -33,12 +33,12 @@ CHEAP: dict[str, Any] = {"probes": ["knn"], "crops": ["grid1"], "layers": ["head
                          "baselines": False}  # fmt: skip
 
 
-def fill(root: Path, kinds: str = "abc", *, first: int = 0) -> Path:
+def fill(root: Path, kinds: Sequence[str] = "abc", *, first: int = 0) -> Path:
     """Twenty images of each class, those of other numbers being others."""
     for kind in kinds:
         (root / kind).mkdir(parents=True)
         for k in range(EACH):
-            number = first + 1000 * ord(kind) + k
+            number = first + 1000 * ord(kind[0]) + k
             (root / kind / f"{k:02d}.png").write_bytes(photo(number, side=SIDE))
     return root
 
@@ -509,3 +509,14 @@ def test_a_set_in_memory_is_listed_whole_but_for_what_cannot_be_read() -> None:
     images = MemoryImages(pixels, name="x", split="all", fingerprint="", valid=valid)
     known = TrainedImages.of(images)
     assert known.holds(pixels).tolist() == [False, True]
+
+
+def test_classes_that_only_the_given_test_part_has_are_named(
+    seen: Path, photos: Path, tmp_path: Path
+) -> None:
+    data = parted(photos, tmp_path / "data")
+    fill(data / "test", ("d\x1b[31m", "e"))
+    with pytest.raises(DataError) as caught:
+        score(seen, data)
+    assert r"have classes d\x1b[31m, e, of which train has no image" in str(caught.value)
+    assert "add train images of them, or take them out of test" in str(caught.value)
