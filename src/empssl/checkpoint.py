@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -202,7 +202,7 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def check_header(stream: BinaryIO, name: str) -> None:
+def check_header(stream: Any, name: str) -> None:
     """See that tensors are not so many that only to list them takes long.
 
     Args:
