@@ -28,7 +28,7 @@ from empssl.errors import (
     UsageError,
     nearest,
 )
-from empssl.schema import plain_yaml
+from empssl.schema import check_references
 from empssl.spec import merge
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def _load(path: str, parser: ArgumentParser, hints: dict[str, Any]) -> Values:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} cannot be read: {error}") from error
     try:
-        plain_yaml(text)
+        check_references(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path}: {' '.join(str(error).split())}") from error
     try:

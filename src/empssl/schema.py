@@ -7,6 +7,7 @@ error that names the file, the field, what it is and what was expected.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -190,17 +191,29 @@ def plain_yaml(text: str | bytes) -> Any:
     """
     import yaml  # most commands read none
 
+    check_references(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def check_references(text: str | bytes) -> None:
+    """See that YAML, if it is any, is not too long and has no references.
+
+    Raises:
+        ValueError: it is, or has.
+    """
+    import yaml
+
     if len(text) > _MOST_YAML:
         raise ValueError(f"{len(text):,} bytes of YAML, at most {_MOST_YAML:,} are read")
-    try:
+    with suppress(yaml.YAMLError):  # whoever parses it says what is wrong
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(
                     f"*{event.anchor} is a reference (alias); write out what it stands for"
                 )
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
 
 
 def read_text(path: Path) -> str:
@@ -269,9 +282,8 @@ def _compound(value: Any, hint: Any, source: str, where: str) -> Any:
         limits: Between = parts[1]
         if not limits.finite and type(value) is float:
             return value
-        found = _checked(value, parts[0], source, where)
-        if limits.low <= value <= limits.high:
-            return found
+        if fits(value, parts[0]) and limits.low <= value <= limits.high:
+            return value
     elif origin in (Union, UnionType):
         for part in parts:
             if fits(value, part):
