@@ -392,9 +392,8 @@ class Run:
         """
         try:
             folder = self._own(folder_name)
-            with writing(folder):
-                folder.mkdir(exist_ok=True)
-                trial = partial_name(folder / "trial")
+            with writing(folder):  # which is made only once there is something to keep
+                trial = partial_name((folder if folder.exists() else self.path) / "trial")
                 write(trial, b"x")
                 trial.unlink()
         except CheckpointError as error:

@@ -75,7 +75,7 @@ def open_images(
     given = {} if side is None else {"side": side}
     path = _expanded(data)
     if data not in NAMES and data.partition(":")[0] != "imagenet100":
-        return _open_path(data, path, split=split, division=division, **given)
+        return _open_path(data, path, split=split, decoding=decoding, division=division, **given)
     if split == "auto":
         split = "train"
     if data == "digits":

@@ -64,12 +64,12 @@ class Embedded:
             DataError: it is no such file, or has no labels.
         """
         path = Path(path)
-        with opened_parquet(path) as file:
-            schema = file.schema_arrow
         try:
+            with opened_parquet(path) as file:
+                schema = file.schema_arrow
             content = json.loads((schema.metadata or {})[b"empssl"])
             made: dict[str, Any] = conform(content, Made, f"what {path} says of itself", DataError)
-        except (KeyError, ValueError, RecursionError) as error:
+        except (KeyError, ValueError, RecursionError, DataError) as error:
             raise DataError(
                 f"{path} is no file of embeddings ({error!r}); write one with `empssl embed`, or "
                 "give a run directory"
