@@ -771,19 +771,16 @@ def test_same_protocol_looks_at_every_end_and_at_equal_epochs_only(tmp_path: Pat
     )
     assert {cell.name for cell in one.runs() if cell.seed == 0} <= {c.name for c in two.runs()}
     assert len(one.runs()) == 3 * 7
-    cost = {cell.name: (cell.patches or 0) * cell.gflop_per_patch for cell in one.runs()}
-    ours = next(cell for cell in one.runs() if cell.n == 16)
-    shares = [
-        cost[cell.name] / cost[ours.name] for cell in one.runs() if not cell.label.startswith("emp")
-    ]
+    ends = [one.pflop(cell, 2.0) for cell in one.runs() if not cell.label.startswith("emp")]
     for cell in one.runs():
         looks = one.looks_at(cell)
         expected = {None} if cell.label.startswith("emp") else {None, 1.0}
         if cell.label.startswith("emp") and cell.n == 16:
-            for share in (share for share in shares if share * EQUAL < 1):
+            places = {at: one.pflop(cell, at) for at in LAPTOP.kept}
+            for end in (end for end in ends if end * EQUAL < places[1.0]):
                 # On both sides of where a rival ends that takes less compute.
-                expected |= {max(at for at in LAPTOP.kept if at <= share)}
-                expected |= {min(at for at in LAPTOP.kept if at >= share)} - {1.0}
+                expected |= {max(at for at, pflop in places.items() if pflop <= end)}
+                expected |= {min(at for at, pflop in places.items() if pflop >= end)} - {1.0}
         assert {look.epoch for look in looks} == expected
         assert {look.crops for look in looks} == {"grid2@0.5", "whole"}
         assert len(looks) == 2 * len(expected)
