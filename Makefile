@@ -8,8 +8,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 .PHONY: demo test check fix slow bench docs planted soak
 
 demo: .venv/installed
-	$(BIN)/empssl train digits --recipe demo --out runs/demo --overwrite
-	$(BIN)/empssl evaluate runs/demo digits
+	$(BIN)/empssl train pentominoes --recipe shapes --out runs/demo --overwrite
+	$(BIN)/empssl evaluate runs/demo pentominoes
 	$(BIN)/empssl report runs/demo
 
 test: .venv/installed

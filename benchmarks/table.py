@@ -293,13 +293,15 @@ def other_table() -> list[str]:
     """Everything else, one line for each claim."""
     demo, flat, step = load("demo"), load("imagenette-folder"), load("step-laptop")
     large, scoring = load("step-resnet18"), load("evaluation-cifar10")
-    random = _values(_untrained(demo), "knn head grid3")
     share = step["share"]
     return [
         "| measured | value | n |",
         "| --- | --- | --- |",
-        f"| demo: k-NN on 360 held-out digits, percent | {_with_range(demo['values'])}, "
-        f"random weights {_with_range(random)} | {demo['n']} |",
+        *(
+            f"| demo: {name} on 500 held-out images of synthetic shapes, percent "
+            f"| {beside_untrained(demo, probe)} | {demo['n']} |"
+            for probe, name in (("knn", "k-NN"), ("linear", "linear probe"))
+        ),
         f"| demo: train, evaluate and report, seconds | "
         f"{_with_range(demo['seconds_train_evaluate_report'])} | {demo['n']} |",
         *(

@@ -136,12 +136,12 @@ def train(
     """Learn an encoder from images without labels.
 
     Args:
-        data: a folder of images, a Parquet file, or digits, cifar10, cifar100, tiny-imagenet or
-            imagenet100. Labels, where there are any, are never used, but by an objective that
-            needs them: supcon.
+        data: a folder of images, a Parquet file, or digits, pentominoes, cifar10, cifar100,
+            tiny-imagenet or imagenet100. Labels, where there are any, are never used, but by an
+            objective that needs them: supcon.
         out: the run directory to make.
-        recipe: demo, fast, laptop (the default), paper or official, either of them also with
-            _imagenet100, or a rival's published CIFAR settings by its objective's name, such as
+        recipe: shapes (synthetic ones), demo, fast, laptop (the default), paper or official, either
+            of the last two also with _imagenet100, or a rival's published CIFAR settings by its objective's name, such as
             simclr. It decides what is not given.
         patches: patches of each image in a step; n in the paper.
         batch: images in a step, over all processes.
