@@ -141,8 +141,8 @@ def train(
             objective that needs them: supcon.
         out: the run directory to make.
         recipe: shapes (synthetic ones), demo, fast, laptop (the default), paper or official, either
-            of the last two also with _imagenet100, or a rival's published CIFAR settings by its objective's name, such as
-            simclr. It decides what is not given.
+            of the last two also with _imagenet100, or a rival's published CIFAR settings by its
+            objective's name, such as simclr. It decides what is not given.
         patches: patches of each image in a step; n in the paper.
         batch: images in a step, over all processes.
         epochs: passes over the data.
