@@ -160,12 +160,6 @@ class Evaluation:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 
-    def record(self) -> dict[str, Any]:
-        """What the run's directory keeps."""
-        content = asdict(self)
-        del content["unkept"]
-        return content
-
     def table(self) -> str:
         """A line for each score, for a person: all of one probe together.
 
