@@ -252,7 +252,7 @@ def evaluate(
         trained_split=config["split"],
     )  # fmt: skip
     try:
-        Run(run).save_evaluation(evaluation.name, evaluation.record())
+        Run(run).save_evaluation(evaluation.name, asdict(evaluation))
     except CheckpointError as error:  # scores that took an hour are shown all the same
         return replace(evaluation, unkept=str(error))
     return evaluation

@@ -161,12 +161,6 @@ class Evaluation:
         unkept = {"unkept": self.unkept} if self.unkept else {}
         return json.dumps(self.record() | unkept, indent=1)
 
-    def record(self) -> dict[str, Any]:
-        """What the run's directory keeps."""
-        content = asdict(self)
-        del content["unkept"]
-        return content
-
     def table(self) -> str:
         """A line for each score, for a person: all of one probe together.
 

@@ -1,7 +1,7 @@
 """How healthy embeddings are, without labels."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def examine(
         ],
     )  # fmt: skip
     try:
-        source.save_quality(quality.name, quality.record())
+        source.save_quality(quality.name, asdict(quality))
     except CheckpointError as error:  # what took long is shown all the same
         return replace(quality, unkept=str(error))
     return quality

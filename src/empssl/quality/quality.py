@@ -68,12 +68,6 @@ class Quality:
         unkept = {"unkept": self.unkept} if self.unkept else {}
         return json.dumps(self.record() | unkept, indent=1)
 
-    def record(self) -> dict[str, Any]:
-        """What the run's directory keeps."""
-        content = asdict(self)
-        del content["unkept"]
-        return content
-
     def table(self) -> str:
         """A line for each reading, for a person."""
         lines = [f"{'measure':16} {'layer':9} {'run':>8} {'random':>8}  {'healthy':8} meaning"]
