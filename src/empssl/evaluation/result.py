@@ -158,8 +158,7 @@ class Evaluation:
         return f"{Path(self.dataset).name}-{unlike}"
 
     def to_json(self) -> str:
-        unkept = {"unkept": self.unkept} if self.unkept else {}
-        return json.dumps(self.record() | unkept, indent=1)
+        return json.dumps(asdict(self), indent=1)
 
     def table(self) -> str:
         """A line for each score, for a person: all of one probe together.

@@ -65,8 +65,7 @@ class Quality:
         return f"{Path(self.dataset).name}-{short_hash([self.dataset, self.protocol])}"
 
     def to_json(self) -> str:
-        unkept = {"unkept": self.unkept} if self.unkept else {}
-        return json.dumps(self.record() | unkept, indent=1)
+        return json.dumps(asdict(self), indent=1)
 
     def table(self) -> str:
         """A line for each reading, for a person."""
