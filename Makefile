@@ -34,8 +34,9 @@ docs: .venv/installed
 planted: .venv/installed
 	$(BIN)/python tests/planted
 
-lowest: .venv/installed
-	$(BIN)/python tests/lowest
+# In .venv-lowest: the lowest versions of pyproject.toml, and those of constraints.txt on each newer Python.
+lowest:
+	$(PYTHON) tests/lowest
 
 soak: .venv/installed
 	$(BIN)/python benchmarks/soak.py --write

@@ -191,3 +191,64 @@ def _rewrite(folder: Path, name: str, content: bytes) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["sha256"][name] = hashlib.sha256(content).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["train", "", "--out", "x"], 2, "DATA is empty"),
+        (["train", "digits", "--out", ""], 2, "--out is empty"),
+        (["evaluate", "", "digits"], 2, "RUN is empty"),
+        (["train", "~nosuchuser/x", "--out", "x"], 3, "no file or folder"),
+        (["train", "z" * 256, "--out", "x"], 3, "no file or folder"),
+        (["train", "digits", "--out", "x" * 256], 4, "too long"),
+        (["evaluate", "x" * 256, "digits"], 4, "too long"),
+        (["train", "digits", "--out", "x", "--epochs", "1e308"], 2, "at most 1,000,000,000"),
+        (["train", "digits", "--out", "x", "--budget", "9" * 300 + "h"], 2, "no duration"),
+        (["train", "digits", "--out", "x", "--image-side", "100000"], 2, "at most 4,096 pixels"),
+        (["train", "digits", "--out", "x", "--views.side", "100000"], 2, "1 to 4,096 pixels"),
+        (["train", "digits", "--out", "x", "--patches", "1000000000"], 2, "at most 100,000"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_in_a_sentence(
+    words: list[str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    fails(words, code, said, capsys=capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_may_lie_where_paths_are_no_text(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "\udcff\x1b[31m" / "run")
+    words = [str(run), "digits", "--probes", "knn", "--no-baselines", "--layers", "head"]
+    assert main(["evaluate", *words]) == 0
+    assert main(["report", str(run), "--images", "20"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.isascii()
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(MemoryError(), 7), (RuntimeError("can't allocate memory: 1 TB"), 7),
+                        (OSError(5, "Input/output error", "/disk/x"), 4)],
+)  # fmt: skip
+def test_what_the_machine_refuses_is_a_sentence(
+    error: Exception, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("empssl.training.open_images", refuse)
+    fails(train("digits", tmp_path / "run"), code, str(error), capsys=capsys)
+
+
+def test_a_configuration_with_references_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "options.yaml").write_text("views: &a {name: patches}\nbackbone: *a\n")
+    words = train("digits", tmp_path / "run", "--config", str(tmp_path / "options.yaml"))
+    fails(words, 2, "*a is a reference", capsys=capsys)

@@ -342,3 +342,22 @@ def test_reading_a_run_leaves_a_write_in_progress_alone(run: Run) -> None:
     partial.mkdir()
     run.load_model()
     assert partial.exists()
+
+
+def test_weights_of_another_type_are_refused_and_of_one_that_is_allowed_converted() -> None:
+    module = nn.Linear(2, 2)
+    weights = {name: t.double() for name, t in module.state_dict().items()}
+    with pytest.raises(CheckpointError, match="weight is float64, expected float32"):
+        load_strictly(module, weights, "here")
+    load_strictly(module, weights, "here", also=(torch.float64,))
+    with pytest.raises(CheckpointError, match="weight is int8, expected float32"):
+        load_strictly(module, weights | {"weight": torch.zeros(2, 2, dtype=torch.int8)}, "here",
+                      also=(torch.float64,))  # fmt: skip
+
+
+def test_a_schema_that_is_no_number_is_refused(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for schema in (float("nan"), True, "1", 0, None):
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"schema": schema}))
+        with pytest.raises(CheckpointError, match="schema is"):
+            read(folder)

@@ -407,3 +407,21 @@ def test_a_documented_command_is_one_the_program_takes(line: str) -> None:
     several = [value for key in ("runs", "exhibits") for value in values.get(key, [])]
     given = [values.get("run"), values.get("data"), *several]
     assert words[0].startswith("--") or words[0] in given
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])
+def test_a_verb_of_one_process_prints_whatever_a_launcher_calls_it(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(empssl), "evaluate", score)
+    monkeypatch.setenv(name, "1")
+    assert cli.main(["evaluate", "run", "digits"]) == 0
+    assert "97.5" in capsys.readouterr().out
+
+
+def test_names_from_data_move_no_cursor(
+    verb: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb(fail_with(empssl.errors.DataError("bad class '\x1b[2J\x9b'")))
+    assert cli.main(["train"]) == 3
+    assert r"bad class '\x1b[2J\x9b'" in capsys.readouterr().err

@@ -342,3 +342,14 @@ def test_a_folder_that_takes_no_files_is_told_before_anything_is_read(
     monkeypatch.setattr(Encoder, "from_pretrained", lambda *_, **__: pytest.fail("it was read"))
     with pytest.raises(CheckpointError, match="no file can be made in /proc"):
         embed(tiny_run, "digits", out="/proc/out.csv")
+
+
+def test_what_is_no_file_is_not_replaced(tiny_run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.parquet"
+    mine.write_text("years of work")
+    (tmp_path / "link.parquet").symlink_to(mine)
+    os.mkfifo(tmp_path / "pipe.parquet")
+    for name in ("link.parquet", "pipe.parquet"):
+        with pytest.raises(UsageError, match="is not replaced"):
+            embed(tiny_run, "digits", out=tmp_path / name, overwrite=True)
+    assert mine.read_text() == "years of work"

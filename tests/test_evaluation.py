@@ -238,3 +238,22 @@ def test_training_beats_random_weights_on_digits(tmp_path: Path) -> None:
         for layer in ("backbone", "head"):
             trained = accuracy(list(found.results), probe, layer)
             assert trained > accuracy(list(random), probe, layer) + 1
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "examine"])
+def test_what_cannot_be_kept_is_said_first_and_shown(
+    verb: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    for folder in ("evaluations", "quality"):
+        shutil.rmtree(run / folder, ignore_errors=True)
+        (run / folder).write_text("a file")
+    words = {
+        "evaluate": ["evaluate", str(run), "digits", "--probes", "knn", "--no-baselines"],
+        "examine": ["examine", str(run), "--images", "20", "--views", "2", "--no-random"],
+    }
+    assert main(words[verb]) == 4
+    said, error = capsys.readouterr()
+    assert "head" in said
+    assert said.splitlines()[-1].startswith("not kept: ")
+    assert "will be shown and not kept" in error.splitlines()[0]

@@ -1,13 +1,16 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny import start
 
+from empssl import storage
 from empssl.checkpoint import Checkpoint
 from empssl.errors import CheckpointError, RunInUseError, UsageError
 from empssl.run import Run
@@ -232,3 +235,61 @@ def test_a_damaged_model_is_refused_and_can_be_written_again(run: Run) -> None:
         run.load_model()
     run.save_model(numbered(3))
     assert int(run.load_model()[0].tensors["model"]["w"]) == 3
+
+
+# What is left behind, and what cannot be kept
+
+
+def dead_process() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(run: Run) -> None:
+    path = run.save_evaluation("first", {"dataset": "x"})
+    alive, dead = (
+        storage.partial_name(path),
+        path.with_name(storage.partial_name(path).name.rpartition("-")[0] + f"-{dead_process()}"),
+    )
+    for partial in (alive, dead):
+        partial.write_text("half")
+    run.save_evaluation("second", {"dataset": "x"})
+    assert (alive.exists(), dead.exists()) == (True, False)
+
+
+def test_whether_something_can_be_kept_is_known_before(run: Run) -> None:
+    assert run.why_not_kept("evaluations") == ""
+    assert list((run.path / "evaluations").iterdir()) == []
+    (run.path / "quality").write_text("a file")
+    assert "quality could not be written" in run.why_not_kept("quality")
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "ü" * 200, "中" * 255, "\udcff" * 200])
+def test_long_names_are_shortened_and_stay_apart(name: str, run: Run) -> None:
+    for ending in ("a", "b"):
+        run.save_evaluation(f"{name}{ending}", {"dataset": "x"})
+    assert len(run.evaluations()) == 2
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab", "r+b", "a+b"])
+def test_what_is_no_file_of_its_own_is_not_written_to(mode: Any, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("years of work")
+    os.symlink(mine, tmp_path / "link")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    os.link(mine, tmp_path / "hard")
+    for name in ("link", "pipe", "folder", "hard"):
+        with pytest.raises(OSError, match=name):
+            storage.open_regular(tmp_path / name, mode)
+    assert mine.read_text() == "years of work"
+
+
+def test_a_file_that_the_user_names_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("text")
+    os.symlink(tmp_path / "mine", tmp_path / "link")
+    with storage.open_regular(tmp_path / "link", follow=True) as file:
+        assert file.read() == b"text"
+    with pytest.raises(OSError, match="is a link"):
+        storage.open_regular(tmp_path / "link")

@@ -85,6 +85,23 @@ def typed(words: list[str]) -> None:
     __main__.run()
 
 
+def without_log(kind: str, words: list[str]) -> None:
+    """A command whose error stream is full, has no reader any more, or was closed."""
+    if kind == "closed":
+        os.close(2)
+        sys.stderr = None
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        handle = writer if kind == "gone" else os.open("/dev/full", os.O_WRONLY)
+        os.dup2(handle, 2)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    try:
+        typed(words)
+    finally:  # for whoever reads what a victim said
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for the rest of its life)
+
+
 def in_fours() -> None:
     """Have images embedded four at a time."""
     Encoder.batches = lambda self, count: (  # type: ignore[method-assign]

@@ -3,7 +3,11 @@
 How long that takes is told in steps: no test here has a clock.
 """
 
+import os
 import signal
+import socket
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,3 +134,36 @@ def test_a_second_signal_ends_it_at_once_and_the_checkpoint_before_is_good(
     assert Run(run).load_checkpoint()[0].state["step"] == 1
     finish(images, run)
     assert set(mismatches(whole, run)) <= {"config.yaml"}
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_process_that_waits_for_others_says_so_and_ends_at_a_signal(
+    number: signal.Signals, quick: Path
+) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))  # takes the connection, and never answers
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(silent.getsockname()[1]), "RANK": "1",
+        "LOCAL_RANK": "1", "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "empssl", "train", "digits", "--out", str(quick / "run")],
+        env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with silent, silent.accept()[0]:
+        process.send_signal(number)
+        _, error = process.communicate()
+    assert process.returncode == SIGNALS[number]
+    assert "interrupted while waiting for the 2 processes of this run" in error.splitlines()[-1]
+
+
+# A log that nobody reads any more
+
+
+@pytest.mark.parametrize("log", ["full", "gone", "closed"])
+def test_training_goes_on_without_its_error_stream(
+    log: str, images: Path, whole: Path, quick: Path
+) -> None:
+    end = Victim(lives.without_log, log, lives.train_command(images, quick / "run")).end()
+    assert end.code == 0
+    assert set(mismatches(whole, quick / "run")) <= {"config.yaml"}
