@@ -452,9 +452,9 @@ def test_near_copies_are_counted_where_that_is_asked_for(
     run = short(tmp_path / "run", train, image_side=48)
     asked, plain = (score(run, test, near_copies=near) for near in (True, False))
     assert asked.images["test"].near_trained_on == asked.images["test"].used == 40
-    assert "40 of 40 test images nearly equal an image that the encoder was" in asked.table()
+    assert "40 of 40 test images are near copies of images that the encoder was" in asked.table()
     assert plain.images["test"].near_trained_on is None
-    assert "nearly equal" not in plain.table()
+    assert "near copies" not in plain.table()
     assert asked.name == plain.name
 
 

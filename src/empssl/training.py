@@ -537,9 +537,9 @@ class Training:
         if isinstance(self.images, MemoryImages):
             return
         every, self.drawn = gathered(self.drawn), []
-        if self.trained is not None:
-            self.trained.add(torch.cat([self.trained.rows[:0], *chain(*every)]))
-        self._write_list()
+        if self.trained is not None and any(every):
+            self.trained.add(torch.cat([*chain(*every)]))
+            self._write_list()
 
     def _near_constant(self) -> dict[str, int]:
         """Of some images, evenly spread, how many have next to nothing to see; tells if many do."""

@@ -209,8 +209,8 @@ class Evaluation:
             return lines
         if test.near_trained_on is not None:
             lines.append(
-                f"{test.near_trained_on} of {test.used} test images nearly equal an image that the "
-                "encoder was trained on, and are none"
+                f"{test.near_trained_on} of {test.used} test images are near copies of images that "
+                "the encoder was trained on"
             )
         if test.trained_on:
             advice = "; train with --split train to leave them out"
