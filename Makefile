@@ -8,8 +8,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 .PHONY: demo test check fix slow bench docs planted soak attack lowest
 
 demo: .venv/installed
-	$(BIN)/empssl train digits --recipe demo --out runs/demo --overwrite
-	$(BIN)/empssl evaluate runs/demo digits
+	$(BIN)/empssl train pentominoes --recipe shapes --out runs/demo --overwrite
+	$(BIN)/empssl evaluate runs/demo pentominoes
 	$(BIN)/empssl report runs/demo
 
 test: .venv/installed
@@ -37,9 +37,8 @@ planted: .venv/installed
 attack: .venv/installed
 	$(BIN)/python benchmarks/attack.py --write
 
-# In .venv-lowest: the lowest versions of pyproject.toml, and those of constraints.txt on each newer Python.
-lowest:
-	$(PYTHON) tests/lowest
+lowest: .venv/installed
+	$(BIN)/python tests/lowest
 
 soak: .venv/installed
 	$(BIN)/python benchmarks/soak.py --write

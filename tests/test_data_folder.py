@@ -1,4 +1,5 @@
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -271,6 +272,152 @@ def test_strange_names_are_read(tmp_path: Path) -> None:
     assert images.read(range(len(images))).valid.all()
 
 
+# What the files are.
+
+
+def test_the_content_says_what_is_an_image_whatever_it_is_called(tmp_path: Path) -> None:
+    picture = Image.open(fill(tmp_path, "0.png") / "0.png")
+    kinds = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+    for kind in kinds:
+        (tmp_path / f"{kind}.dat").write_bytes(encoded(picture, kind))
+        (tmp_path / f"plain_{kind}").write_bytes(encoded(picture, kind))
+    others = {"notes.txt": b"P6 is a format", "BM": b"BM is short for bitmap, and more", "x": b"",
+              "raw.nef": encoded(picture, "TIFF"), "video.mp4": b"\0\0\0 ftypisom"}  # fmt: skip
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    images = open_images(str(tmp_path), split="all", side=8)
+    assert len(images) == 15
+    assert images.read(range(15)).valid.all()
+    assert images.files == (
+        "15 image files, 14 by their content (7 .dat, 7 no extension); "
+        "left out: 2 no extension, 1 .mp4, 1 .nef, 1 .txt"
+    )
+
+
+def test_a_pipe_without_an_extension_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(fill(tmp_path, "1.png") / "pipe")
+    assert open_images(str(tmp_path), split="all").files.endswith("left out: 1 no extension")
+
+
+def test_every_file_is_used_or_counted_by_what_keeps_it_out(tmp_path: Path) -> None:
+    root = fill(tmp_path, "1.png", ".2.png", ".git/3.png", "@eaDir/1.png/thumb.jpg", "sub/4.png")
+    (root / "link.png").symlink_to(root / "1.png")
+    (root / "sub" / "up").symlink_to(root)
+    (root / "read.me").write_text("text")
+    images = open_images(str(root), split="all", side=8)
+    assert len(images) == 2
+    assert images.files == (
+        "2 image files; left out: 2 hidden, 1 .me, 1 folder of thumbnails, 1 link back to a "
+        "folder, 1 link to a listed file"
+    )
+    assert open_images(str(fill(tmp_path / "clean", "1.png")), split="all").files == ""
+
+
+def test_images_beside_the_folders_of_the_splits_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png", "more/5.png")
+    for split in ("train", "test", "all"):
+        found = open_images(str(tmp_path), split=split, side=8).files  # type: ignore[arg-type]
+        assert found == "4 image files; left out: 1 beside the folders of the splits"
+
+
+# Links.
+
+
+def links(root: Path, hard: bool, **folders: list[str]) -> Path:
+    for folder, names in folders.items():
+        for name in names:
+            path = root / folder.replace("_", "/") / Path(name).name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(root / name, path) if hard else path.symlink_to(root / name)
+    return root
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_splits_that_are_links_into_a_folder_are_not_lost(hard: bool, tmp_path: Path) -> None:
+    stored = [f"images/{k}.png" for k in range(6)]
+    root = links(fill(tmp_path, *stored), hard, train_a=stored[:2], train_b=stored[2:4],
+                 val_a=stored[4:5], val_b=stored[5:])  # fmt: skip
+    parts = [open_images(str(root), split=split, side=8) for split in ("train", "test")]
+    assert [(len(images), images.class_names, images.part) for images in parts] == [
+        (4, ("a", "b"), "train"), (2, ("a", "b"), "val"),
+    ]  # fmt: skip
+
+
+def test_a_split_that_is_a_link_to_another_keeps_its_images(tmp_path: Path) -> None:
+    root = fill(tmp_path, "train/a/1.png", "train/b/2.png")
+    (root / "val").symlink_to(root / "train")
+    assert names(root, "train") == ["train/a/1.png", "train/b/2.png"]
+    assert names(root, "test") == ["val/a/1.png", "val/b/2.png"]
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_a_file_in_two_classes_counts_in_both_and_once_in_each(hard: bool, tmp_path: Path) -> None:
+    root = links(fill(tmp_path, "a/1.png", "b/2.png"), hard, b=["a/1.png"], a_again=["a/1.png"])
+    images = open_images(str(root), split="all", side=8)
+    assert names(root) == ["a/1.png", "b/1.png", "b/2.png"]
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 1, 1]
+    assert images.files.endswith("1 link to a listed file")
+
+
+def test_links_to_folders_around_them_end_however_many_there_are(tmp_path: Path) -> None:
+    root = fill(tmp_path, "a/1.png", "b/2.png", "c/3.png")
+    for one in "abc":
+        for other in "abc":
+            (root / one / f"to-{other}").symlink_to(root / other)
+    assert len(list_images(root).sizes) == 3
+
+
+# Labels in a table.
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "file_name,label\n1.png,ant\n2.png,bee\nsub/3.png,ant\n"),
+        ("labels.csv", "\ufefffilename;Class\n1.png;ant\n2.png;bee\nsub\\3.png;ant\n"),
+        ("metadata.jsonl", "".join(f'{{"file_name": "{n}", "label": "{c}", "x": []}}\n' for n, c in
+                                   (("1.png", "ant"), ("2.png", "bee"), ("sub/3.png", "ant")))),
+    ],
+)  # fmt: skip
+def test_a_table_beside_the_images_labels_them(name: str, text: str, tmp_path: Path) -> None:
+    root = fill(tmp_path, "1.png", "2.png", "sub/3.png", "sub/4.png")
+    (root / name).write_text(text, encoding="utf-8")
+    images = open_images(str(root), split="all", side=8)
+    assert images.class_names == ("ant", "bee")
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 1, 0, -1]
+
+
+def test_each_split_may_have_a_table_of_its_own(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (fill(tmp_path, f"{part}/1.png", f"{part}/2.png") / part / "metadata.csv").write_text(
+            "file_name,label\n1.png,10\n2.png,9\n"
+        )
+    images = open_images(str(tmp_path), split="test", side=8)
+    assert (images.class_names, images.part) == (("9", "10"), "test")
+    assert images.labels is not None
+    assert images.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file_name,label\nother.png,a\n", r"labels.csv in .* names none of its 2 images"),
+        ("file_name,label\n1.png,a\n1.png,b\n", r"gives '1.png' the labels 'a' and 'b'"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_an_error(text: str, message: str, tmp_path: Path) -> None:
+    (fill(tmp_path, "1.png", "2.png") / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_images(str(tmp_path), split="all")
+
+
+def test_a_table_without_labels_changes_nothing(tmp_path: Path) -> None:
+    (fill(tmp_path, "a/1.png", "b/2.png") / "metadata.csv").write_text("file_name,text\nx,y\n")
+    assert open_images(str(tmp_path), split="all").class_names == ("a", "b")
+
+
 def test_missing_folder_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file or folder") as caught:
         open_images(str(tmp_path / "nowhere"), split="all")
@@ -287,10 +434,9 @@ def test_long_path_is_a_data_error() -> None:
         open_images("x" * 5000, split="all")
 
 
-def test_folder_that_cannot_be_listed_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root, scandir = fill(tmp_path, "a/1.png", "b/2.png"), os.scandir
+@pytest.fixture
+def closed_b(monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
 
     def refuse_b(path: Path) -> object:
         if str(path).endswith("b"):
@@ -298,14 +444,27 @@ def test_folder_that_cannot_be_listed_is_named(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse_b)
-    with pytest.raises(DataError, match=r"cannot list .*/b': Permission denied"):
-        open_images(str(root), split="all")
+
+
+@pytest.mark.usefixtures("closed_b")
+def test_a_folder_that_cannot_be_listed_is_told_and_passed_over(tmp_path: Path) -> None:
+    images = open_images(str(fill(tmp_path, "a/1.png", "b/2.png", "c/3.png")), split="all")
+    assert images.class_names == ("a", "c")
+    assert re.search(r"2 image files; left out: none; cannot list '.*/b': Permission", images.files)
+
+
+@pytest.mark.usefixtures("closed_b")
+def test_where_nothing_else_is_left_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DataError, match=r"found no files; cannot list .*/b': Permission denied"):
+        open_images(str(fill(tmp_path, "b/2.png")), split="all")
 
 
 def test_folder_of_others_says_what_was_found(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.MP4", "c.txt", "README", ".hidden.jpg"):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"found 2 \.mp4, 1 \.txt, 1 no extension"):
+    with pytest.raises(DataError, match=r"found 2 \.mp4, 1 \.txt, 1 hidden, 1 no extension"):
         open_images(str(tmp_path), split="all")
 
 

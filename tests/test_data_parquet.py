@@ -244,6 +244,75 @@ def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
         open_parquet(file, split="all", limit_bytes=100)
 
 
+KINDS = [
+    (pa.string(), ["bee", "ant", None, "bee"], ("ant", "bee"), [1, 0, -1, 1]),
+    (pa.large_string(), ["bee", "ant", None, "bee"], ("ant", "bee"), [1, 0, -1, 1]),
+    (pa.string(), ["10", "9", None, "10"], ("9", "10"), [1, 0, -1, 1]),
+    (pa.bool_(), [True, False, None, True], ("False", "True"), [1, 0, -1, 1]),
+    (pa.float64(), [3.0, 0.0, None, 3.0], (), [3, 0, -1, 3]),
+    (pa.uint8(), [3, 0, None, 3], (), [3, 0, -1, 3]),
+]
+
+
+def labelled(path: Path, labels: Any, first: int = 0) -> Path:
+    images = pa.array([cell(first + k) for k in range(len(labels))], IMAGE)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    pq.write_table(pa.table({"image": images, "label": labels}), path)
+    return path
+
+
+@pytest.mark.parametrize("as_dictionary", [True, False])
+@pytest.mark.parametrize(("kind", "values", "names", "numbers"), KINDS)
+def test_labels_of_every_type_are_classes(
+    kind: pa.DataType, values: list[Any], names: tuple[str, ...], numbers: list[int],
+    as_dictionary: bool, tmp_path: Path,
+) -> None:  # fmt: skip
+    column = pa.array(values, kind)
+    file = labelled(tmp_path / "x.parquet", column.dictionary_encode() if as_dictionary else column)
+    images = open_images(str(file), split="all", side=12)
+    assert images.class_names == names
+    assert images.labels is not None
+    assert images.labels.tolist() == numbers
+
+
+def test_text_means_the_same_class_in_every_part(tmp_path: Path) -> None:
+    labelled(tmp_path / "train.parquet", pa.array(["b", "c", "b"]))
+    labelled(tmp_path / "test.parquet", pa.array(["c", "a"]), first=9)
+    parts = [open_images(str(tmp_path), split=split, side=12) for split in ("train", "test")]
+    assert {images.class_names for images in parts} == {("a", "b", "c")}
+    assert [images.labels.tolist() for images in parts if images.labels is not None] == [
+        [1, 2, 1], [2, 0],
+    ]  # fmt: skip
+
+
+def test_measured_values_are_no_classes(tmp_path: Path) -> None:
+    file = labelled(tmp_path / "x.parquet", pa.array([0.5, 1.0]))
+    assert open_images(str(file), split="all").labels is None
+
+
+def test_a_test_part_may_be_without_labels(tmp_path: Path) -> None:
+    labelled(tmp_path / "train.parquet", pa.array([0, 1, 1]))
+    write(tmp_path / "test.parquet", [cell(7), cell(8)])
+    parts = [open_images(str(tmp_path), split=split, side=12) for split in ("train", "test", "all")]
+    assert [images.labels.tolist() for images in parts if images.labels is not None] == [
+        [0, 1, 1], [-1, -1], [0, 1, 1, -1, -1],
+    ]  # fmt: skip
+
+
+def test_a_file_without_rows_is_a_data_error(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", [], labels=[])
+    for split in ("train", "test", "all", "auto"):
+        with pytest.raises(DataError, match=r"x.parquet' has no rows"):
+            open_images(str(tmp_path / "x.parquet"), split=split)  # type: ignore[arg-type]
+
+
+def test_files_of_neither_split_are_counted(tmp_path: Path) -> None:
+    for name in ("train", "test", "valley"):
+        write(tmp_path / f"{name}.parquet", [cell(0), cell(1)], labels=[0, 1])
+    images = open_images(str(tmp_path), split="train", side=12)
+    assert images.files == "2 parquet files; left out: 1 of neither train nor test"
+
+
 def test_imagenette_is_read() -> None:
     if not REAL.is_dir():
         pytest.skip(f"REAL PARQUET NOT CHECKED: no {REAL}")

@@ -1,6 +1,7 @@
 """One range of values for all images of a data set, from training to whoever uses the run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -226,10 +227,13 @@ def test_test_images_are_read_by_the_range_of_the_train_images(
 ) -> None:
     """Where the run's own images decided none."""
     for part, brightest in (("train", 4000), ("test", 1000)):
-        (tmp_path / part).mkdir()
+        (tmp_path / "data" / part).mkdir(parents=True)
         for name in ("a", "b"):
-            write(tmp_path / part / name, *(cells(number, brightest) for number in range(8)))
-    empssl.evaluate(tiny_run, str(tmp_path), probes=["knn"], crops=["whole"], baselines=False)
+            write(
+                tmp_path / "data" / part / name, *(cells(number, brightest) for number in range(8))
+            )
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    empssl.evaluate(run, str(tmp_path / "data"), probes=["knn"], crops=["whole"], baselines=False)
     assert capfd.readouterr().err.count("become black to white") == 1
 
 
@@ -279,7 +283,7 @@ def test_a_model_that_says_no_range_is_refused(
     content = checkpoint.read(microscope[0] / "model")
     content.state["decoding"] = {"range": ["dark", "light"]}
     checkpoint.write(tmp_path / "model", content)
-    with pytest.raises(CheckpointError, match="range is dark light"):
+    with pytest.raises(CheckpointError, match=r"decoding\.range is a list of 2, expected"):
         Encoder.from_pretrained(tmp_path / "model")
 
 

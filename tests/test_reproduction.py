@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from empssl import cli, reproduction, training
 from empssl.bag import Crops
 from empssl.comparison.folder import Folder
 from empssl.errors import CellsFailedError, StoppedError, UsageError
+from empssl.evaluation import Probe
 from empssl.models import build_network
 from empssl.reproduction import Forecast, Reproduction, forecast, scores
 from empssl.reproduction import finding as finding_module
@@ -24,6 +26,7 @@ from empssl.reproduction import reproduce as reproduce_any
 from empssl.reproduction.claim_table import paragraphs
 from empssl.reproduction.claims import (
     BASES,
+    EQUAL,
     Basis,
     ClaimResult,
     Pairwise,
@@ -420,6 +423,23 @@ def test_baselines_of_each_probe_are_kept_apart(made: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("probe", ["linear", "linear_sgd", "ridge", "knn"])
+def test_whitened_patches_are_scored_by_the_probe_of_the_rows_above(
+    probe: Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of so few digits two probes can agree by chance; here each has a number of its own."""
+    accuracies = {name: float(at) for at, name in enumerate(scores.PROBES)}
+
+    def scorer(accuracy: float) -> Callable[..., SimpleNamespace]:
+        return lambda *_, **__: SimpleNamespace(accuracy=accuracy)
+
+    stubs = {name: scorer(accuracy) for name, accuracy in accuracies.items()}
+    monkeypatch.setattr(scores, "PROBES", stubs)
+    [cell, *_] = plan_of(tmp_path, "figure6").runs()
+    it = Untrained("cifar10", cell, Look("digits", 0.0, "whole", probe))
+    assert scores._whitened(it, 16) == accuracies[probe]
+
+
 def test_random_weights_of_both_sides_of_a_claim_are_the_same_network() -> None:
     """At the layers that are probed: what one row says of a network holds for all."""
     ours, theirs = (
@@ -751,11 +771,16 @@ def test_same_protocol_looks_at_every_end_and_at_equal_epochs_only(tmp_path: Pat
     )
     assert {cell.name for cell in one.runs() if cell.seed == 0} <= {c.name for c in two.runs()}
     assert len(one.runs()) == 3 * 7
+    ends = [one.pflop(cell, 2.0) for cell in one.runs() if not cell.label.startswith("emp")]
     for cell in one.runs():
         looks = one.looks_at(cell)
         expected = {None} if cell.label.startswith("emp") else {None, 1.0}
         if cell.label.startswith("emp") and cell.n == 16:
-            expected |= {0.3, 0.6}  # where rivals that take less compute end
+            places = {at: one.pflop(cell, at) for at in LAPTOP.kept}
+            for end in (end for end in ends if end * EQUAL < places[1.0]):
+                # On both sides of where a rival ends that takes less compute.
+                expected |= {max(at for at, pflop in places.items() if pflop <= end)}
+                expected |= {min(at for at, pflop in places.items() if pflop >= end)} - {1.0}
         assert {look.epoch for look in looks} == expected
         assert {look.crops for look in looks} == {"grid2@0.5", "whole"}
         assert len(looks) == 2 * len(expected)

@@ -94,7 +94,10 @@ def test_a_resumed_run_has_each_spectrum_once(tiny_run: Path, tmp_path: Path) ->
     folder = next((out / "checkpoints").glob("step-*"))
     assert folder.name == "step-000000006"
     with open(out / "metrics.jsonl", "a") as file:
-        file.write(json.dumps({**whole[-1], "step": 6, "spectrum": [9.0]}) + "\n")
+        file.write(
+            json.dumps({**whole[-1], "step": 6, "spectrum": [9.0] * len(whole[-1]["spectrum"])})
+            + "\n"
+        )
     train("digits", out=out, resume=True)
     assert metrics(out) == whole
 

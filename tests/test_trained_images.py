@@ -4,7 +4,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from empssl import training
 from empssl.data import MemoryImages, open_images
 from empssl.data.duplicates import NEAR_BITS, contents, digests, near, perceptual_hashes
 from empssl.data.images import ImageSet
-from empssl.errors import CheckpointError
+from empssl.errors import CheckpointError, DataError
 from empssl.evaluation import Evaluation
 from empssl.reporting import report
 from empssl.run import Run
@@ -33,12 +33,12 @@ CHEAP: dict[str, Any] = {"probes": ["knn"], "crops": ["grid1"], "layers": ["head
                          "baselines": False}  # fmt: skip
 
 
-def fill(root: Path, kinds: str = "abc", *, first: int = 0) -> Path:
+def fill(root: Path, kinds: Sequence[str] = "abc", *, first: int = 0) -> Path:
     """Twenty images of each class, those of other numbers being others."""
     for kind in kinds:
         (root / kind).mkdir(parents=True)
         for k in range(EACH):
-            number = first + 1000 * ord(kind) + k
+            number = first + 1000 * ord(kind[0]) + k
             (root / kind / f"{k:02d}.png").write_bytes(photo(number, side=SIDE))
     return root
 
@@ -265,6 +265,18 @@ def test_the_list_takes_sixteen_bytes_an_image() -> None:
     assert (len(again.rows), again.whole) == (50_000, True)
 
 
+@pytest.mark.parametrize("at", [(0, 0, 0), (1, 7, 8), (2, 15, 15)])
+def test_one_pixel_makes_another_image(at: tuple[int, int, int]) -> None:
+    pixels = torch.randint(
+        0, 256, (1, 3, 16, 16), generator=torch.Generator().manual_seed(0)
+    ).byte()
+    other = pixels.clone()
+    other[0][at] ^= 1
+    known = TrainedImages(contents(pixels), whole=True)
+    assert known.holds(torch.cat([pixels, other])).tolist() == [True, False]
+    assert known.nearly_holds(other).all()
+
+
 def test_images_that_cannot_be_read_were_not_trained_on(tmp_path: Path) -> None:
     data = fill(tmp_path / "photos")
     (data / "a" / "zz.png").write_bytes(b"no picture")
@@ -272,6 +284,24 @@ def test_images_that_cannot_be_read_were_not_trained_on(tmp_path: Path) -> None:
     known = Run(run).trained_images
     assert known is not None
     assert len(known.rows) == 60
+
+
+def test_embeddings_in_files_keep_what_was_trained_on(
+    photos: Path, seen: Path, blind: Path, tmp_path: Path
+) -> None:
+    for run, expected in ((seen, 8), (blind, 0)):
+        files = [
+            empssl.embed(run, str(photos), out=tmp_path / f"{run.parent.name}-{part}.parquet",
+                         split=part, crops="grid1")  # type: ignore[arg-type]
+            for part in ("train", "test")
+        ]  # fmt: skip
+        assert pq.read_table(files[0])["trained_on"].to_pylist() == [True] * 52
+        found = empssl.evaluate(files[0], str(files[1]), probes=["knn"])
+        assert found.images["test"].trained_on == expected
+        assert f"trained on {expected} of 8 test images" in found.table()
+    old = pq.read_table(files[1]).drop_columns("trained_on")
+    pq.write_table(old, files[1])
+    assert "cannot be told" in empssl.evaluate(files[0], str(files[1]), probes=["knn"]).table()
 
 
 # Sets that do not fit in memory.
@@ -479,3 +509,14 @@ def test_a_set_in_memory_is_listed_whole_but_for_what_cannot_be_read() -> None:
     images = MemoryImages(pixels, name="x", split="all", fingerprint="", valid=valid)
     known = TrainedImages.of(images)
     assert known.holds(pixels).tolist() == [False, True]
+
+
+def test_classes_that_only_the_given_test_part_has_are_named(
+    seen: Path, photos: Path, tmp_path: Path
+) -> None:
+    data = parted(photos, tmp_path / "data")
+    fill(data / "test", ("d\x1b[31m", "e"))
+    with pytest.raises(DataError) as caught:
+        score(seen, data)
+    assert r"have classes d\x1b[31m, e, of which train has no image" in str(caught.value)
+    assert "add train images of them, or take them out of test" in str(caught.value)

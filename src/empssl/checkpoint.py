@@ -7,7 +7,7 @@ failed write leaves the checkpoints before it as they were.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,29 +202,29 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def check_header(stream: Any, name: str) -> None:
+def check_header(read: Callable[[int], bytes], name: str) -> None:
     """See that tensors are not so many that only to list them takes long.
 
     Args:
-        stream: of safetensors, at its beginning.
+        read: so many bytes of safetensors, from the beginning.
         name: for the message.
 
     Raises:
         ValueError: they are.
     """
-    length = int.from_bytes(stream.read(8), "little")
+    length = int.from_bytes(read(8), "little")
     if length > _MOST_HEADER:
         raise ValueError(
             f"{name} has a header of {length:,} bytes, at most {_MOST_HEADER:,} are read"
         )
-    count = len(json.loads(stream.read(length)))
+    count = len(json.loads(read(length)))
     if count > MOST_TENSORS:
         raise ValueError(f"{name} has {count:,} tensors, at most {MOST_TENSORS:,} are read")
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     with open_regular(file) as stream:
-        check_header(stream, file.name)
+        check_header(stream.read, file.name)
         try:
             str(file).encode()
         except UnicodeEncodeError:  # a path that safetensors cannot take

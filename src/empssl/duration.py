@@ -28,7 +28,7 @@ def format_duration(seconds: int | float) -> str:
     """A length of time as `parse_duration` reads it, in one or two of its units.
 
     >>> [format_duration(seconds) for seconds in (3.2, 90, 5400, 200_000)]
-    ['3s', '1m30s', '1h30m', '2d8h']
+    ['3s', '1m30s', '1h30m', '2d7h']
     """
     left = max(1, round(seconds))
     words: list[str] = []

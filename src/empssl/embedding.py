@@ -4,22 +4,26 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from empssl.bag import Crops
 from empssl.console import say
 from empssl.data import BadSample, BadSamples, Split, open_images
+from empssl.data.images import ImageBatch
 from empssl.data.value_range import RangeWords
 from empssl.embedding_files import check_out, names_path
 from empssl.errors import StoppedError
 from empssl.models import Layer
 from empssl.pretrained import Encoder
 from empssl.progress import progress
+from empssl.run import Run
 from empssl.shapes import Embeddings, Valid
 from empssl.shards import Shards
 from empssl.stop import stop_requests
 from empssl.storage import writing
+from empssl.trained_images import TrainedImages
 
 
 def embed(
@@ -41,12 +45,15 @@ def embed(
     """Write one embedding an image to a file: Parquet, CSV or NumPy.
 
     Row i is image i, and the ending of the file's name says what is written. The columns of a
-    .parquet file are `index`, `name`, `label` (where there are labels), `valid` and `embedding`; an
-    image that could not be read has `valid` false and no embedding, and is listed in a file beside
-    the output. Its metadata says which weights and crops made it. A .csv file has `name`, `label`
-    and the numbers `embedding_0`, `embedding_1` and so on, empty where an image could not be read.
-    A .npy file is a float32 matrix, with not-a-numbers there; the file beside it that ends in
-    .names.csv has `index`, `name`, `label` and `valid`. `evaluate` reads .parquet alone.
+    .parquet file are `index`, `name`, `label` (where there are labels), `valid`,
+    `trained_on` (whether the encoder was trained on it; null where the run does not say) and
+    `embedding`; an image that could not be read has `valid` false and no embedding, and is listed
+    in a file beside the output. Its metadata says which weights and crops made it. A .csv file has
+    `name`, `label` and the numbers `embedding_0`, `embedding_1` and so on, empty where an image
+    could not be read. A .npy file is a float32 matrix, with not-a-numbers there; the file beside it
+    that ends in .names.csv has `index`, `name`, `label`, `valid` and `trained_on`. `evaluate` reads
+    .parquet alone.
+
     Memory does not grow with the number of images. A call that ended early, however it did, goes on
     where it was when it is made again: what is finished waits in a hidden folder beside `out`.
 
@@ -81,15 +88,21 @@ def embed(
     check_out(out, overwrite=overwrite)
     encoder = Encoder.from_pretrained(run, device=device, range=range, max_pixels=max_pixels)
     chosen = Crops.parse(crops, seed=seed)
+    source = Run.around(run)
     images = open_images(
         data, split=split, data_dir=data_dir, side=encoder.image_side, download=download,
         decoding=encoder.decoding,
+        division="stable" if source is None else source.division,
     )  # fmt: skip
     images.tell()
+    known = None if source is None else source.trained_images
+    if images.files:
+        say(images.files)
     protocol = {
         "model_sha256": encoder.identity, "run": str(run), "data": data, "split": split,
         "fingerprint": images.fingerprint, "layer": layer, "crops": str(chosen), "seed": seed,
         "image_side": encoder.image_side, "range": images.decoding.range,
+        "trained_with_labels": source is not None and source.needs_labels,
     }  # fmt: skip
     schema = _schema(encoder.dim(layer), labeled=images.labels is not None)
     schema = schema.with_metadata({b"empssl": json.dumps(protocol).encode()})
@@ -113,6 +126,7 @@ def embed(
                     "index": rows,
                     "name": [_utf8(images.sample_name(i)) for i in rows],
                     "valid": got.valid.numpy(),
+                    "trained_on": _trained_on(known, got),
                     "embedding": _nullable(bags[layer], got.valid, schema),
                 }
                 if images.labels is not None:
@@ -137,10 +151,17 @@ def embed(
 
 def _schema(dim: int, *, labeled: bool) -> pa.Schema:
     fields = [("index", pa.int64()), ("name", pa.string()), ("valid", pa.bool_()),
-              ("embedding", pa.list_(pa.float32(), dim))]  # fmt: skip
+              ("trained_on", pa.bool_()), ("embedding", pa.list_(pa.float32(), dim))]  # fmt: skip
     if labeled:
         fields.insert(2, ("label", pa.int64()))
     return pa.schema(fields)
+
+
+def _trained_on(known: TrainedImages | None, got: ImageBatch) -> pa.Array:
+    """Whether each image is one that the encoder was trained on; null where that is not known."""
+    mask = np.full(len(got.valid), known is None) | ~got.valid.numpy()
+    held = got.valid if known is None else known.holds(got.pixels)
+    return pa.array(held.numpy(), mask=mask)
 
 
 def _nullable(found: Embeddings, valid: Valid, schema: pa.Schema) -> pa.Array:

@@ -77,6 +77,13 @@ class Run:
         """Whether there is a run at this path."""
         return (path / CONFIG).is_file()
 
+    @classmethod
+    def around(cls, path: str | Path) -> "Run | None":
+        """The run at this path, or of which it is one of the model folders."""
+        folder = Path(path).resolve()
+        found = next((at for at in (folder, *folder.parents[:2]) if cls.exists(at)), None)
+        return None if found is None else cls(found)
+
     @staticmethod
     def held_bytes(path: Path) -> int:
         """Bytes of all weights at this path, which a new run replaces and a resumed one keeps.
@@ -385,9 +392,8 @@ class Run:
         """
         try:
             folder = self._own(folder_name)
-            with writing(folder):
-                folder.mkdir(exist_ok=True)
-                trial = partial_name(folder / "trial")
+            with writing(folder):  # which is made only once there is something to keep
+                trial = partial_name((folder if folder.exists() else self.path) / "trial")
                 write(trial, b"x")
                 trial.unlink()
         except CheckpointError as error:

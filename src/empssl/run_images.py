@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from empssl.data import NAMES, Decoding, ImageSet, Split, open_images
+from empssl.data import MADE, NAMES, Decoding, ImageSet, Split, open_images
 from empssl.errors import DataError, UsageError
 from empssl.run import Run
 
@@ -23,7 +23,7 @@ def is_name(data: str) -> bool:
 
 def place(data: str, data_dir: str | Path | None) -> dict[str, str | None]:
     """What leads to the same images from any working directory: `PLACE`, for plan.json."""
-    if not is_name(data) or data == "digits":
+    if not is_name(data) or data in MADE:
         return {"data_path": data if is_name(data) else _absolute(data), "data_dir": None}
     name, colon, listed = data.partition(":")
     path = name + colon + (_absolute(listed) if listed else "")

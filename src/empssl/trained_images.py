@@ -46,7 +46,7 @@ class TrainedImages:
             CheckpointError: they are damaged.
         """
         try:
-            check_header(io.BytesIO(data), "it")
+            check_header(io.BytesIO(data).read, "it")
             found = load(data)
             rows, whole = found["contents"], found["whole"]
             if not torch.equal(found["sha256"], _checksum(rows, whole)):

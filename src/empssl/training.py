@@ -136,13 +136,13 @@ def train(
     """Learn an encoder from images without labels.
 
     Args:
-        data: a folder of images, a Parquet file, or digits, cifar10, cifar100, tiny-imagenet or
-            imagenet100. Labels, where there are any, are never used, but by an objective that
-            needs them: supcon.
+        data: a folder of images, a Parquet file, or digits, pentominoes, cifar10, cifar100,
+            tiny-imagenet or imagenet100. Labels, where there are any, are never used, but by an
+            objective that needs them: supcon.
         out: the run directory to make.
-        recipe: demo, fast, laptop (the default), paper or official, either of them also with
-            _imagenet100, or a rival's published CIFAR settings by its objective's name, such as
-            simclr. It decides what is not given.
+        recipe: shapes (synthetic ones), demo, fast, laptop (the default), paper or official, either
+            of the last two also with _imagenet100, or a rival's published CIFAR settings by its
+            objective's name, such as simclr. It decides what is not given.
         patches: patches of each image in a step; n in the paper.
         batch: images in a step, over all processes.
         epochs: passes over the data.
@@ -249,7 +249,8 @@ def train(
         if resume:
             check_fingerprint(Run(out), data, images)
         if fabric.is_global_zero:
-            say(class_counts(images))
+            for line in filter(None, (class_counts(images), images.files)):
+                say(line)
             images.tell()
         with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
             images = in_memory(images, progress=advance)

@@ -39,7 +39,7 @@ TRAINING = {
     "the first batch": Phase("empssl.data.sampler:Sampler.draw", 0, steps=1),
     "the middle of a step": Phase("empssl.optim:LARS.step", 2, steps=3),
     # That of step 2: the signal is seen when step 3 is done.
-    "a checkpoint being written": Phase("empssl.storage:write", 8, steps=3),
+    "a checkpoint being written": Phase("empssl.storage:write", 11, steps=3),
     "the last step": Phase("empssl.optim:LARS.step", lives.STEPS - 1, steps=lives.STEPS),
 }
 
@@ -128,7 +128,7 @@ def test_a_second_signal_ends_it_at_once_and_the_checkpoint_before_is_good(
     number: signal.Signals, images: Path, whole: Path, quick: Path
 ) -> None:
     run = quick / "run"
-    death = Death("empssl.storage:write", 8, number=number, times=2)
+    death = Death("empssl.storage:write", 11, number=number, times=2)
     end = Victim(lives.typed, lives.train_command(images, run), death=death).end()
     assert (end.code, end.error.splitlines()[-1]) == (SIGNALS[number], "empssl: interrupted")
     assert Run(run).load_checkpoint()[0].state["step"] == 1

@@ -13,6 +13,7 @@ _ASIDE = {
 # Options that came later, and what every run did before. Where they say the same they are left out,
 # so that older runs keep their names and are still of one kind with new ones.
 _LATER = {
+    "range": [],
     "objective.scale": 1.0, "optimizer.nesterov": True, "optimizer.decay_vectors": False,
 }  # fmt: skip
 

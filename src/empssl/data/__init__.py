@@ -13,6 +13,7 @@ from empssl.data.imagenet100 import open_imagenet100
 from empssl.data.images import BadSample, ImageBatch, ImageSet, MemoryImages
 from empssl.data.in_memory import in_memory
 from empssl.data.parquet import holds_images, open_parquet, parquet_files
+from empssl.data.pentominoes import open_pentominoes
 from empssl.data.split import Division, Split
 from empssl.data.tiny_imagenet import open_tiny_imagenet
 from empssl.data.value_range import DEFAULT_DECODING, Decoding
@@ -20,6 +21,7 @@ from empssl.errors import DataError, UsageError, nearest
 from empssl.shapes import MOST_SIDE
 
 __all__ = [
+    "MADE",
     "NAMES",
     "BadSample",
     "BadSamples",
@@ -33,7 +35,8 @@ __all__ = [
     "open_images",
 ]
 
-NAMES = ("digits", *CIFARS, "tiny-imagenet", "imagenet100")
+MADE = ("digits", "pentominoes")  # which need no files
+NAMES = (*MADE, *CIFARS, "tiny-imagenet", "imagenet100")
 
 
 def open_images(
@@ -50,14 +53,16 @@ def open_images(
     """The images that a user means by `data`.
 
     Args:
-        data: `digits`, `cifar10`, `cifar100`, `tiny-imagenet`, `imagenet100`, or a path: a folder
-            of images, a parquet file or a folder of those. `./digits` is a folder even so.
+        data: `digits`, `pentominoes`, `cifar10`, `cifar100`, `tiny-imagenet`, `imagenet100`, or a
+            path: a folder of images, a parquet file or a folder of those. `./digits` is a folder
+            even so.
             `imagenet100:FILE` takes the classes that the file lists.
         split: `all` is every image; what `train` and `test` are is said by the function that
             opens each kind. auto is train where the data say so themselves, as those known by name
             do, else all.
         data_dir: where a data set known by name is; default the folder `data`.
-        side: pixels. Default 16 for digits, 32 for CIFAR, 224 for ImageNet-100, else 64.
+        side: pixels. Default 16 for digits, 32 for pentominoes and CIFAR, 224 for ImageNet-100,
+            else 64.
         decoding: of files that are given by path: which values become black and white where there
             are more than 256, and how many pixels an image may have.
         download: fetch what is missing, where the authors offer it.
@@ -75,11 +80,13 @@ def open_images(
     given = {} if side is None else {"side": side}
     path = _expanded(data)
     if data not in NAMES and data.partition(":")[0] != "imagenet100":
-        return _open_path(data, path, split=split, division=division, **given)
+        return _open_path(data, path, split=split, decoding=decoding, division=division, **given)
     if split == "auto":
         split = "train"
     if data == "digits":
         return open_digits(split=split, **given)
+    if data == "pentominoes":
+        return open_pentominoes(split=split, **given)
     where = _expanded("data" if data_dir is None else data_dir)
     if data in CIFARS:
         return open_cifar(

@@ -53,10 +53,12 @@ class ImageSet(ABC):
         notices: what a user should know of how they are read.
         told: those that `tell` has printed.
         part: the folders or files that hold the split, where the data themselves are divided.
+        files: what became of the files there, where some are left out or not called images.
     """
 
     name: str
     part: str = ""
+    files: str = ""
     split: str
     side: int
     labels: Tensor | None

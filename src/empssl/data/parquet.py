@@ -2,22 +2,28 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from empssl.data.decode import UndecodableError
 from empssl.data.encoded import EncodedImages
+from empssl.data.label_file import in_order
 from empssl.data.parquet_batches import bounded_batches, opened_parquet
 from empssl.data.split import TEST_WORDS, TRAIN_WORDS, Division, Split, divided, held_out, part
 from empssl.data.square import DEFAULT_SIDE
 from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError
 from empssl.storage import open_regular
+
+T = TypeVar("T")
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -79,7 +85,9 @@ def open_parquet(
     that an image stays on its side in another file or row; and `train` is all of those without.
     The image column is the one declared so, or else the one of structs with
     `bytes`; several need one called `image`. The label is the column `label`, or else the first
-    that is declared a class, if it holds integers.
+    that is declared a class: whole numbers, also as floats, or truth values or text, whose sorted
+    values in all files are the classes then. A file without that column, as test parts may be, has
+    images without a label.
 
     A row without bytes is a bad image, `not-embedded`; a path in it is not followed.
 
@@ -94,12 +102,13 @@ def open_parquet(
     Raises:
         DataError: not parquet, no image column, files that disagree, no test split, too large.
     """
-    files = parquet_files(path) if path.is_dir() else [path]
+    every = files = parquet_files(path) if path.is_dir() else [path]
     given = parquet_splits(path) if path.is_dir() else {}
     known = {"train", "test"} <= given.keys()
     if split == "auto":
         split = "train" if known else "all"
     if known:
+        every = [*given["train"], *given["test"]]
         files = [file for key in ("train", "test") if split in (key, "all") for file in given[key]]
     else:
         given = {}
@@ -110,15 +119,21 @@ def open_parquet(
             f"most {limit_bytes / 2**30:.1f} are. Write the images to a folder, one file each"
         )
     schema = _schema(files[0])
-    image, label, class_names = _columns(schema, files[0])
-    batches = [batch for file in files for batch in _batches(file, schema, image, label)]
-    table = pa.Table.from_batches(batches)
+    image = _image_column(schema, files[0])
+    label, class_names = _label_column(every)
+    if label is not None:
+        _check_alike(given.values() or [files], label)
+        class_names = class_names or _named(every, label)
+    batches = [batch for file in files for batch in _batches(file, schema, image)]
+    table = pa.Table.from_batches(batches, pa.schema([schema.field(image)]))
+    if not len(table):
+        raise DataError(f"'{path}' has no rows: none in {len(files)} parquet files")
     within = path if path.is_dir() else path.parent
     names = [
         f"{file.relative_to(within).as_posix()}[{row}]"
         for file in files for row in range(_num_rows(file))
     ]  # fmt: skip
-    labels = _labels(table, label, class_names, names)
+    labels = None if label is None else _labels(files, label, class_names, names)
 
     images = table.column(image)
 
@@ -169,6 +184,8 @@ def open_parquet(
     if split in given:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         opened.part = f"{files[0].relative_to(within).as_posix()}{more}"
+    if path.is_dir() and (left := len(parquet_files(path)) - len(every)):
+        opened.files = f"{len(every)} parquet files; left out: {left} of neither train nor test"
     return opened
 
 
@@ -182,9 +199,8 @@ def _num_rows(file: Path) -> int:
         return int(opened.metadata.num_rows)
 
 
-def _columns(schema: pa.Schema, file: Path) -> tuple[str, str | None, tuple[str, ...]]:
-    """The image column, the label column, and the names of the classes."""
-    declared, images = _declared(schema), _image_columns(schema)
+def _image_column(schema: pa.Schema, file: Path) -> str:
+    images = _image_columns(schema)
     if len(images) > 1:
         images = [name for name in images if name == "image"] or images
     if len(images) != 1:
@@ -193,11 +209,74 @@ def _columns(schema: pa.Schema, file: Path) -> tuple[str, str | None, tuple[str,
             f"{what} in '{file}': expected one of {{bytes, path}} structs, "
             f"found {', '.join(f'{field.name} ({field.type})' for field in schema)}"
         )
-    classes = [n for n in schema.names if declared.get(n, {}).get("_type") == "ClassLabel"]
-    label = "label" if "label" in schema.names else next(iter(classes), None)
-    if label is None or not pa.types.is_integer(schema.field(label).type):
-        return images[0], None, ()
-    return images[0], label, tuple(map(str, declared.get(label, {}).get("names") or ()))
+    return images[0]
+
+
+def _label_column(files: list[Path]) -> tuple[str | None, tuple[str, ...]]:
+    """The label column of the first file that has one, and the names of the classes it declares."""
+    for file in files:
+        schema = _schema(file)
+        declared = _declared(schema)
+        classes = [n for n in schema.names if declared.get(n, {}).get("_type") == "ClassLabel"]
+        label = "label" if "label" in schema.names else next(iter(classes), None)
+        if label is not None:
+            if not _holds_classes(file, label):
+                return None, ()
+            return label, tuple(map(str, declared.get(label, {}).get("names") or ()))
+    return None, ()
+
+
+def _holds_classes(file: Path, column: str) -> bool:
+    """Whether a column says which class an image is of; a measured value does not."""
+    kind = _value_type(_schema(file).field(column).type)
+    if pa.types.is_floating(kind):
+        values = _column(file, column)
+        return bool(pc.all(pc.equal(pc.floor(values), values)).as_py() is not False)
+    return _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)
+
+
+def _check_alike(parts: Iterable[list[Path]], column: str) -> None:
+    """See that all files of a part have labels, or none.
+
+    Raises:
+        DataError: some have.
+    """
+    for files in parts:
+        having = [column in _schema(file).names for file in files]
+        if any(having) and not all(having):
+            raise DataError(
+                f"'{files[having.index(False)]}' does not have the columns of the files before it: "
+                f"no {column}"
+            )
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether values of this type are names of classes, and not numbers of them."""
+    found = pa.types
+    return bool(found.is_string(kind) or found.is_large_string(kind) or found.is_boolean(kind))
+
+
+def _column(file: Path, column: str) -> pa.ChunkedArray:
+    """A column of a file, without the indirection of a dictionary."""
+    chunks = [batch.column(0) for batch in bounded_batches(file, [column])]
+    values = pa.chunked_array(chunks, _schema(file).field(column).type)
+    kind = _value_type(values.type)
+    return values if kind == values.type else values.cast(kind)
+
+
+def _named(files: list[Path], column: str) -> tuple[str, ...]:
+    """The classes of labels that are text or truth values, from all files; none of numbers."""
+    found: set[str] = set()
+    for file in files:
+        if column in _schema(file).names and _is_text(
+            _value_type(_schema(file).field(column).type)
+        ):
+            found |= {str(value) for value in _column(file, column).unique().to_pylist()} - {"None"}
+    return tuple(in_order(found))
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:
@@ -229,24 +308,40 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _batches(file: Path, schema: pa.Schema, image: str, label: str | None) -> list[pa.RecordBatch]:
-    columns = [image] if label is None else [image, label]
-    wanted = [schema.field(name).type for name in columns]
-    found = _schema(file)
-    if [found.field(n).type if n in found.names else None for n in columns] != wanted:
+def _batches(file: Path, schema: pa.Schema, image: str) -> list[pa.RecordBatch]:
+    found, wanted = _schema(file), schema.field(image).type
+    if image not in found.names or found.field(image).type != wanted:
         raise DataError(
             f"'{file}' does not have the columns of the files before it: expected "
-            f"{', '.join(columns)}, found {', '.join(found.names)}"
+            f"{image} ({wanted}), found {', '.join(f'{f.name} ({f.type})' for f in found)}"
         )
-    return list(bounded_batches(file, columns))
+    return list(bounded_batches(file, [image]))
+
+
+def _read(file: Path, reading: Callable[[], T]) -> T:
+    try:
+        return reading()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"'{file}' is damaged: {error}") from error
 
 
 def _labels(
-    table: pa.Table, column: str | None, class_names: tuple[str, ...], names: list[str]
-) -> Tensor | None:
-    if column is None:
-        return None
-    values = table.column(column).cast(pa.int64()).fill_null(-1).to_numpy()
+    files: list[Path], column: str, class_names: tuple[str, ...], names: list[str]
+) -> Tensor:
+    """The number of each row's class; -1 where it has none."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    parts = []
+    for file in files:
+        schema = _schema(file)
+        if column not in schema.names:
+            parts.append(np.full(_num_rows(file), -1, np.int64))
+        elif _is_text(_value_type(schema.field(column).type)):
+            texts = _column(file, column).to_pylist()
+            parts.append(np.array([numbers.get(str(t), -1) for t in texts], np.int64))
+        else:
+            found = _read(file, partial(_column(file, column).cast, pa.int64()))
+            parts.append(found.fill_null(-1).to_numpy())
+    values = np.concatenate(parts)
     wrong = np.flatnonzero((values < -1) | (values >= (len(class_names) or np.inf)))
     if len(wrong):
         raise DataError(

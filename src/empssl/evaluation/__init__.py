@@ -31,6 +31,7 @@ from empssl.evaluation.overlap import Overlap
 from empssl.evaluation.result import WHITENED, Breakdown, Curve, Evaluation, Result
 from empssl.evaluation.ridge import ridge_probe
 from empssl.evaluation.score import Score
+from empssl.evaluation.tally import Tally
 from empssl.models import Layer
 from empssl.models.whitened_patches import WhitenedPatches
 from empssl.pretrained import Encoder
@@ -199,6 +200,8 @@ def evaluate(
     check_labeled(listed_train)
     # Where the run's images decided no range, those of train do.
     listed_test = opened("test", listed_train.decoding)
+    if listed_train.files:
+        say(listed_train.files)
     check_classes(listed_train, listed_test)
     train, train_tally = labeled_images(listed_train, train_size, seed=seed)
     test, test_tally = labeled_images(listed_test)
@@ -292,6 +295,11 @@ def _of_files(
         results=found.results,
         baselines=[],
         few_shot=found.few_shot,
+        images={
+            split: Tally(len(part.labels), len(part.labels), trained_on=part.trained_on)
+            for split, part in (("train", train), ("test", test))
+        },
+        trained_with_labels=made.get("trained_with_labels", False),
     )  # fmt: skip
 
 

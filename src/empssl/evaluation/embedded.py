@@ -46,12 +46,15 @@ class Embedded:
     Attributes:
         path: of the file.
         made: how the embeddings were made, as `embed` recorded it.
+        trained_on: how many are of images that the encoder was trained on; None where the file
+            does not say.
     """
 
     path: Path
     made: dict[str, Any]
     embeddings: Embeddings
     labels: Labels
+    trained_on: int | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> "Embedded":
@@ -61,12 +64,12 @@ class Embedded:
             DataError: it is no such file, or has no labels.
         """
         path = Path(path)
-        with opened_parquet(path) as file:
-            schema = file.schema_arrow
         try:
+            with opened_parquet(path) as file:
+                schema = file.schema_arrow
             content = json.loads((schema.metadata or {})[b"empssl"])
             made: dict[str, Any] = conform(content, Made, f"what {path} says of itself", DataError)
-        except (KeyError, ValueError, RecursionError) as error:
+        except (KeyError, ValueError, RecursionError, DataError) as error:
             raise DataError(
                 f"{path} is no file of embeddings ({error!r}); write one with `empssl embed`, or "
                 "give a run directory"
@@ -77,8 +80,9 @@ class Embedded:
             kind = schema.field(name).type if name in schema.names else None
             if kind is None or not is_right(kind):
                 raise DataError(f"{path} is no file of embeddings: its column {name} is {kind}")
-        batches = bounded_batches(path, list(_COLUMNS))
-        table = pa.Table.from_batches(batches, pa.schema([schema.field(n) for n in _COLUMNS]))
+        columns = [*_COLUMNS, *(name for name in schema.names if name == "trained_on")]
+        batches = bounded_batches(path, columns)
+        table = pa.Table.from_batches(batches, pa.schema([schema.field(n) for n in columns]))
         labels = table["label"].cast(pa.int64(), safe=False).fill_null(-1).to_numpy()
         kept = table.filter(pa.array(table["valid"].fill_null(False).to_numpy() & (labels >= 0)))
         kept = kept.filter(kept["embedding"].is_valid())
@@ -87,7 +91,15 @@ class Embedded:
             path, made,
             torch.from_numpy(np.array(flat)).view(-1, schema.field("embedding").type.list_size),
             torch.from_numpy(np.array(kept["label"].cast(pa.int64()).to_numpy())),
+            _trained_on(kept),
         )  # fmt: skip
+
+
+def _trained_on(rows: pa.Table) -> int | None:
+    found = rows["trained_on"] if "trained_on" in rows.column_names else None
+    if found is None or found.null_count or not pa.types.is_boolean(found.type):
+        return None
+    return int(found.to_numpy().sum())
 
 
 def check_one_source(train: Embedded, test: Embedded) -> None:

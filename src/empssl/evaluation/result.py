@@ -203,7 +203,7 @@ class Evaluation:
                 lines.append(f"the encoder was trained on the test images too, {whose}")
             if test is not None:
                 lines.append(
-                    "how many of the test images the encoder was trained on cannot be told: the "
+                    "how many of the test images the encoder was trained on cannot be told: its "
                     "run does not say which images it learned from"
                 )
             return lines

@@ -99,7 +99,7 @@ def examine(
     protocol = {
         "model": encoder.identity, "fingerprint": found.fingerprint, "split": split,
         "images": len(rows), "crops": crops, "views": views, "seed": seed,
-        "image_side": encoder.image_side,
+        "image_side": encoder.image_side, "range": found.decoding.range,
         "widths": {layer: encoder.dim(layer) for layer in layers},
     }  # fmt: skip
     if random:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from empssl.errors import UsageError, nearest
-from empssl.recipes import demo, fast, laptop, official, paper, rivals
+from empssl.recipes import demo, fast, laptop, official, paper, rivals, shapes
 from empssl.spec import Table, complete, merge
 
 RECIPES = {
@@ -14,6 +14,7 @@ RECIPES = {
     "official_imagenet100": official.imagenet100,
     "paper": paper.recipe,
     "paper_imagenet100": paper.imagenet100,
+    "shapes": shapes.recipe,
     "barlow_twins": rivals.barlow_twins,
     "byol": rivals.byol,
     "frossl": rivals.frossl,

@@ -147,7 +147,8 @@ def _against_untrained(contents: Contents, plan: Plan) -> str:
             found[each.on] = max(found.get(each.on, (*best, each.whitened)), (*best, each.whitened))
     return " ".join(
         f"Whitened patches, which need no training, have {percent(whitened)} on {on} by the same "
-        f"probe; the best that was trained here has {percent(best)} ({what})."
+        f"probe; the best of all that was trained here, over methods, layers and crops, has "
+        f"{percent(best)} ({what})."
         for on, (best, what, whitened) in found.items()
     )
 

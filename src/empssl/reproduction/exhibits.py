@@ -113,7 +113,8 @@ def readings() -> Iterator[Number]:
         run = emp("cifar10", 1, reading=reading)
         name = f"EMP-SSL, `{reading}`"
         theirs = 84.2 if reading == "official" else ONE_EPOCH["cifar10"]
-        source = "the authors' README" if reading == "official" else ""
+        # Theirs are of 20 patches, and of the first of two epochs of one schedule.
+        source = "the authors' README, 20 patches" if reading == "official" else ""
         noisy = Number(run, "cifar10", probe="linear_sgd", crops="random128", layer="head",
                        theirs=theirs, source=source, label=f"{name}: the authors' probe, augmented "
                        "patches, head, last epoch")  # fmt: skip

@@ -50,11 +50,11 @@ class Experiment:
             batch: images in a step of the run, named where the experiment names one.
             epochs: of the run's schedule, named of a rival whose schedule is a short one.
 
-        >>> emp("cifar10", 30).name(patches=16, batch=40, epochs=1)
+        >>> emp("cifar10", 30).name(patches=16, batch=40, epochs=1.0)
         "EMP-SSL, 16 patches (the paper's 200)"
-        >>> emp("cifar10", 30).name(patches=200, batch=100, epochs=30)
+        >>> emp("cifar10", 30).name(patches=200, batch=100, epochs=30.0)
         'EMP-SSL, 200 patches'
-        >>> rival("byol", "cifar10").name(patches=2, batch=80, epochs=2)
+        >>> rival("byol", "cifar10").name(patches=2, batch=80, epochs=2.0)
         'BYOL'
         """
         parts = [_both(f"{patches:,}", self.n, "patches")] if self.ours else []

@@ -15,6 +15,7 @@ from empssl.comparison.execution import make
 from empssl.comparison.protocol import SEED
 from empssl.console import say
 from empssl.data import Decoding, Split, open_images
+from empssl.data.value_range import DEFAULT_DECODING
 from empssl.evaluation import PROBES, Probe, evaluate
 from empssl.evaluation.features import labeled_images, whitened_features
 from empssl.models import VIEW_LAYERS
@@ -91,7 +92,8 @@ class Scores:
         )  # fmt: skip
         self._keep(it.name, {row.layer: row.accuracy for row in found.results})
         if self._kept(it.whitened) is None:
-            self._keep(it.whitened, {NO_LAYER: _whitened(it, run)})
+            decoding = Decoding.recorded(run.plan.get("decoding", {}))
+            self._keep(it.whitened, {NO_LAYER: _whitened(it, run.plan["image_side"], decoding)})
 
     def begun(self, it: Untrained) -> list[Baseline]:
         """What was scored, a row for each layer; without scores before that."""
@@ -125,13 +127,13 @@ class Scores:
         return accuracies
 
 
-def _whitened(it: Untrained, run: Run) -> float:
+def _whitened(it: Untrained, side: int, decoding: Decoding = DEFAULT_DECODING) -> float:
     """The accuracy of whitened patches of the images, by the probe of the numbers above."""
     look, probe = it.look, it.look.probe
     assert probe is not None
     given = {
-        "side": run.plan["image_side"],
-        "decoding": Decoding.recorded(run.plan.get("decoding", {})),
+        "side": side,
+        "decoding": decoding,
         **{key: it.cell.place[key] for key in ("data_dir", "download")},
     }
     sizes: dict[Split, int | None] = {"train": look.train_size, "test": None}
