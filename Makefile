@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Two workers with one thread each: torch would otherwise start a thread per core in both.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test check fix slow bench docs planted soak lowest
+.PHONY: demo test check fix slow bench docs planted soak attack lowest
 
 demo: .venv/installed
 	$(BIN)/empssl train pentominoes --recipe shapes --out runs/demo --overwrite
@@ -34,9 +34,11 @@ docs: .venv/installed
 planted: .venv/installed
 	$(BIN)/python tests/planted
 
-# In .venv-lowest: the lowest versions of pyproject.toml, and those of constraints.txt on each newer Python.
-lowest:
-	$(PYTHON) tests/lowest
+attack: .venv/installed
+	$(BIN)/python benchmarks/attack.py --write
+
+lowest: .venv/installed
+	$(BIN)/python tests/lowest
 
 soak: .venv/installed
 	$(BIN)/python benchmarks/soak.py --write
