@@ -24,14 +24,14 @@ import torch
 from claim import ROOT, claim
 
 from empssl import data
-from empssl.bag import Crops
 from empssl.errors import DivergenceError
-from empssl.evaluation.knn import knn_score
-from empssl.health import FIRST_STEP, LOW, WARN_STEPS, CollapseWatch
+from empssl.evaluation.encoder import Encoder
+from empssl.evaluation.pooling import Crops
+from empssl.evaluation.probes.knn import knn_score
+from empssl.metrics.projections import FIRST_STEP, LOW, WARN_STEPS, CollapseWatch
 from empssl.objectives import OBJECTIVES
-from empssl.pretrained import Encoder
-from empssl.run import Run
-from empssl.training import train
+from empssl.runs.run import Run
+from empssl.training.trainer import train
 
 sys.path.insert(0, str(ROOT / "tests"))
 from wrong_objectives import FAULTS, planted

@@ -17,7 +17,7 @@ from typing import Any
 from claim import claim
 
 import empssl
-from empssl.run import Run
+from empssl.runs.run import Run
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from empssl.engine import cpu_name
+from empssl.device import cpu_name
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from claim import claim
 
-from empssl.bag import Crops, embed_bags
 from empssl.data import MemoryImages, in_memory, open_images
-from empssl.evaluation.knn import knn_score
-from empssl.evaluation.linear import lbfgs_probe
+from empssl.evaluation.encoder import Encoder
+from empssl.evaluation.pooling import Crops, embed_bags
+from empssl.evaluation.probes.knn import knn_score
+from empssl.evaluation.probes.linear import lbfgs_probe
 from empssl.models import VIEW_LAYERS
 from empssl.models.folding import folded
-from empssl.pretrained import Encoder
 
 EXACT = 1000  # test images that are also embedded in float32
 

@@ -27,18 +27,18 @@ from rich.table import Table
 from torch import Tensor
 
 import empssl
-from empssl.draws import uniform
-from empssl.engine import Fabric, environment, launch
-from empssl.flops import step_flops, training_flops
+from empssl.config import build
+from empssl.device import Fabric, environment, send
+from empssl.distributed.launch import launch
 from empssl.models import build_network
 from empssl.objectives import build_objective
 from empssl.objectives.emp import EMP
 from empssl.optim import OPTIMIZERS, build_optimizers, set_lr
-from empssl.recipes import resolve
-from empssl.run import Run
-from empssl.spec import build
-from empssl.step import objective_loss, training_step
-from empssl.transfer import send
+from empssl.rng import uniform
+from empssl.runs.run import Run
+from empssl.training.flops import step_flops, training_flops
+from empssl.training.recipes import resolve
+from empssl.training.step import objective_loss, training_step
 from empssl.views import POLICIES, Patches
 
 MODES = ("none", "default", "reduce-overhead", "max-autotune-no-cudagraphs")

@@ -18,13 +18,14 @@ import yaml
 from claim import claim
 
 from empssl.data import MemoryImages, open_images
-from empssl.engine import launch
-from empssl.evaluation.ridge import ridge_probe
-from empssl.pretrained import Crops, Encoder
-from empssl.recipes import resolve
-from empssl.run import Run
-from empssl.stop import stop_requests
-from empssl.training import Training
+from empssl.distributed.launch import launch
+from empssl.distributed.signals import stop_requests
+from empssl.evaluation.encoder import Encoder
+from empssl.evaluation.pooling import Crops
+from empssl.evaluation.probes.ridge import ridge_probe
+from empssl.runs.run import Run
+from empssl.training.recipes import resolve
+from empssl.training.trainer import Trainer
 
 TRAINED = 45_000
 
@@ -49,7 +50,7 @@ def main() -> None:
         settings |= {"split": "train", "seed": seed, "precision": "auto"}
         run = Run.create(Path(tempfile.mkdtemp()) / "run", settings)
         with stop_requests() as request:
-            training = Training.build(settings, fabric, part(every, 0, TRAINED), time.monotonic())
+            training = Trainer.build(settings, fabric, part(every, 0, TRAINED), time.monotonic())
             training.enter(run)
             training.start()
             training.loop(request)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from claim import claim
 
 import empssl
-from empssl.run import Run
+from empssl.runs.run import Run
 
 
 def main() -> None:

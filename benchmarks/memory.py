@@ -13,15 +13,16 @@ import time
 import torch
 from claim import claim
 
-from empssl.draws import uniform
-from empssl.engine import launch, resolve_precision
-from empssl.memory import FREE_SHARE, plan
+from empssl.config import build
+from empssl.device import resolve_precision
+from empssl.distributed.launch import launch
 from empssl.models import build_network
 from empssl.objectives import build_objective
 from empssl.optim import build_optimizers
-from empssl.recipes import resolve
-from empssl.spec import build
-from empssl.step import training_step
+from empssl.rng import uniform
+from empssl.training.memory import FREE_SHARE, plan_memory
+from empssl.training.recipes import resolve
+from empssl.training.step import training_step
 from empssl.views import POLICIES
 
 
@@ -42,7 +43,7 @@ def main() -> None:
     module = fabric.setup(network)
     optimizers = build_optimizers(network, settings["optimizer"])
     side = policy.view_side(32)
-    how = plan(
+    how = plan_memory(
         args.memory, network, torch.zeros(2, 3, side, side, device=fabric.device),
         patches=args.patches * args.batch, free=args.gigabytes * 1e9 / FREE_SHARE,
         autocast=fabric.autocast,

@@ -18,12 +18,13 @@ from collections.abc import Callable
 import torch
 from claim import claim
 
-from empssl.engine import launch, resolve_precision, settle
+from empssl.config import build
+from empssl.device import resolve_precision, synchronize
+from empssl.distributed.launch import launch
 from empssl.models import build_network
 from empssl.objectives import OBJECTIVES, build_objective
-from empssl.recipes import resolve
-from empssl.spec import build
-from empssl.step import objective_loss
+from empssl.training.recipes import resolve
+from empssl.training.step import objective_loss
 from empssl.views import POLICIES
 
 
@@ -73,10 +74,10 @@ def main() -> None:
         seconds = defaultdict(list)
         for repetition in range(args.repetitions + 1):
             for name, work in works.items():
-                settle(fabric)
+                synchronize(fabric)
                 began = time.perf_counter()
                 work()
-                settle(fabric)
+                synchronize(fabric)
                 if repetition:
                     seconds[name].append(1e3 * (time.perf_counter() - began))
         milliseconds[views] = {k: round(statistics.median(v), 3) for k, v in seconds.items()}

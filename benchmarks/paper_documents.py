@@ -12,19 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from empssl.comparison.folder import Folder
-from empssl.data.images import ImageBatch, ImageSet
+from empssl.data.base import ImageBatch, ImageSet
 from empssl.errors import DataError
-from empssl.reproduction.claims import ClaimResult, Seen, Snapshot, check_claim
-from empssl.reproduction.document import Contents, markdown, record
-from empssl.reproduction.exhibit import Claim, Exhibit
-from empssl.reproduction.exhibits import EXHIBITS
-from empssl.reproduction.experiment import Experiment
-from empssl.reproduction.figures import draw
-from empssl.reproduction.finding import Finding, Point
-from empssl.reproduction.plan import Plan
-from empssl.reproduction.scale import SCALES
-from empssl.reproduction.untrained import Baseline
+from empssl.experiments.folder import Folder
+from empssl.experiments.paper.base import Claim, Exhibit, Experiment
+from empssl.experiments.paper.claims import ClaimResult, Seen, Snapshot, check_claim
+from empssl.experiments.paper.document import DocumentContents, markdown, record
+from empssl.experiments.paper.exhibits import EXHIBITS
+from empssl.experiments.paper.figures import draw
+from empssl.experiments.paper.plan import PaperPlan
+from empssl.experiments.paper.results import CurvePoint, ReproducedNumber
+from empssl.experiments.paper.scale import SCALES
+from empssl.experiments.paper.scores import Baseline
 
 PAPER = Path(__file__).resolve().parent.parent / "docs" / "results" / "paper"
 SIDES = {"cifar10": 32, "cifar100": 32, "tiny-imagenet": 64, "imagenet100": 224}
@@ -57,7 +56,7 @@ def documents(folder: Path = PAPER) -> dict[str, str]:
     return found
 
 
-def _exhibits(folder: Path) -> dict[str, tuple[Plan, Contents]]:
+def _exhibits(folder: Path) -> dict[str, tuple[PaperPlan, DocumentContents]]:
     """All that there are; those of the same data share a plan, which takes seconds to make."""
     files = (folder / f"{name}.json" for name in EXHIBITS)
     every = {file.stem: json.loads(file.read_text()) for file in files if file.is_file()}
@@ -72,7 +71,7 @@ def _exhibits(folder: Path) -> dict[str, tuple[Plan, Contents]]:
     }
 
 
-def _plan(contents: Mapping[str, Mapping[str, Any]]) -> Plan:
+def _plan(contents: Mapping[str, Mapping[str, Any]]) -> PaperPlan:
     """As it was when the runs were made, by the number of images of each data set."""
     data, scale = next((content["data"], content["scale"]) for content in contents.values())
     sizes = {on: size for content in contents.values() for on, size in content["images"].items()}
@@ -85,13 +84,13 @@ def _plan(contents: Mapping[str, Mapping[str, Any]]) -> Plan:
         return Counted(on, split, count, side or SIDES[theirs])
 
     place = {"data_dir": None, "download": False, "device": "cpu"}
-    return Plan.of(
+    return PaperPlan.of(
         {name: EXHIBITS[name] for name in contents}, SCALES[scale], data=data, seeds=None,
         place=place, folder=Folder(PAPER / "nowhere"), read=read,
     )  # fmt: skip
 
 
-def _read(plan: Plan, exhibit: Exhibit, content: Mapping[str, Any]) -> Contents:
+def _read(plan: PaperPlan, exhibit: Exhibit, content: Mapping[str, Any]) -> DocumentContents:
     """What was measured, as the plan has it now."""
     entries = content["numbers"]
     if len(entries) != len(exhibit.numbers):
@@ -104,10 +103,12 @@ def _read(plan: Plan, exhibit: Exhibit, content: Mapping[str, Any]) -> Contents:
         Baseline(row["scored_on"], row["probe"], row["layer"], row["crops"], row["train_size"],
                  row["random_weights"], row["whitened_patches"]) for row in content["untrained"]
     ]  # fmt: skip
-    return Contents(found, claims, below)
+    return DocumentContents(found, claims, below)
 
 
-def _finding(plan: Plan, exhibit: Exhibit, at: int, entry: Mapping[str, Any]) -> Finding:
+def _finding(
+    plan: PaperPlan, exhibit: Exhibit, at: int, entry: Mapping[str, Any]
+) -> ReproducedNumber:
     number, ours = exhibit.numbers[at], entry["ours"]
     asked = (number.experiment.data, number.on, number.what, number.experiment.method)
     if asked != (entry["trained_on"], entry["scored_on"], entry["what"],
@@ -115,21 +116,23 @@ def _finding(plan: Plan, exhibit: Exhibit, at: int, entry: Mapping[str, Any]) ->
         raise ValueError(f"number {at} is of {asked} here, and of another run on disk")
     cells = plan.wanted(exhibit, number)
     curves = tuple(
-        tuple(Point(**(point | {"pflop": plan.pflop(cells[0], point["epoch"])})) for point in run)
+        tuple(
+            CurvePoint(**(point | {"pflop": plan.pflop(cells[0], point["epoch"])})) for point in run
+        )
         for run in ours["curves"]
     )
-    return Finding(
+    return ReproducedNumber(
         number, ours["state"], plan.why_not(number) or ours["why"], tuple(ours["values"]),
         ours["unreached"], curves, (), tuple(ours["seeds"]), tuple(ours["runs"]),
     )  # fmt: skip
 
 
 def _claim(
-    plan: Plan,
+    plan: PaperPlan,
     exhibit: Exhibit,
     claim: Claim,
     recorded: Mapping[str, Any],
-    found: Sequence[Finding],
+    found: Sequence[ReproducedNumber],
 ) -> ClaimResult:
     """By what was measured for it; before claims had looks of their own, by the numbers' points."""
     seen: dict[Experiment, dict[int, list[Snapshot]]] = {}
@@ -145,7 +148,7 @@ def _claim(
     return check_claim(claim, _of_numbers(claim, found))
 
 
-def _of_numbers(claim: Claim, found: Sequence[Finding]) -> Seen:
+def _of_numbers(claim: Claim, found: Sequence[ReproducedNumber]) -> Seen:
     """Each method by its own crops only: of EMP-SSL the bag, of a rival the whole image."""
     points: dict[Experiment, dict[int, dict[float, Snapshot]]] = {}
     for finding in found:

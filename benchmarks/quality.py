@@ -25,13 +25,14 @@ import torch
 from claim import ROOT, claim
 from scipy.stats import ConstantInputWarning, kendalltau, rankdata, spearmanr
 
-from empssl.bag import Crops
 from empssl.data import ImageSet, open_images
-from empssl.evaluation.ridge import ridge_probe
+from empssl.evaluation.encoder import Encoder
+from empssl.evaluation.examine import examine
+from empssl.evaluation.label_free import MEASURES
+from empssl.evaluation.pooling import Crops
+from empssl.evaluation.probes.ridge import ridge_probe
 from empssl.models import Layer
-from empssl.pretrained import Encoder
-from empssl.quality import MEASURES, examine
-from empssl.run import Run
+from empssl.runs.run import Run
 
 DRAWS = 10_000  # permutations, and as many bootstrap samples
 RESULT = ROOT / "docs" / "results" / "quality.json"

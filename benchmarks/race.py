@@ -24,9 +24,9 @@ import yaml
 from claim import claim
 
 import empssl
-from empssl.duration import parse_duration
 from empssl.models import Layer
-from empssl.run import Run
+from empssl.runs.run import Run
+from empssl.training.budget import parse_duration
 
 
 def main() -> None:

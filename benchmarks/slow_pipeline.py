@@ -16,18 +16,19 @@ import time
 import yaml
 from claim import claim
 
-from empssl.checkpoint import Checkpoint
+from empssl.config import build
 from empssl.data import MemoryImages, in_memory, open_images
-from empssl.engine import environment, launch
-from empssl.flops import flops_per_view
+from empssl.device import environment
+from empssl.diagnostics.reference import SlowPipeline
+from empssl.diagnostics.reference.pipeline import lars_options
+from empssl.distributed.launch import launch
 from empssl.objectives import build_objective
 from empssl.optim import SCHEDULES, set_lr
 from empssl.progress import progress
-from empssl.recipes import resolve
-from empssl.run import Run
-from empssl.slow import SlowPipeline
-from empssl.slow.pipeline import lars_options
-from empssl.spec import build
+from empssl.runs.checkpoint import Checkpoint
+from empssl.runs.run import Run
+from empssl.training.flops import flops_per_view
+from empssl.training.recipes import resolve
 from empssl.views import POLICIES
 
 RESOLUTION = 10_000  # parts into which the schedule divides a run

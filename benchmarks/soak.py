@@ -43,8 +43,9 @@ from test_images import FORMATS, mutants, verdict
 from tiny import command
 from victim import Victim
 
-from empssl import data, training
+from empssl import data
 from empssl.cli import main as typed
+from empssl.training import trainer
 
 MUTANTS, FLIPS, CONFIGURATIONS = 200, 20, 5  # in a trial
 
@@ -164,7 +165,7 @@ def main() -> int:
     began = time.monotonic()
     until = began + 60 * args.minutes
     data.open_digits = cache(data.open_digits)
-    training.flops_per_view = lambda *_: 1.0  # counting takes longer than a step
+    trainer.flops_per_view = lambda *_: 1.0  # counting takes longer than a step
     trials, tried, failures = Counter[str](), Counter[str](), list[str]()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as place:

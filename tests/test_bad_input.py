@@ -10,7 +10,7 @@ from bad_images import photo
 from tiny import command
 
 from empssl.cli import main
-from empssl.run import Run
+from empssl.runs.run import Run
 
 SMALL = command(Path("unused"))[4:]  # the options of a tiny run, after --out
 
@@ -242,7 +242,7 @@ def test_what_the_machine_refuses_is_a_sentence(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("empssl.training.open_images", refuse)
+    monkeypatch.setattr("empssl.training.trainer.open_images", refuse)
     fails(train("digits", tmp_path / "run"), code, str(error), capsys=capsys)
 
 

@@ -14,7 +14,7 @@ import yaml
 import empssl
 from empssl import cli
 from empssl.errors import DataError, UsageError
-from empssl.recipes import resolve
+from empssl.training.recipes import resolve
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from empssl.config import build
 from empssl.errors import UsageError
 from empssl.optim import (
     LARS,
@@ -20,7 +21,6 @@ from empssl.optim import (
     set_lr,
     split,
 )
-from empssl.spec import build
 
 Layout = torch.memory_format
 

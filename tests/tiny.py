@@ -12,11 +12,12 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from empssl import checkpoint, data
-from empssl.checkpoint import Checkpoint
+from empssl import data
 from empssl.data import MemoryImages
-from empssl.run import Run
-from empssl.training import train
+from empssl.runs import checkpoint
+from empssl.runs.checkpoint import Checkpoint
+from empssl.runs.run import Run
+from empssl.training.trainer import train
 
 STEPS_PER_EPOCH = 1437 // 8
 SETTINGS: dict[str, Any] = {
@@ -104,3 +105,14 @@ def differences(a: Path, b: Path) -> list[str]:
             if left[name].dtype != right[name].dtype or not torch.equal(left[name], right[name])
         ]  # fmt: skip
     return found
+
+
+def same(a: Checkpoint, b: Checkpoint) -> bool:
+    return a.state == b.state and all(
+        a.tensors[group].keys() == b.tensors[group].keys()
+        and all(
+            t.dtype == b.tensors[group][name].dtype and torch.equal(t, b.tensors[group][name])
+            for name, t in tensors.items()
+        )
+        for group, tensors in a.tensors.items()
+    )

@@ -8,10 +8,10 @@ from unittest import mock
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from empssl import training
+from empssl.config import Spec
 from empssl.objectives import build_objective, swav
-from empssl.objectives.objective import Loss, Objective
-from empssl.spec import Spec
+from empssl.objectives.base import Loss, Objective
+from empssl.training import trainer
 
 Fault = Callable[[Objective], None]
 
@@ -26,7 +26,7 @@ def planted(fault: Fault | None) -> Iterator[None]:
             fault(objective)
         return objective
 
-    with mock.patch.object(training, "build_objective", build):
+    with mock.patch.object(trainer, "build_objective", build):
         yield
 
 

@@ -7,35 +7,36 @@ used, so that `import empssl` and `empssl --help` do not wait for torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from empssl.benchmarking import bench
-    from empssl.checkup import doctor
-    from empssl.comparison import compare
-    from empssl.embedding import embed
-    from empssl.evaluation import evaluate
-    from empssl.pretrained import Encoder
-    from empssl.quality import examine
-    from empssl.reporting import report
-    from empssl.reproduction import reproduce
-    from empssl.training import train
+from empssl._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from empssl.diagnostics.benchmark import bench
+    from empssl.diagnostics.doctor import doctor
+    from empssl.evaluation.embed import embed
+    from empssl.evaluation.encoder import Encoder
+    from empssl.evaluation.evaluate import evaluate
+    from empssl.evaluation.examine import examine
+    from empssl.experiments.compare import compare
+    from empssl.experiments.paper.reproduce import reproduce
+    from empssl.reports.run_report import report
+    from empssl.training.trainer import train
+
 __all__ = [
-    "Encoder", "bench", "compare", "doctor", "embed", "evaluate", "examine", "report", "reproduce",
-    "train",
+    "Encoder", "__version__", "bench", "compare", "doctor", "embed", "evaluate", "examine",
+    "report", "reproduce", "train",
 ]  # fmt: skip
 
 _HOMES = {
-    "Encoder": "empssl.pretrained",
-    "bench": "empssl.benchmarking",
-    "compare": "empssl.comparison",
-    "doctor": "empssl.checkup",
-    "embed": "empssl.embedding",
-    "evaluate": "empssl.evaluation",
-    "examine": "empssl.quality",
-    "report": "empssl.reporting",
-    "reproduce": "empssl.reproduction",
-    "train": "empssl.training",
+    "Encoder": "empssl.evaluation.encoder",
+    "bench": "empssl.diagnostics.benchmark",
+    "compare": "empssl.experiments.compare",
+    "doctor": "empssl.diagnostics.doctor",
+    "embed": "empssl.evaluation.embed",
+    "evaluate": "empssl.evaluation.evaluate",
+    "examine": "empssl.evaluation.examine",
+    "report": "empssl.reports.run_report",
+    "reproduce": "empssl.experiments.paper.reproduce",
+    "train": "empssl.training.trainer",
 }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import empssl
-from empssl.console import log, say, show
+from empssl.config import merge
 from empssl.errors import (
     CheckpointError,
     EmpsslError,
@@ -28,8 +28,8 @@ from empssl.errors import (
     UsageError,
     nearest,
 )
-from empssl.schema import check_references
-from empssl.spec import merge
+from empssl.progress import log, say, show
+from empssl.runs.schema import check_references
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -49,7 +49,7 @@ SHARED = ("train", "doctor")  # several processes may carry them out together
 FRONT = ("--help", "--version", "--json-errors")
 METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
 
-Values = dict[str, Any]
+ArgumentValues = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,9 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _carried_out(function: Callable[..., Any], values: Values, *, typed: bool) -> Any:
+def _carried_out(function: Callable[..., Any], values: ArgumentValues, *, typed: bool) -> Any:
     """What a verb returns; `typed` where the words are those that started this process."""
-    from empssl.processes import typed_command
+    from empssl.distributed.processes import typed_command
 
     with typed_command() if typed else nullcontext():
         return function(**values)
@@ -124,7 +124,7 @@ def _of_the_machine(error: Exception) -> EmpsslError | None:
     """A file or memory that was refused, wherever that was, as an error of ours."""
     if isinstance(error, OSError):  # its text names the file
         return CheckpointError(str(error))
-    memory = sys.modules.get("empssl.memory")
+    memory = sys.modules.get("empssl.training.memory")
     if isinstance(error, MemoryError) or (memory and memory.is_out_of_memory(error)):
         first = (str(error).strip().splitlines() or ["no memory"])[0]
         return OutOfMemoryError(f"out of memory ({first}); ask for less, or use a larger machine")
@@ -144,7 +144,9 @@ def _speaks(verb: str) -> bool:
     return all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK"))
 
 
-def parse(verb: str, function: Callable[..., Any], words: Sequence[str]) -> tuple[Values, Values]:
+def parse(
+    verb: str, function: Callable[..., Any], words: Sequence[str]
+) -> tuple[ArgumentValues, ArgumentValues]:
     """The arguments of a call: the defaults, under the config files, under the options.
 
     Args:
@@ -203,7 +205,7 @@ def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> A
     )  # fmt: skip
     for p in parameters:
         hint, text = hints[p.name], helps.get(p.name, "")
-        options: Values = {"type": hint, "help": text, "metavar": _metavar(hint)}
+        options: ArgumentValues = {"type": hint, "help": text, "metavar": _metavar(hint)}
         if not any(p.default is no for no in (None, False, True, p.empty, ())):
             options["help"] += f" (default: {_default(p.default)})"
         if p.kind is not p.KEYWORD_ONLY and get_origin(hint) is Sequence:
@@ -268,7 +270,7 @@ def _spelled(words: Sequence[str], parser: ArgumentParser, hints: dict[str, Any]
     return spelled
 
 
-def _load(path: str, parser: ArgumentParser, hints: dict[str, Any]) -> Values:
+def _load(path: str, parser: ArgumentParser, hints: dict[str, Any]) -> ArgumentValues:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -285,7 +287,7 @@ def _load(path: str, parser: ArgumentParser, hints: dict[str, Any]) -> Values:
 
 def _strictly(
     parse_words: Callable[..., Any], words: str | Sequence[str], hints: dict[str, Any]
-) -> Values:
+) -> ArgumentValues:
     """What jsonargparse makes of words or YAML; its errors as one line that names the option."""
     from argparse import ArgumentError
 
@@ -315,11 +317,11 @@ def _laid_over(base: Any, value: Any) -> Any:
     return merge(base, value) if "name" in base else base | value
 
 
-def _resolved(values: Values) -> Values:
+def _resolved(values: ArgumentValues) -> ArgumentValues:
     """The values with all that a recipe decides."""
     if "recipe" not in values:
         return values
-    from empssl.recipes import DEFAULT, load, resolve
+    from empssl.training.recipes import DEFAULT, load, resolve
 
     decided = load(values["recipe"] or DEFAULT)
     settings = resolve(values["recipe"], {name: values.get(name) for name in decided})

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from empssl.config import Spec, Table, build
 from empssl.errors import UsageError
-from empssl.spec import Spec, Table, build
 
 Schedule = Callable[[float], float]
 Groups = list[dict[str, Any]]

@@ -1,16 +1,110 @@
-"""How far a long job is: a moving bar on a terminal, plain lines elsewhere."""
+"""What is said to a person: messages on the error stream, results on the output stream.
+
+Messages are not the run: where the error stream is full, closed or of another encoding, what it
+does not take is lost, and work goes on. Names come from files of others, so that control
+characters, which would move a terminal's cursor or change its colors, are shown as escapes.
+"""
 
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from empssl.console import Unfailing, log
+
+def visible(text: str, keep: str = "") -> str:
+    r"""What a person can see of a text: control characters and broken bytes as escapes.
+
+    Args:
+        text: of any origin.
+        keep: characters that stay as they are.
+
+    >>> print(visible("a\x1b[31m\udcffb\n"))
+    a\x1b[31m\udcffb\n
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
+def markdown(text: str) -> str:
+    """A text as Markdown in which it makes neither HTML nor links; lines stay lines.
+
+    >>> markdown("<b>[x](https://example.org)</b>")
+    '&lt;b>[x]&#40;https://example.org)&lt;/b>'
+    """
+    return visible(text, keep="\n").replace("<", "&lt;").replace("](", "]&#40;")
+
+
+class Unfailing:
+    """A text stream to which writing never fails: what the stream does not take is lost.
+
+    Args:
+        stream: the error stream, which is None where the process was started without one.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        if self.stream is not None:
+            with suppress(OSError, ValueError):  # full or gone; closed
+                self.stream.write(_encodable(text, self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        if self.stream is not None:
+            with suppress(OSError, ValueError):
+                self.stream.flush()
+
+    def isatty(self) -> bool:
+        with suppress(OSError, ValueError):
+            return self.stream is not None and self.stream.isatty()
+        return False
+
+    def fileno(self) -> int:
+        if self.stream is None:
+            raise OSError("there is no stream")
+        return int(self.stream.fileno())
+
+
+def say(text: str, speaker: str = "empssl") -> None:
+    """Write a message to the error stream, if that takes it, with who says it before it."""
+    log(f"{speaker}: {text}")
+
+
+def log(text: str) -> None:
+    """Write a line, or several, to the error stream, if that takes them."""
+    stream = Unfailing(sys.stderr)
+    stream.write(visible(text, keep="\n") + "\n")
+    stream.flush()
+
+
+def show(text: str) -> None:
+    """Write a result to the output stream, unless the process was started without one.
+
+    Raises:
+        OSError: it was not taken.
+    """
+    if sys.stdout is None:
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(_encodable(visible(text, keep="\n"), encoding) + "\n")
+    sys.stdout.flush()
+
+
+def _encodable(text: str, encoding: str) -> str:
+    """The text, with escapes for what an encoding, such as ASCII, does not have."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
 
 PLAIN_SECONDS = 10.0
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from empssl import checkpoint, run, storage
+from empssl.runs import checkpoint, files, run
 
 Op = tuple[Any, ...]
 # A kill, and a write of which the second half is lost without a word.
@@ -40,7 +40,7 @@ class Disk:
         self.failing, self.fault = failing, fault
         self.calls: list[str] = []
         self.log: list[Op] = []
-        for module in (storage, checkpoint, run):
+        for module in (files, checkpoint, run):
             patch.setattr(module, "open", self._open, raising=False)
         for name in ("open", "close", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"):
             patch.setattr(os, name, self._os(name, getattr(os, name)))

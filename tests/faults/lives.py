@@ -18,16 +18,17 @@ from bad_images import photo
 from disk import KILL, Disk
 from tiny import SETTINGS
 
-from empssl import __main__, training
-from empssl import embedding as embedding_module
-from empssl.checkpoint import Checkpoint
+from empssl import __main__
 from empssl.cli import main
-from empssl.data.images import ImageBatch, ImageSet
-from empssl.embedding import embed
+from empssl.data.base import ImageBatch, ImageSet
 from empssl.errors import EmpsslError
-from empssl.pretrained import Encoder
-from empssl.run import Run
-from empssl.training import train
+from empssl.evaluation import embed as embedding_module
+from empssl.evaluation.embed import embed
+from empssl.evaluation.encoder import Encoder
+from empssl.runs.checkpoint import Checkpoint
+from empssl.runs.run import Run
+from empssl.training import trainer
+from empssl.training.trainer import train
 
 IMAGES, BROKEN, STEPS = 24, 2, 6  # of 8 images each: two epochs
 HANGS = 300  # seconds, after which what is waited for does not come
@@ -45,24 +46,24 @@ def make_images(folder: Path) -> Path:
 
 def training_run(images: Path, out: Path, *, every: float = 0.0, **options: Any) -> None:
     """Train, or go on, as a user who types the one command or the other."""
-    training.CHECKPOINT_SECONDS = every
+    trainer.CHECKPOINT_SECONDS = every
     # As a set that does not fit: images are read as steps need them.
-    training.in_memory = lambda images, **_: images
-    training.flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
+    trainer.in_memory = lambda images, **_: images
+    trainer.flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
     resume = (out / "config.yaml").exists()
     train(str(images), out=out, resume=resume, **({} if resume else OPTIONS | options))
 
 
 def train_weighed(images: Path, out: Path, weights: Path) -> None:
     """Train for 600 steps, and note the bytes that the process holds before each."""
-    step, found = training.training_step, []
+    step, found = trainer.training_step, []
 
     def weighed(*arguments: Any, **options: Any) -> Any:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         found.append(pages * resource.getpagesize())
         return step(*arguments, **options)
 
-    training.training_step = weighed
+    trainer.training_step = weighed
     training_run(images, out, every=300.0, epochs=200.0)
     weights.write_text(json.dumps(found))
 
@@ -77,9 +78,9 @@ def train_command(images: Path, out: Path) -> list[str]:
 
 def typed(words: list[str]) -> None:
     """A command as its process carries it out, in small pieces: a checkpoint after each step."""
-    training.CHECKPOINT_SECONDS = 0.0
-    training.in_memory = lambda images, **_: images
-    training.flops_per_view = lambda *_: 1.0
+    trainer.CHECKPOINT_SECONDS = 0.0
+    trainer.in_memory = lambda images, **_: images
+    trainer.flops_per_view = lambda *_: 1.0
     in_fours()
     sys.argv[1:] = words
     __main__.run()
@@ -180,7 +181,7 @@ def embed_many(run: Path, count: int, out: Path, peak: Path) -> None:
 
 def with_small_files(size: int, words: list[str]) -> int:
     """A command, where the system lets no file grow beyond a size."""
-    training.CHECKPOINT_SECONDS = 0.0
+    trainer.CHECKPOINT_SECONDS = 0.0
     in_fours()
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     return main(words)

@@ -43,9 +43,9 @@ def words(out: Path, kind: str) -> list[str]:
 
 def plant(fault: str) -> None:
     """Have this process fail at a step; or be asked to stop."""
-    from empssl import training
+    from empssl.training import trainer
 
-    step, seen = training.training_step, []
+    step, seen = trainer.training_step, []
 
     def faulty(*args: Any, **options: Any) -> Any:
         if len(seen) == STEP:
@@ -63,12 +63,12 @@ def plant(fault: str) -> None:
         seen.append(step(*args, **options))
         return seen[-1]
 
-    training.training_step = faulty
+    trainer.training_step = faulty
 
 
 def impatient_from(step: int) -> None:
     """Have this process wait for others as long as `PATIENCE` from this step on."""
-    from empssl.ending import _Watch
+    from empssl.distributed.watchdog import _Watch
 
     begin = _Watch.begin
 
@@ -81,8 +81,8 @@ def impatient_from(step: int) -> None:
 
 def differ(what: str) -> list[str]:
     """Make this process unlike the others; the words to add to its command."""
-    from empssl import processes
-    from empssl.data.images import MemoryImages
+    from empssl.data.base import MemoryImages
+    from empssl.distributed import processes
 
     if what == "code":
         processes.code_digest = lambda: "another"
@@ -105,9 +105,10 @@ def noting(draw: Callable[..., Any], path: Path) -> Callable[..., Any]:
 
 def rank_of(case: str, rank: int, out: Path) -> int:
     """The life of one process; its exit code."""
-    from empssl import data, training
+    from empssl import data
     from empssl.cli import main
     from empssl.data.sampler import Sampler
+    from empssl.training import trainer
 
     kind, _, who = case.partition(" ")
     Sampler.draw = noting(Sampler.draw, out.with_suffix(f".samples{rank}"))
@@ -116,7 +117,7 @@ def rank_of(case: str, rank: int, out: Path) -> int:
         more = differ(kind) if rank == 1 else []
     elif kind in ("bad", "too"):
         # As a set that does not fit: images are read as steps need them.
-        training.open_images, training.in_memory = data.open_images, lambda images, **_: images
+        trainer.open_images, trainer.in_memory = data.open_images, lambda images, **_: images
     elif str(rank) == who or (kind == "stop" and rank == 1):
         plant(kind)
     if kind in ("hang", "skip"):
@@ -172,12 +173,13 @@ class Case:
 
 
 def main(folder: Path, names: list[str]) -> None:
-    from empssl import data, training
+    from empssl import data
+    from empssl.training import trainer
 
-    training.CHECKPOINT_SECONDS = 0.0
+    trainer.CHECKPOINT_SECONDS = 0.0
     images = data.in_memory(data.open_images("digits", split="train"))
-    training.open_images = lambda *_, **__: images
-    training.flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
+    trainer.open_images = lambda *_, **__: images
+    trainer.flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
     under_way: list[Case] = []
     while names or under_way:
         while names and len(under_way) < AT_ONCE:

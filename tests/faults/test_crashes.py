@@ -10,7 +10,7 @@ from lives import BROKEN, STEPS, training_run
 from tiny import differences
 from victim import Death, Victim
 
-from empssl.run import Run
+from empssl.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -28,47 +28,47 @@ def at(where: str, call: int = 0, when: str = "before", torn: str | None = None)
 # Writes of a life: config, an empty list of trained images, plan and environment; then that list
 # (of the first four checkpoints), weights, optimizer, state and manifest; then the model's.
 CRASHES = {
-    "the folder is made": at("empssl.storage:sync"),
-    "the lock is held": at("empssl.run:replace"),
-    "half of the configuration": at("empssl.storage:write", 0, "half"),
+    "the folder is made": at("empssl.runs.files:sync"),
+    "the lock is held": at("empssl.runs.run:replace"),
+    "half of the configuration": at("empssl.runs.files:write", 0, "half"),
     "the configuration is not in place": at("pathlib:Path.replace"),
-    "the configuration is all there is": at("empssl.run:replace", 0, "after"),
-    "half of the list of trained images": at("empssl.storage:write", 1, "half"),
-    "half of the plan": at("empssl.storage:write", 2, "half"),
+    "the configuration is all there is": at("empssl.runs.run:replace", 0, "after"),
+    "half of the list of trained images": at("empssl.runs.files:write", 1, "half"),
+    "half of the plan": at("empssl.runs.files:write", 2, "half"),
     "the loader begins": at("empssl.data.sampler:Sampler._read"),
     "the loader reads ahead": at("empssl.data.sampler:Sampler._read", 4, "after"),
     "half a line of the ledger": at(
-        "empssl.data.bad_samples:BadSamples.add", 0, "after", torn="bad_samples.jsonl"
+        "empssl.data.checks:BadSamples.add", 0, "after", torn="bad_samples.jsonl"
     ),
-    "the first step": at("empssl.training:training_step"),
+    "the first step": at("empssl.training.trainer:training_step"),
     "gradients, but no update": at("empssl.optim:LARS.step", 2),
     "an update that nobody noted": at("empssl.optim:LARS.step", 2, "after"),
     "half a line of metrics": at(
-        "empssl.run:Run.add_metrics", 2, "after", torn="metrics.jsonl"
+        "empssl.runs.run:Run.add_metrics", 2, "after", torn="metrics.jsonl"
     ),
-    "metrics without a checkpoint": at("empssl.run:Run.add_metrics", 2, "after"),
+    "metrics without a checkpoint": at("empssl.runs.run:Run.add_metrics", 2, "after"),
     "the edge of an epoch": at("empssl.data.sampler:Sampler.draw", 3),
-    "trained images of steps without a checkpoint": at("empssl.storage:write", 9, "after"),
-    "half of the weights": at("empssl.storage:write", 10, "half"),
-    "half of the optimizer": at("empssl.storage:write", 11, "half"),
-    "half of the manifest": at("empssl.storage:write", 13, "half"),
+    "trained images of steps without a checkpoint": at("empssl.runs.files:write", 9, "after"),
+    "half of the weights": at("empssl.runs.files:write", 10, "half"),
+    "half of the optimizer": at("empssl.runs.files:write", 11, "half"),
+    "half of the manifest": at("empssl.runs.files:write", 13, "half"),
     "a checkpoint without its name": at("pathlib:Path.rename", 1),
     "a checkpoint that was not read back": at("pathlib:Path.rename", 1, "after"),
     "before old ones go": at("shutil:rmtree"),
     "half of an old one": at("os:unlink", 11, "after"),
-    "all steps, but no model": at("empssl.run:Run.save_model"),
-    "half of the model": at("empssl.storage:write", 8 + 4 * STEPS, "half"),
-    "the model is there": at("empssl.run:Run.save_model", 0, "after"),
+    "all steps, but no model": at("empssl.runs.run:Run.save_model"),
+    "half of the model": at("empssl.runs.files:write", 8 + 4 * STEPS, "half"),
+    "the model is there": at("empssl.runs.run:Run.save_model", 0, "after"),
     "metrics are cut": Crash((
-        Death("empssl.run:Run.add_metrics", 2, "after"), Death("pathlib:Path.replace"),
+        Death("empssl.runs.run:Run.add_metrics", 2, "after"), Death("pathlib:Path.replace"),
     )),
     "what is left is removed": Crash((
-        Death("empssl.storage:write", 10, "half"), Death("shutil:rmtree"),
+        Death("empssl.runs.files:write", 10, "half"), Death("shutil:rmtree"),
     )),
     "a resumed run before its first step": Crash((
-        Death("empssl.training:training_step", 3),
-        Death("empssl.run:Run.trim_metrics", 0, "after"),
-        Death("empssl.training:training_step", 2),
+        Death("empssl.training.trainer:training_step", 3),
+        Death("empssl.runs.run:Run.trim_metrics", 0, "after"),
+        Death("empssl.training.trainer:training_step", 2),
     )),
 }  # fmt: skip
 

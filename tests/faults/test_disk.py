@@ -9,11 +9,11 @@ import pytest
 import torch
 from disk import KILL, SHORT, Disk, materialise, power_losses
 from lives import numbered
-from test_checkpoint import same
+from tiny import same
 from victim import Victim
 
 from empssl.errors import CheckpointError
-from empssl.run import Run
+from empssl.runs.run import Run
 
 CONFIG = {"recipe": "demo", "objective": {"name": "emp"}}
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS)

@@ -10,19 +10,19 @@ from lives import OPTIONS
 from victim import Death, Victim
 
 from empssl.errors import RunInUseError
-from empssl.shards import Shards
-from empssl.storage import hold
-from empssl.training import train
+from empssl.evaluation.embedding_files import Shards
+from empssl.runs.files import hold
+from empssl.training.trainer import train
 
 PLACES = (
-    Death("empssl.shards:Shards.held"),
-    Death("empssl.pretrained:Encoder.embed", 3),
-    Death("empssl.shards:Shards.add", 1, "after"),
+    Death("empssl.evaluation.embedding_files:Shards.held"),
+    Death("empssl.evaluation.encoder:Encoder.embed", 3),
+    Death("empssl.evaluation.embedding_files:Shards.add", 1, "after"),
     Death("pathlib:Path.replace", 1),
-    Death("empssl.shards:sync", 2),
-    Death("empssl.data.bad_samples:BadSamples.add", 1),
-    Death("empssl.data.bad_samples:BadSamples.add", 1, "after"),
-    Death("empssl.shards:Shards.join"),
+    Death("empssl.evaluation.embedding_files:sync", 2),
+    Death("empssl.data.checks:BadSamples.add", 1),
+    Death("empssl.data.checks:BadSamples.add", 1, "after"),
+    Death("empssl.evaluation.embedding_files:Shards.join"),
     Death("pathlib:Path.replace", 7),
     Death("pathlib:Path.replace", 7, "after"),
 )
@@ -72,7 +72,7 @@ def test_what_is_finished_is_not_computed_again(
     run: Path, images: Path, whole: dict[str, bytes], quick: Path
 ) -> None:
     words = (run, images, quick / "out.parquet")
-    embedded = "empssl.pretrained:Encoder.embed"
+    embedded = "empssl.evaluation.encoder:Encoder.embed"
     assert Victim(lives.embedding, *words, death=Death(embedded, 5)).end().code == -9
     assert Victim(lives.embedding, *words, death=Death(embedded, 2)).end().code == 0
     assert results(quick) == whole
@@ -83,7 +83,7 @@ def test_shards_of_another_job_or_damaged_ones_are_made_again(
     run: Path, images: Path, whole: dict[str, bytes], quick: Path
 ) -> None:
     out = quick / "out.parquet"
-    killed = Death("empssl.shards:Shards.join")
+    killed = Death("empssl.evaluation.embedding_files:Shards.join")
     assert Victim(lives.embedding, run, images, out, death=killed).end().code == -9
     shards = sorted((quick / ".out.parquet.shards").glob("*.parquet"))
     assert len(shards) == 7

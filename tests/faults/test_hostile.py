@@ -21,13 +21,14 @@ from lives import OPTIONS, train_command
 from payloads import payloads
 
 import empssl
-from empssl import checkpoint, pretrained
 from empssl.cli import main
 from empssl.data import BadSamples
 from empssl.data.cifar import CIFARS
 from empssl.data.parquet_batches import bounded_batches
 from empssl.errors import CheckpointError, DataError
-from empssl.training import train
+from empssl.evaluation import encoder as encoder_module
+from empssl.runs import checkpoint
+from empssl.training.trainer import train
 
 NAMES = list(payloads(Path("canary")))
 
@@ -330,15 +331,15 @@ def test_a_network_that_a_checkpoint_does_not_hold_is_not_made(
     found["network"] |= change
     reseal(run / "model", "state.json", json.dumps(found).encode())
     built: list[torch.device] = []
-    build = pretrained.build_network
+    build = encoder_module.build_network
 
     def noted(*arguments: object) -> object:
         built.append(torch.empty(0).device)
         return build(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pretrained, "build_network", noted)
+    monkeypatch.setattr(encoder_module, "build_network", noted)
     with pytest.raises(CheckpointError):
-        pretrained.Encoder.from_pretrained(run)
+        encoder_module.Encoder.from_pretrained(run)
     assert set(built) <= {torch.device("meta")}
 
 
@@ -363,10 +364,10 @@ def test_tensors_are_counted_before_they_are_made(
     reseal(run / "model", "model.safetensors", len(header).to_bytes(8, "little") + header)
     monkeypatch.setattr(checkpoint, "load_file", None)
     with pytest.raises(CheckpointError, match="20,001 tensors, at most 20,000 are read"):
-        pretrained.Encoder.from_pretrained(run)
+        encoder_module.Encoder.from_pretrained(run)
     reseal(run / "model", "model.safetensors", (2**40).to_bytes(8, "little"))
     with pytest.raises(CheckpointError, match="header of"):
-        pretrained.Encoder.from_pretrained(run)
+        encoder_module.Encoder.from_pretrained(run)
 
 
 # Calls that could run what they read

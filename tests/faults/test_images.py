@@ -17,12 +17,12 @@ from tiny import command
 import empssl
 from empssl.cli import main
 from empssl.data import BadSample, ImageSet
+from empssl.data.base import ImageBatch
 from empssl.data.decode import UndecodableError, decode
-from empssl.data.images import ImageBatch
 from empssl.data.sampler import Sampler
 from empssl.data.value_range import Decoding
 from empssl.errors import DataError
-from empssl.run import Run
+from empssl.runs.run import Run
 
 GOOD = 240  # as many as make the bad ones fit in the budget
 BLANK = 30

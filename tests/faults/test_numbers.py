@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from tiny import STEPS_PER_EPOCH, command, train_tiny
 from torch import Tensor
 
-from empssl import training
 from empssl.data.sampler import Sampler
 from empssl.errors import DivergenceError
 from empssl.objectives import OBJECTIVES, build_objective
+from empssl.objectives.base import Loss
 from empssl.objectives.emp import EMP
-from empssl.objectives.objective import Loss
-from empssl.objectives.unit_rows import SHORTEST
-from empssl.step import objective_loss
+from empssl.objectives.functional import SHORTEST
+from empssl.training import trainer
+from empssl.training.step import objective_loss
 
 STEP, ROW = 2, 5  # of four, of eight
 
@@ -108,7 +108,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, at: int, fault: Callable[[Step], None]) -> list[Any]:
     """Plant a fault right before a step. Returns what will hold the step, and what was before."""
-    take, calls, held = training.training_step, itertools.count(), []
+    take, calls, held = trainer.training_step, itertools.count(), []
 
     def planted(*arguments: Any, **options: Any) -> Any:
         if next(calls) == at:
@@ -117,7 +117,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, at: int, fault: Callable[[Step], None
             held.extend((step, state(step)))
         return take(*arguments, **options)
 
-    monkeypatch.setattr(training, "training_step", planted)
+    monkeypatch.setattr(trainer, "training_step", planted)
     return held
 
 

@@ -6,7 +6,7 @@ import lives
 import pytest
 from victim import Victim
 
-from empssl.run import Run
+from empssl.runs.run import Run
 
 CONFIG = {"recipe": "demo", "objective": {}, "process": "the first"}
 RACES = {"new": 20, "overwrite": 15, "resume": 15}
@@ -43,16 +43,16 @@ def test_the_lock_of_a_killed_process_is_taken_over_10_times(quick: Path) -> Non
 def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(
     quick: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from empssl import storage
     from empssl.errors import RunInUseError
+    from empssl.runs import files
 
     file = quick / "lock"
-    real = storage.fcntl.flock
+    real = files.fcntl.flock
 
     def removed(*arguments: int) -> None:
         real(*arguments)
         file.unlink()
 
-    monkeypatch.setattr(storage.fcntl, "flock", removed)
-    with pytest.raises(RunInUseError, match="try again"), storage.hold(file, quick):
+    monkeypatch.setattr(files.fcntl, "flock", removed)
+    with pytest.raises(RunInUseError, match="try again"), files.hold(file, quick):
         pass

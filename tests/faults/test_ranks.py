@@ -17,10 +17,11 @@ from bad_images import photo
 from conftest import in_memory
 from tiny import SETTINGS, command, train_tiny, weights
 
-from empssl import ending, training
-from empssl.checkpoint import Checkpoint
 from empssl.data.sampler import Sampler
-from empssl.run import Run
+from empssl.distributed import watchdog
+from empssl.runs.checkpoint import Checkpoint
+from empssl.runs.run import Run
+from empssl.training import trainer
 
 Ends = dict[str, dict[str, Any]]  # by case
 SECONDS = 10  # from a fault until all processes are gone: what is promised
@@ -114,7 +115,7 @@ def ends(folder: Path) -> Ends:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
         patch.setattr(Run, "save_checkpoint", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             train_tiny(folder / "resume-it", **EPOCHS)
@@ -196,7 +197,7 @@ class Wait:
 
 def watch_of(rank: int, clock: Clock, store: Store, other: Callable[[], None]) -> Any:
     """The watch of one of two processes that have begun a step."""
-    watch = object.__new__(ending._Watch)
+    watch = object.__new__(watchdog._Watch)
     watch.rank, watch.world, watch.patience = rank, 2, float(ranks.PATIENCE)
     watch.store, watch._ended, watch._verdict = store, Wait(clock, other), None  # type: ignore
     watch._main, watch._count, watch._heard = None, 0, dict.fromkeys(range(2), (0, clock.now))
@@ -224,8 +225,8 @@ def test_all_that_is_waited_for_after_a_fault_takes_less_than_ten_seconds(
         raise Left
 
     store[f"beat {1 - rank}"] = json.dumps(beat | {"count": 1})
-    monkeypatch.setattr(ending, "time", clock)
-    monkeypatch.setattr(ending, "_end", leave)
+    monkeypatch.setattr(watchdog, "time", clock)
+    monkeypatch.setattr(watchdog, "_end", leave)
     with pytest.raises(Left):
         watch_of(rank, clock, store, other)._watch()
     assert ranks.PATIENCE < clock.now <= SECONDS
@@ -359,7 +360,7 @@ def test_a_run_of_another_launch_is_not_gone_on_with(
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: False)
-    with pytest.raises(training.UsageError, match="exists; continue it with --resume"):
+    with pytest.raises(trainer.UsageError, match="exists; continue it with --resume"):
         train_tiny(out, steps=2)
     train_tiny(out, steps=1, overwrite=True)  # nor where this launch failed before it replaced it
     assert len(Run(out).metrics()) == 1
@@ -377,9 +378,9 @@ def test_bad_images_of_all_processes_are_written_down(
     folder: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert ends["bad"]["codes"] == [0, 0]
-    monkeypatch.setattr(training, "in_memory", lambda images, **_: images)
+    monkeypatch.setattr(trainer, "in_memory", lambda images, **_: images)
     changes = EPOCHS | {"epochs": 3.0, "image_side": 16}
-    training.train(str(folder / "bad.images"), out=tmp_path / "one", **SETTINGS | changes)
+    trainer.train(str(folder / "bad.images"), out=tmp_path / "one", **SETTINGS | changes)
     assert ledger(folder / "bad") == ledger(tmp_path / "one")
     assert len(ledger(folder / "bad")) == 4
 

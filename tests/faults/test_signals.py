@@ -18,7 +18,7 @@ from test_crashes import finish, mismatches, whole
 from tiny import start
 from victim import Death, Victim
 
-from empssl.run import Run
+from empssl.runs.run import Run
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 __all__ = ["whole"]
@@ -39,7 +39,7 @@ TRAINING = {
     "the first batch": Phase("empssl.data.sampler:Sampler.draw", 0, steps=1),
     "the middle of a step": Phase("empssl.optim:LARS.step", 2, steps=3),
     # That of step 2: the signal is seen when step 3 is done.
-    "a checkpoint being written": Phase("empssl.storage:write", 11, steps=3),
+    "a checkpoint being written": Phase("empssl.runs.files:write", 11, steps=3),
     "the last step": Phase("empssl.optim:LARS.step", lives.STEPS - 1, steps=lives.STEPS),
 }
 
@@ -73,11 +73,11 @@ def test_embedding_stops_after_the_batch_and_goes_on_from_there(
     number: signal.Signals, images: Path, whole: Path, quick: Path
 ) -> None:
     words = ["embed", str(whole), str(images), "--out", str(quick / "out.parquet")]
-    death = Death("empssl.pretrained:Encoder.embed", 2, number=number)
+    death = Death("empssl.evaluation.encoder:Encoder.embed", 2, number=number)
     end = Victim(lives.typed, words, death=death).end()
     assert end.code == SIGNALS[number]
     assert "stopped after image 12 of 26" in end.error.splitlines()[-1]
-    again = Death("empssl.pretrained:Encoder.embed", 4)  # of the 7 batches 3 are there
+    again = Death("empssl.evaluation.encoder:Encoder.embed", 4)  # of the 7 batches 3 are there
     assert Victim(lives.typed, words, death=again).end().code == 0
 
 
@@ -88,7 +88,7 @@ def test_evaluating_stops_and_leaves_nothing(
     for i in range(20):
         (quick / "classes" / str(i % 2)).mkdir(parents=True, exist_ok=True)
         (quick / "classes" / str(i % 2) / f"{i}.png").write_bytes(photo(i, side=16))
-    death = Death("empssl.pretrained:Encoder.embed_growing", number=number)
+    death = Death("empssl.evaluation.encoder:Encoder.embed_growing", number=number)
     words = ["evaluate", str(whole), str(quick / "classes")]
     end = Victim(lives.typed, words, death=death).end()
     assert (end.code, end.error.splitlines()[-1]) == (SIGNALS[number], "empssl: interrupted")
@@ -128,7 +128,7 @@ def test_a_second_signal_ends_it_at_once_and_the_checkpoint_before_is_good(
     number: signal.Signals, images: Path, whole: Path, quick: Path
 ) -> None:
     run = quick / "run"
-    death = Death("empssl.storage:write", 11, number=number, times=2)
+    death = Death("empssl.runs.files:write", 11, number=number, times=2)
     end = Victim(lives.typed, lives.train_command(images, run), death=death).end()
     assert (end.code, end.error.splitlines()[-1]) == (SIGNALS[number], "empssl: interrupted")
     assert Run(run).load_checkpoint()[0].state["step"] == 1

@@ -10,18 +10,18 @@ import torch
 from tiny import metrics, train_tiny
 from torch import Tensor
 
+from empssl.config import build
 from empssl.data import MemoryImages
 from empssl.data.in_memory import resident
 from empssl.data.sampler import Sampler
-from empssl.draws import uniform
-from empssl.engine import launch
+from empssl.device import send
+from empssl.distributed.launch import launch
 from empssl.models import build_network
 from empssl.objectives import OBJECTIVES
 from empssl.optim import OPTIMIZERS, build_optimizers
-from empssl.run import Run
-from empssl.spec import build
-from empssl.step import StepResult, training_step
-from empssl.transfer import send
+from empssl.rng import uniform
+from empssl.runs.run import Run
+from empssl.training.step import StepResult, training_step
 from empssl.views import Patches
 
 pytestmark = [

@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("python3.11", "python3.12", "python3.13", "python3.14")
 NOT_LOWEST = ("torch",)
-TESTS = ("tests/test_run.py", "tests/test_checkpoint.py", "tests/test_data_parquet.py",
-         "tests/test_data_folder.py", "tests/test_console.py")  # fmt: skip
+TESTS = ("tests/runs/test_run.py", "tests/runs/test_checkpoint.py", "tests/data/test_parquet.py",
+         "tests/data/test_folder.py", "tests/test_progress.py")  # fmt: skip
 RUN = "train digits --recipe demo --epochs 0.2 --whitened 8 --out run"
 VERBS = (
     "--help", RUN, "evaluate run digits --breakdown --few-shot 1", "examine run --images 50",

@@ -12,11 +12,15 @@ def test_every_fault_can_still_be_planted() -> None:
 
 
 def test_a_fault_that_the_code_has_left_behind_is_told() -> None:
-    gone = Fault("area", "name", "src/empssl/stop.py", "what nobody wrote", "new", "red")
+    gone = Fault(
+        "area", "name", "src/empssl/distributed/signals.py", "what nobody wrote", "new", "red"
+    )
     with pytest.raises(StaleError, match=r"stop.py has 'what nobody wrote' 0 times"):
         gone.planted(ROOT)
     with pytest.raises(StaleError, match="expected once"):
-        Fault("area", "name", "src/empssl/stop.py", "signal", "new", "red").planted(ROOT)
+        Fault("area", "name", "src/empssl/distributed/signals.py", "signal", "new", "red").planted(
+            ROOT
+        )
 
 
 def test_every_test_that_must_fail_is_there() -> None:

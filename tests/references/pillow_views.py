@@ -1,3 +1,3 @@
 """The training views in Pillow: the slow pipeline's own, so that there is one of them."""
 
-from empssl.slow.views import *  # noqa: F403
+from empssl.diagnostics.reference.views import *  # noqa: F403

@@ -5,20 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from empssl.data.bad_samples import BadSamples
+from empssl.data.base import BadSample, ImageBatch, ImageSet, MemoryImages
+from empssl.data.checks import BadSamples
 from empssl.data.cifar import CIFARS, open_cifar
 from empssl.data.digits import open_digits
-from empssl.data.folder import list_images, open_folder
+from empssl.data.folder import open_folder
 from empssl.data.imagenet100 import open_imagenet100
-from empssl.data.images import BadSample, ImageBatch, ImageSet, MemoryImages
 from empssl.data.in_memory import in_memory
+from empssl.data.listing import list_images
 from empssl.data.parquet import holds_images, open_parquet, parquet_files
 from empssl.data.pentominoes import open_pentominoes
-from empssl.data.split import Division, Split
 from empssl.data.tiny_imagenet import open_tiny_imagenet
 from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError, UsageError, nearest
-from empssl.shapes import MOST_SIDE
+from empssl.types import MOST_SIDE, Division, Split
 
 __all__ = [
     "MADE",

@@ -11,13 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from empssl.data.decode import Decoded, reasoned, rgb_over_gray, upright
-from empssl.data.value_range import (
-    SIXTEEN_BITS,
-    AmbiguousRangeError,
-    Decoding,
-    Values,
-    to_8_bit,
-)
+from empssl.data.value_range import SIXTEEN_BITS, AmbiguousRangeError, Decoding, Values, to_8_bit
 from empssl.errors import UsageError
 
 ImageLike = (

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from empssl.data.base import MemoryImages
+from empssl.data.decode import squares
 from empssl.data.download import Progress, fetch
-from empssl.data.images import MemoryImages
-from empssl.data.split import Split
-from empssl.data.square import squares
 from empssl.errors import DataError
+from empssl.types import Split
 
 
 @dataclass(frozen=True)

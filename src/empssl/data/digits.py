@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import torch
 
-from empssl.data.images import MemoryImages
-from empssl.data.split import Split
-from empssl.data.square import squares
+from empssl.data.base import MemoryImages
+from empssl.data.decode import squares
+from empssl.types import Split
 
 
 def open_digits(*, split: Split, side: int = 16) -> MemoryImages:

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from empssl.data.near_constant import near_constant
-from empssl.shapes import Images, Valid
+from empssl.data.checks import near_constant
+from empssl.types import ContentHashes, Images, Valid
 
 Others = UInt8[Tensor, "other 3 height width"]
 Hashes = Int64[Tensor, " batch"]
-Contents = Int64[Tensor, "batch 2"]
 
 # Bits by which the hashes of two near copies may differ. Of CIFAR-10's 10,000 test images, 78 come
 # so near to one of the 50,000 for training; 70 of them show the same picture (cosine of pixels
@@ -26,7 +25,7 @@ _SIDE, _BITS = 32, 64
 _AT_ONCE = 512
 
 
-def contents(images: Images) -> Contents:
+def contents(images: Images) -> ContentHashes:
     """A digest and a perceptual hash of each image: what it shows, in 16 bytes."""
     return torch.stack([digests(images), perceptual_hashes(images)], 1)
 

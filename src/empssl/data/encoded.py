@@ -10,15 +10,15 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from empssl.data.base import BadSample, ImageBatch, ImageSet
 from empssl.data.decode import (
     Content,
     UndecodableError,
     decode_with_values,
     decoding_threads,
     inspect,
+    square,
 )
-from empssl.data.images import BadSample, ImageBatch, ImageSet
-from empssl.data.square import square
 from empssl.data.value_range import (
     DEFAULT_DECODING,
     SIXTEEN_BITS,

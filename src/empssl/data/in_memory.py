@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from empssl.data.images import BadSample, ImageSet, MemoryImages
-from empssl.transfer import has_room, send
+from empssl.data.base import BadSample, ImageSet, MemoryImages
+from empssl.device import has_room, send
 
 
 def in_memory(

@@ -13,15 +13,15 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from empssl.data.decode import UndecodableError
+from empssl.data.decode import DEFAULT_SIDE, UndecodableError
 from empssl.data.encoded import EncodedImages
 from empssl.data.label_file import in_order
 from empssl.data.parquet_batches import bounded_batches, opened_parquet
-from empssl.data.split import TEST_WORDS, TRAIN_WORDS, Division, Split, divided, held_out, part
-from empssl.data.square import DEFAULT_SIDE
+from empssl.data.splits import TEST_WORDS, TRAIN_WORDS, divided, held_out, part
 from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError
-from empssl.storage import open_regular
+from empssl.runs.files import open_regular
+from empssl.types import Division, Split
 
 T = TypeVar("T")
 

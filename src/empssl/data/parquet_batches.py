@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from empssl.errors import DataError
-from empssl.storage import open_regular
+from empssl.runs.files import open_regular
 
 # Bytes in memory for each byte of a file, and how many any file may take.
 MOST_TIMES, ALWAYS = 20, 2**28

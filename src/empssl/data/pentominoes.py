@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy.random import PCG64, Generator
 
-from empssl.data.images import MemoryImages
-from empssl.data.split import Split
-from empssl.data.square import squares
+from empssl.data.base import MemoryImages
+from empssl.data.decode import squares
+from empssl.types import Split
 
 # Five squares that hang together, by the letter that they resemble. I and X are left out.
 PENTOMINOES = {

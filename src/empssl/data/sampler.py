@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from empssl.data.base import BadSample, ImageSet, MemoryImages
 from empssl.data.duplicates import contents
-from empssl.data.images import BadSample, ImageSet, MemoryImages
-from empssl.draws import permutation
 from empssl.errors import DataError, UsageError
-from empssl.shapes import Images
+from empssl.rng import permutation
+from empssl.types import Images
 
 
 @dataclass(frozen=True)

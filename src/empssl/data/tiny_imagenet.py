@@ -7,11 +7,12 @@ from pathlib import Path
 
 from empssl.data.download import Progress, fetch
 from empssl.data.encoded import EncodedImages
-from empssl.data.folder import list_images, open_files
+from empssl.data.folder import open_files
+from empssl.data.imagenet100 import class_images, read_ids
+from empssl.data.listing import list_images
 from empssl.data.parquet import open_parquet, parquet_splits
-from empssl.data.split import Split
-from empssl.data.synsets import class_images, read_ids
 from empssl.errors import DataError
+from empssl.types import Split
 
 ARCHIVE = "https://cs231n.stanford.edu/tiny-imagenet-200.zip"
 ARCHIVE_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from empssl.data import MemoryImages, open_images
 from empssl.errors import DataError
-from empssl.run import Run
+from empssl.runs.run import Run
 
 # Below this share, two data sets are two all the same: of CIFAR-100's 10,000 test images, CIFAR-10
 # has two.

@@ -1,11 +1,11 @@
 """Backbones and projectors by name, and the network they make together."""
 
+from empssl.config import Spec, Table, build
 from empssl.models import projector as heads
 from empssl.models.network import LAYERS, VIEW_LAYERS, Layer, Network
 from empssl.models.resnet import resnet10, resnet18, resnet34, resnet50
-from empssl.models.timm_backbone import TimmBackbone
+from empssl.models.timm import TimmBackbone
 from empssl.models.whitened_patches import WhitenedPatches
-from empssl.spec import Spec, Table, build
 
 BACKBONES: Table = {
     "resnet10": resnet10,

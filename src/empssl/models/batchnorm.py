@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from empssl.distributed.collectives import all_reduce_autograd
 from empssl.errors import UsageError
-from empssl.processes import added
 
 
 class GlobalBatchNorm(_BatchNorm):
@@ -36,9 +36,9 @@ class GlobalBatchNorm(_BatchNorm):
         values = x if x.dtype == torch.float64 else x.float()
         world = dist.get_world_size()
         rows = values.numel() // values.shape[1] * world
-        mean = added(values.mean(axes)) / world
+        mean = all_reduce_autograd(values.mean(axes)) / world
         centered = values - mean.view(shape)
-        variance = added(centered.square().mean(axes)) / world
+        variance = all_reduce_autograd(centered.square().mean(axes)) / world
         track(self, mean, variance, rows)
         scale = (self.weight * torch.rsqrt(variance + self.eps)).view(shape)
         out: Tensor = (centered * scale + self.bias.view(shape)).to(x.dtype)
@@ -65,7 +65,7 @@ def track(norm: _BatchNorm, mean: Tensor, variance: Tensor, rows: int) -> None:
     norm.num_batches_tracked.add_(1)
 
 
-def globalize(module: nn.Module) -> nn.Module:
+def convert_to_global_batchnorm(module: nn.Module) -> nn.Module:
     """The module with every BatchNorm in it replaced by one over all processes.
 
     Raises:
@@ -81,5 +81,5 @@ def globalize(module: nn.Module) -> nn.Module:
         new.load_state_dict(module.state_dict())
         return new.to(module.weight.device, module.weight.dtype).train(module.training)
     for name, child in module.named_children():
-        setattr(module, name, globalize(child))
+        setattr(module, name, convert_to_global_batchnorm(child))
     return module

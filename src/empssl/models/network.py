@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from empssl.models.projector import Projector
 from empssl.models.resnet import ResNet
 from empssl.models.whitened_patches import WhitenedPatches
-from empssl.shapes import Embeddings
+from empssl.types import Embeddings
 
 Layer = Literal[
     "stem", "stage1", "stage2", "stage3", "backbone", "head", "projection", "joint"

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from empssl.errors import DataError, UsageError
-from empssl.shapes import Embeddings, Images
+from empssl.types import Embeddings, Images
 
 _NUM_SAMPLES = 50_000  # patches that the whitening is fitted on
 _CONTRAST_FLOOR = 10.0  # variance, in squares of 255ths: keeps noise of flat patches small

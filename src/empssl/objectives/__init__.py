@@ -2,12 +2,13 @@
 
 import inspect
 
+from empssl.config import Spec, Table, build
 from empssl.objectives.barlow_twins import BarlowTwins
+from empssl.objectives.base import Objective
 from empssl.objectives.byol import BYOL
 from empssl.objectives.emp import EMP
 from empssl.objectives.frossl import FroSSL
 from empssl.objectives.mmcr import MMCR
-from empssl.objectives.objective import Objective
 from empssl.objectives.ressl import ReSSL
 from empssl.objectives.simclr import SimCLR
 from empssl.objectives.simsiam import SimSiam
@@ -19,7 +20,6 @@ from empssl.objectives.tcr import TCR
 from empssl.objectives.vicreg import VICReg
 from empssl.objectives.vne import VNE
 from empssl.objectives.wmse import WMSE
-from empssl.spec import Spec, Table, build
 
 OBJECTIVES: Table = {
     "barlow_twins": BarlowTwins,

@@ -2,11 +2,10 @@
 
 import torch
 
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import mean_of_others
-from empssl.objectives.positive import check_positive
-from empssl.shapes import Projections
-from empssl.view_axis import HERE, ViewAxis
+from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import check_positive, mean_of_others
+from empssl.types import Projections
 
 
 class BarlowTwins(Objective):
@@ -39,7 +38,7 @@ class BarlowTwins(Objective):
         self.epsilon = epsilon
         self.scale = scale
 
-    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = LOCAL_VIEWS) -> Loss:
         own = self._standardize(projections)
         others = self._standardize(mean_of_others(projections, views))
         C = own.mT @ others / projections.shape[1]  # view dim dim

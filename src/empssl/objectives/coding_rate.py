@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from empssl.objectives.gram import cholesky
-from empssl.objectives.positive import check_positive
-from empssl.shapes import Projections, Scalar
-from empssl.view_axis import HERE, ViewAxis
+from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
+from empssl.objectives.functional import check_positive, cholesky
+from empssl.types import Projections, Scalar
 
 
-def coding_rate(projections: Projections, distortion: float, views: ViewAxis = HERE) -> Scalar:
+def coding_rate(
+    projections: Projections, distortion: float, views: ViewAxis = LOCAL_VIEWS
+) -> Scalar:
     """Nats needed to code each view's batch, averaged over views.
 
     R(Z) = 1/2 log det(I + d / (b eps^2) Z^T Z),  EMP-SSL eq. 1, computed as the equal

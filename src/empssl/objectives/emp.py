@@ -1,11 +1,10 @@
 """EMP-SSL (Tong et al., 2023), eq. 2."""
 
+from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
+from empssl.objectives.base import Loss, Objective
 from empssl.objectives.coding_rate import coding_rate
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.positive import check_positive
-from empssl.objectives.unit_rows import unit_rows
-from empssl.shapes import Projections
-from empssl.view_axis import HERE, ViewAxis
+from empssl.objectives.functional import check_positive, unit_rows
+from empssl.types import Projections
 
 
 class EMP(Objective):
@@ -34,7 +33,7 @@ class EMP(Objective):
         self.invariance_weight = invariance_weight
         self.distortion = distortion
 
-    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = LOCAL_VIEWS) -> Loss:
         z = unit_rows(projections)
         rate = coding_rate(z, self.distortion, views)
         similarity = views.mean(z).norm(dim=-1).mean()

@@ -1,11 +1,9 @@
 """FroSSL (Skean et al., 2024)."""
 
-from empssl.objectives.gram import smaller_gram
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import mean_square_distance
-from empssl.objectives.positive import check_positive
-from empssl.shapes import Projections
-from empssl.view_axis import HERE, ViewAxis
+from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import check_positive, mean_square_distance, smaller_gram
+from empssl.types import Projections
 
 
 class FroSSL(Objective):
@@ -37,7 +35,7 @@ class FroSSL(Objective):
         self.invariance_weight = invariance_weight
         self.epsilon = epsilon
 
-    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = LOCAL_VIEWS) -> Loss:
         x = projections - projections.mean(1, keepdim=True)
         z = x / (x.square().sum(1, keepdim=True) + self.epsilon).sqrt()
         squared_norm = smaller_gram(z).square().sum((-2, -1)) + self.epsilon

@@ -2,10 +2,10 @@
 
 import torch
 
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.unit_rows import unit_rows
-from empssl.shapes import Projections
-from empssl.view_axis import HERE, ViewAxis
+from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import unit_rows
+from empssl.types import Projections
 
 
 class MMCR(Objective):
@@ -23,7 +23,7 @@ class MMCR(Objective):
 
     sums_views = True
 
-    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = LOCAL_VIEWS) -> Loss:
         centers = views.mean(unit_rows(projections))
         nuclear_norm = torch.linalg.svdvals(centers).sum()
         return Loss(-nuclear_norm, {"nuclear_norm": nuclear_norm})

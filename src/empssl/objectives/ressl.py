@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.positive import LEAST_TEMPERATURE, check_positive
-from empssl.objectives.unit_rows import unit_rows
-from empssl.shapes import Projections, Targets
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import LEAST_TEMPERATURE, check_positive, unit_rows
+from empssl.types import Projections, Targets
 
 
 class ReSSL(Objective):

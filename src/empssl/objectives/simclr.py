@@ -4,13 +4,16 @@ from typing import Literal
 
 import torch
 
+from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
 from empssl.errors import nearest
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import mean_of_others
-from empssl.objectives.positive import LEAST_TEMPERATURE, check_positive
-from empssl.objectives.unit_rows import unit_rows
-from empssl.shapes import Projections, Scalar
-from empssl.view_axis import HERE, ViewAxis
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import (
+    LEAST_TEMPERATURE,
+    check_positive,
+    mean_of_others,
+    unit_rows,
+)
+from empssl.types import Projections, Scalar
 
 
 class SimCLR(Objective):
@@ -50,7 +53,7 @@ class SimCLR(Objective):
         self.partners = partners
         self.sums_views = partners == "mean"
 
-    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = LOCAL_VIEWS) -> Loss:
         z = unit_rows(projections)
         if self.partners == "mean":
             terms = [self._terms(z, unit_rows(mean_of_others(z, views)), views)]

@@ -2,11 +2,10 @@
 
 from typing import ClassVar, Literal
 
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.other_views import others
-from empssl.objectives.predictor import Predictor
-from empssl.objectives.unit_rows import unit_rows
-from empssl.shapes import Projections, Targets
+from empssl.models.predictor import Predictor
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import others, unit_rows
+from empssl.types import Projections, Targets
 
 
 class SimSiam(Objective):

@@ -3,11 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from empssl.objectives.gram import smaller_gram
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import mean_product
-from empssl.objectives.positive import check_positive
-from empssl.shapes import Projections
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import check_positive, mean_product, smaller_gram
+from empssl.types import Projections
 
 
 class SpectralContrastive(Objective):

@@ -1,9 +1,8 @@
 """SSL-EY (Chapman et al., 2024), the Eckhart-Young loss of canonical correlation analysis."""
 
-from empssl.objectives.gram import smaller_gram
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import mean_product
-from empssl.shapes import Projections
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import mean_product, smaller_gram
+from empssl.types import Projections
 
 
 class SSLEY(Objective):

@@ -4,10 +4,9 @@ from typing import ClassVar
 
 import torch
 
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.positive import LEAST_TEMPERATURE, check_positive
-from empssl.objectives.unit_rows import unit_rows
-from empssl.shapes import BatchLabels, Projections
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import LEAST_TEMPERATURE, check_positive, unit_rows
+from empssl.types import BatchLabels, Projections
 
 
 class SupCon(Objective):

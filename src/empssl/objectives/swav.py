@@ -6,12 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.other_views import others
-from empssl.objectives.positive import LEAST_TEMPERATURE, check_positive
-from empssl.objectives.sinkhorn import codes
-from empssl.objectives.unit_rows import unit_rows
-from empssl.shapes import Projections, Targets
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import LEAST_TEMPERATURE, check_positive, codes, others, unit_rows
+from empssl.types import Projections, Targets
 
 
 class SwAV(Objective):

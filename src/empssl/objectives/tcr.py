@@ -1,12 +1,10 @@
 """Total coding rate (Li et al., 2022): the first stage of NMCE, and EMP-SSL's predecessor."""
 
+from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
+from empssl.objectives.base import Loss, Objective
 from empssl.objectives.coding_rate import coding_rate
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import mean_product
-from empssl.objectives.positive import check_positive
-from empssl.objectives.unit_rows import unit_rows
-from empssl.shapes import Projections
-from empssl.view_axis import HERE, ViewAxis
+from empssl.objectives.functional import check_positive, mean_product, unit_rows
+from empssl.types import Projections
 
 
 class TCR(Objective):
@@ -40,7 +38,7 @@ class TCR(Objective):
         self.pooled = pooled
         self.sums_views = not pooled
 
-    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = LOCAL_VIEWS) -> Loss:
         z = unit_rows(projections)
         if self.pooled:
             rate = coding_rate(z.flatten(0, 1)[None], self.distortion)

@@ -3,11 +3,10 @@
 import torch
 import torch.nn.functional as F
 
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import mean_square_distance
-from empssl.objectives.positive import check_positive
-from empssl.shapes import Projections
-from empssl.view_axis import HERE, ViewAxis
+from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import check_positive, mean_square_distance
+from empssl.types import Projections
 
 
 class VICReg(Objective):
@@ -44,7 +43,7 @@ class VICReg(Objective):
         self.covariance_weight = covariance_weight
         self.epsilon = epsilon
 
-    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = LOCAL_VIEWS) -> Loss:
         _, batch, dim = projections.shape
         invariance_loss = mean_square_distance(projections, views) / dim
         centered = projections - projections.mean(1, keepdim=True)

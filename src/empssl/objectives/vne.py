@@ -2,13 +2,10 @@
 
 import torch
 
-from empssl.objectives.gram import smaller_gram
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import mean_product
-from empssl.objectives.positive import check_positive
-from empssl.objectives.unit_rows import unit_rows
-from empssl.shapes import Projections
-from empssl.view_axis import HERE, ViewAxis
+from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import check_positive, mean_product, smaller_gram, unit_rows
+from empssl.types import Projections
 
 
 class VNE(Objective):
@@ -43,7 +40,7 @@ class VNE(Objective):
         self.entropy_weight = entropy_weight
         self.epsilon = epsilon
 
-    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = LOCAL_VIEWS) -> Loss:
         z = unit_rows(projections)
         similarity = mean_product(z, views)
         shares = torch.linalg.eigvalsh(smaller_gram(z) / z.shape[1]).clamp(min=0)

@@ -3,12 +3,11 @@
 import torch
 import torch.nn.functional as F
 
+from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
 from empssl.errors import UsageError
-from empssl.objectives.gram import cholesky
-from empssl.objectives.objective import Loss, Objective
-from empssl.objectives.pairs import mean_product
-from empssl.shapes import Projections
-from empssl.view_axis import HERE, ViewAxis
+from empssl.objectives.base import Loss, Objective
+from empssl.objectives.functional import cholesky, mean_product
+from empssl.types import Projections
 
 SHORTEST = 0.1  # whitened rows have length sqrt(dim) on average; below this they have no direction
 
@@ -58,7 +57,7 @@ class WMSE(Objective):
         self.shrinkage = shrinkage
         self.epsilon = epsilon
 
-    def forward(self, projections: Projections, *, views: ViewAxis = HERE) -> Loss:
+    def forward(self, projections: Projections, *, views: ViewAxis = LOCAL_VIEWS) -> Loss:
         _, batch, _ = projections.shape
         size = self.slice_size or batch
         if batch % size:

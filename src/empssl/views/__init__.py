@@ -1,9 +1,9 @@
 """How views are drawn from images, by name."""
 
-from empssl.spec import Table
-from empssl.views.crops import RandomCrops
+from empssl.config import Table
+from empssl.views.base import Policy
 from empssl.views.patches import Patches
-from empssl.views.policy import Policy
+from empssl.views.random_crops import RandomCrops
 
 POLICIES: Table = {"crops": RandomCrops, "patches": Patches}
 

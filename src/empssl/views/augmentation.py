@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from empssl.views import crop, pixels
+from empssl.views import color, crop
 
 # What each of a patch's draws decides, after those that decide where it lies. Their order is part
 # of what a seed means.
@@ -115,10 +115,10 @@ class Augmentation:
         patches = torch.where(mirrored[:, None, None, None], patches.flip(-1), patches)
         low, high = self.sigma
         patches = _where(
-            draw["blur"] < self.blur, patches, partial(pixels.blur, widest=high),
+            draw["blur"] < self.blur, patches, partial(color.blur, widest=high),
             low + (high - low) * draw["sigma"],
         )  # fmt: skip
-        patches = _where(draw["solarize"] < self.solarize, patches, pixels.solarize)
+        patches = _where(draw["solarize"] < self.solarize, patches, color.solarize)
         return self.normalize(patches)
 
     def normalize(self, values: Tensor) -> Tensor:
@@ -150,13 +150,13 @@ class Augmentation:
 
     def _colors(self, patches: Tensor, draw: Draw) -> Tensor:
         """One operation after the other, on the patches that it applies to."""
-        operations = (pixels.brightness, pixels.contrast, pixels.saturation, pixels.hue)
+        operations = (color.brightness, color.contrast, color.saturation, color.hue)
         factors = self._factors(draw)
         jittered = draw["jitter"] < self.jitter
         for turn in self._order(draw):
             for which, operation in enumerate(operations):
                 patches = _where(jittered & (turn == which), patches, operation, factors[which])
-        return _where(draw["gray"] < self.gray, patches, pixels.gray)
+        return _where(draw["gray"] < self.gray, patches, color.gray)
 
     def _affine_colors(self, patches: Tensor, draw: Draw) -> Tensor:
         """All color operations as one map A x + c a patch, clipped once at the end.
@@ -164,7 +164,7 @@ class Augmentation:
         Contrast needs the patch's mean gray at its turn; without clipping the mean color follows
         the same maps as the pixels, so it is carried along.
         """
-        weights = _filled(pixels.LUMA, patches)
+        weights = _filled(color.LUMA, patches)
         eye = torch.eye(3, device=patches.device)
         to_gray = weights.expand(3, 3)  # every row is the luma
         *factors, turn = self._factors(draw)
@@ -232,5 +232,5 @@ def _filled(numbers: Sequence[float], like: Tensor) -> Tensor:
     return torch.stack([like.new_full((), number) for number in numbers])
 
 
-_TO_YIQ = (pixels.LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+_TO_YIQ = (color.LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 _TO_RGB = tuple(map(tuple, torch.linalg.inv(torch.tensor(_TO_YIQ)).tolist()))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from empssl.shapes import Images
+from empssl.types import Images
 
 
 def cut(images: Images, top: Tensor, left: Tensor, size: int) -> Tensor:

@@ -6,10 +6,10 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from empssl.shapes import Images, Views
+from empssl.types import Images, Views
 from empssl.views import augmentation, crop
 from empssl.views.augmentation import Augmentation, Colors
-from empssl.views.policy import Policy, check_side
+from empssl.views.base import Policy, check_side
 
 # What each of a patch's draws decides. Their order is part of what a seed means.
 DRAWS = ("top", "left", *augmentation.DRAWS)

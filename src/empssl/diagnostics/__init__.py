@@ -1,0 +1,1 @@
+"""This machine: its speed, and what is wrong with it."""

@@ -1,0 +1,38 @@
+"""The page of a comparison: one HTML file that opens offline."""
+
+import empssl
+from empssl.experiments.maps import maps
+from empssl.experiments.plots import convergence, dashes, marks, panels
+from empssl.experiments.results import Comparison
+from empssl.experiments.table import EFFORTS, percent, seeds, share
+from empssl.reports.charts import numeral
+from empssl.reports.html import render
+from empssl.reports.run_report import entries
+from empssl.reports.sections.embedding_map import COLORS
+
+
+def page(comparison: Comparison) -> str:
+    """Table, plots, curves and maps as HTML."""
+    table = comparison.rows
+    shown = [name for name in EFFORTS if any(row.efforts[name] for row in table.rows)]
+    return render(
+        "compare.html.jinja",
+        version=empssl.__version__,
+        data=comparison.protocol.data,
+        name=comparison.folder.path.resolve().name,
+        comparison=comparison,
+        table=table,
+        efforts=shown,
+        filled=any(row.fill for row in table.rows),
+        seeds=seeds,
+        numeral=numeral,
+        percent=percent,
+        share=share,
+        panels=panels(table) if table.columns else [],
+        marks=marks(table),
+        dashes=dashes(table),
+        curves=convergence(comparison),
+        maps=maps(comparison),
+        colors=COLORS,
+        record=entries("versions", {k: "; ".join(v) for k, v in comparison.versions.items()}),
+    )

@@ -1,0 +1,187 @@
+"""A comparison: all cells as they stand, with all that their numbers depend on."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import empssl
+from empssl.experiments.folder import Folder
+from empssl.experiments.grid import EqualBudget, decisive
+from empssl.experiments.protocol import SEED, EvalProtocol, check_alike
+from empssl.experiments.run_spec import RunStatus
+from empssl.experiments.table import ComparisonTable
+from empssl.progress import visible
+from empssl.reports.charts import numeral
+
+# What seconds depend on besides the method.
+_PACE = {"device": "devices", "threads": "numbers of threads", "precision": "precisions"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found so far.
+
+    Attributes:
+        folder: where it is.
+        protocol: how everything was scored.
+        equal: what the cells got the same of; None for runs that were made elsewhere.
+        outcomes: a cell each.
+        rows: the same, over seeds.
+    """
+
+    folder: Folder
+    protocol: EvalProtocol
+    equal: EqualBudget | None
+    outcomes: Sequence[RunStatus]
+    rows: ComparisonTable
+
+    @classmethod
+    def of(
+        cls,
+        outcomes: Sequence[RunStatus],
+        protocol: EvalProtocol,
+        equal: EqualBudget | None,
+        folder: Folder,
+    ) -> "Comparison":
+        """All outcomes in one table.
+
+        Raises:
+            UsageError: they were not scored alike.
+        """
+        check_alike({o.cell.name: o.ground for o in outcomes if o.ground}, "scored")
+        return cls(folder, protocol, equal, outcomes, ComparisonTable.of(outcomes))
+
+    @property
+    def failed(self) -> list[RunStatus]:
+        return [outcome for outcome in self.outcomes if outcome.state == "failed"]
+
+    @property
+    def missing(self) -> list[RunStatus]:
+        """Those that are neither finished nor failed."""
+        return [o for o in self.outcomes if o.state not in ("finished", "failed")]
+
+    @property
+    def failures(self) -> list[str]:
+        """Which cells failed, and why, in a line each."""
+        return [visible(f"{o.cell.name} failed: {o.error}") for o in self.failed]
+
+    @property
+    def notices(self) -> list[str]:
+        """What a reader of the table has to know, in sentences."""
+        found = []
+        if self.failed:
+            found.append(
+                f"{len(self.failed)} of {len(self.outcomes)} runs failed; below the table is why."
+            )
+        if self.missing:
+            names = ", ".join(outcome.cell.name for outcome in self.missing)
+            found.append(f"Not finished yet: {names}.")
+        if labels := _distinct(o.cell.label for o in self.outcomes if o.with_labels):
+            found.append(f"Trained with labels: {', '.join(labels)}.")
+        if saw := [
+            outcome.cell.name for outcome in self.outcomes if outcome.ground.get("saw_test")
+        ]:
+            found.append(f"Trained on test images too: {', '.join(saw)}.")
+        for key, what in _PACE.items():
+            values = _distinct(outcome.environment.get(key) for outcome in self.outcomes)
+            if len(values) > 1:
+                found.append(
+                    f"Trained with different {what} ({'; '.join(values)}): compare seconds with "
+                    "care."
+                )
+        return found
+
+    @property
+    def about(self) -> list[str]:
+        """What the numbers mean, in sentences."""
+        done = [outcome for outcome in self.outcomes if outcome.scores]
+        sizes = done[0].scores[0] if done else None
+        scored = f"Percent of the test images of {self.protocol.data} put in their class"
+        if sizes:
+            scored = (
+                f"Percent of {numeral(sizes['test_size'])} test images of {self.protocol.data} put "
+                f"in their class, learned from {numeral(sizes['train_size'])} train images"
+            )
+        found = [
+            f"{scored}; frozen encoder, last epoch, {self.protocol.crops} crops. Means and ranges "
+            "over seeds."
+        ]
+        if self.equal is not None:
+            how = "start-up included" if self.equal.what == "seconds" else "to within a step"
+            found.append(
+                f"Every cell was given {self.equal.words}, {how}. The batch is held fixed, so that "
+                "fewer patches of an image mean more images."
+            )
+        found.append(
+            "Seconds are those of the training steps, start-up apart. Whitened patches have no "
+            "layers: one number stands in every column of the probe that it is by."
+        )
+        return found
+
+    @property
+    def versions(self) -> dict[str, list[str]]:
+        """Hardware and versions of the trained cells."""
+        keys = ("device", "threads", "precision", "empssl", "torch", "python", "system")
+        return {
+            key: values for key in keys
+            if (values := _distinct(outcome.environment.get(key) for outcome in self.outcomes))
+        }  # fmt: skip
+
+    def to_json(self) -> str:
+        """Every number of every cell, with all that it depends on."""
+        record = {
+            "data": self.protocol.data,
+            "equal": None if self.equal is None else asdict(self.equal),
+            "protocol": {"probes": self.protocol.probes, "crops": self.protocol.crops,
+                         "train_size": self.protocol.train_size, "seed": SEED,
+                         "epoch": "last", "frozen": True},
+            "empssl": empssl.__version__,
+            "commit": _commit(),
+            "versions": self.versions,
+            "notices": self.notices,
+            "columns": self.rows.columns,
+            "rows": [asdict(row) for row in self.rows.rows],
+            "baselines": [asdict(row) for row in self.rows.baselines],
+            "cells": [_record(outcome) for outcome in self.outcomes],
+        }  # fmt: skip
+        return json.dumps(record, indent=1)
+
+    def table(self) -> str:
+        """As Markdown."""
+        parts = [self.rows.text(), *self.failures, *self.about, *self.notices]
+        hardware = "; ".join(f"{key} {', '.join(v)}" for key, v in self.versions.items())
+        return "\n\n".join([*parts, hardware] if hardware else parts)
+
+
+def _record(outcome: RunStatus) -> dict[str, Any]:
+    cell = outcome.cell
+    return {
+        "name": cell.name, "label": cell.label, "n": cell.n, "seed": cell.seed,
+        "state": outcome.state, "error": outcome.error or None,
+        "patches": outcome.last.get("patches"), "pflop": outcome.last.get("pflop"),
+        "seconds": outcome.last.get("seconds"), "epochs": outcome.last.get("epoch"),
+        "steps": outcome.last["step"] + 1 if outcome.last else 0,
+        "last_step": outcome.last,
+        "scores": outcome.scores, "baselines": outcome.baselines, "scored": outcome.ground,
+        "settings": decisive(cell.settings), "environment": outcome.environment,
+    }  # fmt: skip
+
+
+def _distinct(values: Any) -> list[str]:
+    return [str(value) for value in dict.fromkeys(values) if value is not None]
+
+
+def _commit() -> str | None:
+    """The commit of this program, if it runs from a checkout of its own."""
+    home = Path(empssl.__file__).resolve().parents[2]
+    if not (home / "pyproject.toml").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    except OSError:  # there is no git
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,157 @@
+"""A cell of a comparison: one run, to be made or made already."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from empssl.errors import EmpsslError, UsageError
+from empssl.experiments.folder import Folder
+from empssl.experiments.protocol import EvalProtocol
+from empssl.runs.run import Run
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of a comparison.
+
+    Attributes:
+        name: unlike that of any other cell.
+        label: what it shares with the other values of n and the other seeds.
+        n: patches of each image in a step.
+        seed: of the run.
+        path: its directory.
+        settings: as the run records them.
+        steps: how many it takes; None where the clock decides.
+        steps_per_epoch: of its data.
+        gflop_per_patch: of a step, by its patches.
+        place: where the data are and where to compute.
+        made: it was trained elsewhere, and is only scored here.
+    """
+
+    name: str
+    label: str
+    n: int
+    seed: int
+    path: Path
+    settings: dict[str, Any]
+    steps: int | None
+    steps_per_epoch: int
+    gflop_per_patch: float
+    place: dict[str, Any]
+    made: bool = False
+
+    @classmethod
+    def of(cls, run: Run, name: str, place: dict[str, Any]) -> "RunSpec":
+        """The cell of a finished run.
+
+        Raises:
+            UsageError: it is not finished.
+        """
+        config, plan = run.config, run.plan
+        if run.identity is None:
+            raise UsageError(
+                f"{run.path} is not finished; continue it with `empssl train {config['data']} "
+                f"--out {run.path} --resume`, or leave it out"
+            )
+        return cls(
+            name, config["objective"]["name"], config["patches"], config["seed"], run.path, config,
+            plan["steps"], plan["steps_per_epoch"], plan["gflop_per_patch"],
+            place, made=True,
+        )  # fmt: skip
+
+    @property
+    def run(self) -> Run | None:
+        """What there is of it on disk."""
+        return Run(self.path) if (self.path / "config.yaml").is_file() else None
+
+    @property
+    def patches_per_step(self) -> int:
+        return self.n * int(self.settings["batch"])
+
+    @property
+    def patches(self) -> int | None:
+        """All the patches that it sees; None where the clock decides."""
+        return None if self.steps is None else self.steps * self.patches_per_step
+
+    @property
+    def network(self) -> str:
+        """What decides its baselines: those of equal networks are equal."""
+        keys = ("backbone", "projector", "whitened", "views", "image_side")
+        return str([self.settings.get(key) for key in keys])
+
+
+RunState = Literal["new", "begun", "trained", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A cell, and what there is of it.
+
+    Attributes:
+        cell: which.
+        state: `begun` is half-trained, `trained` has no score yet, `finished` has all of them.
+        error: why it failed; empty if it did not.
+        last: the metrics of its last step; of a run that is not finished, the last so far.
+        scores: its results under the protocol.
+        baselines: what its evaluation holds of them.
+        ground: what has to be alike in all that are compared.
+        environment: as the run recorded it.
+        with_labels: whether labels trained it.
+    """
+
+    cell: RunSpec
+    state: RunState
+    error: str = ""
+    last: dict[str, Any] = field(default_factory=dict)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    baselines: list[dict[str, Any]] = field(default_factory=list)
+    ground: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    with_labels: bool = False
+
+    @classmethod
+    def of(cls, cell: RunSpec, protocol: EvalProtocol, folder: Folder) -> "RunStatus":
+        """Read it; nothing is changed."""
+        failure = folder.failure(cell.name)
+        try:
+            run = cell.run
+            if run is None:
+                return cls(cell, "failed", failure) if failure else cls(cell, "new")
+            return cls._of_run(cell, run, protocol, failure)
+        except EmpsslError as error:
+            return cls(cell, "failed", str(error))
+
+    @classmethod
+    def _of_run(
+        cls, cell: RunSpec, run: Run, protocol: EvalProtocol, failure: str | None
+    ) -> "RunStatus":
+        metrics = run.metrics()
+        found = protocol.find(run) if run.identity else None
+        state: RunState = "finished" if found else "trained" if run.identity else "begun"
+        if failure and not found:
+            state = "failed"
+        return cls(
+            cell, state, (failure or "") if state == "failed" else "",
+            metrics[-1] if metrics else {},
+            protocol.rows(found["results"]) if found else [],
+            protocol.rows(found["baselines"]) if found else [],
+            {k: v for k, v in found["protocol"].items() if k != "trained_on"} if found else {},
+            run.environment,
+            run.needs_labels,
+        )  # fmt: skip
+
+
+def speed(outcomes: list[RunStatus], cell: RunSpec) -> float | None:
+    """Patches per second to expect of a cell, from those of its kind that have been trained.
+
+    Its own kind first, then those of the same n, then any.
+    """
+    known = [o for o in outcomes if o.last.get("seconds")]
+    for alike in (
+        [o for o in known if (o.cell.label, o.cell.n) == (cell.label, cell.n)],
+        [o for o in known if o.cell.n == cell.n],
+        known,
+    ):
+        if alike:
+            return float(alike[0].last["patches"] / alike[0].last["seconds"])
+    return None

@@ -1,0 +1,130 @@
+"""Carrying out a cell: train what is not trained, score what is not scored."""
+
+import gc
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from empssl.errors import CheckpointError, EmpsslError, RunInUseError, StoppedError
+from empssl.evaluation.evaluate import evaluate
+from empssl.experiments.folder import Folder
+from empssl.experiments.protocol import EvalProtocol
+from empssl.experiments.run_spec import RunSpec
+from empssl.progress import log, say
+from empssl.training.trainer import train
+
+
+def run_job(
+    cell: RunSpec, cells: Sequence[RunSpec], protocol: EvalProtocol, folder: Folder
+) -> bool:
+    """Do what is left of a cell: `alone`, with one cell of each network for the baselines.
+
+    Args:
+        cell: which.
+        cells: all of them.
+        protocol: how to score.
+        folder: of the comparison.
+
+    Returns:
+        False if another process is at work on it.
+
+    Raises:
+        StoppedError: the user or the system asked to stop.
+    """
+
+    def work() -> None:
+        make(cell)
+        _score(cell, cells, protocol)
+
+    return with_lock(cell.name, folder, work)
+
+
+def with_lock(name: str, folder: Folder, work: Callable[[], None]) -> bool:
+    """Work on a cell that no other process works on.
+
+    An error is written down, and is no reason to stop the others.
+
+    Returns:
+        False if another process is at work on it.
+
+    Raises:
+        StoppedError: the user or the system asked to stop.
+    """
+    try:
+        with folder.claim(name):
+            if not folder.failed_since(name):
+                folder.forgive(name)
+                _attempt(name, folder, work)
+    except RunInUseError:
+        return False
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return True
+
+
+def _attempt(name: str, folder: Folder, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except (StoppedError, RunInUseError):
+        raise
+    except Exception as error:  # a bug in one objective should not cost the night's other cells
+        if not isinstance(error, EmpsslError):
+            log(traceback.format_exc())
+        folder.fail(name, f"{type(error).__name__}: {error}")
+        say(f"{name} failed: {error}")
+
+
+def make(cell: RunSpec) -> None:
+    """Train from the last checkpoint there is; without one, from the start."""
+    if cell.made or (cell.run is not None and cell.run.identity is not None):
+        return
+    resume = False
+    if cell.run is not None:
+        try:
+            cell.run.load_checkpoint(files=())
+            resume = True
+        except CheckpointError as error:
+            say(f"{error}; it starts again")
+    say(f"{'continuing' if resume else 'training'} {cell.name}")
+    train(
+        out=cell.path, resume=resume, overwrite=cell.run is not None and not resume,
+        **cell.settings, **cell.place,
+    )  # fmt: skip
+
+
+def _score(cell: RunSpec, cells: Sequence[RunSpec], protocol: EvalProtocol) -> None:
+    """Evaluate, unless that is done; with baselines, unless an equal network has them."""
+    run = cell.run
+    assert run is not None
+    found = protocol.find(run)
+    baselines = not has_baselines(cell, cells, protocol)
+    if found is None or baselines:
+        say(f"scoring {cell.name}{' and its baselines' if baselines else ''}")
+        made = evaluate(
+            run.path, protocol.data, probes=protocol.probes, crops=[protocol.crops],
+            train_size=protocol.train_size, baselines=baselines, **cell.place,
+        )  # fmt: skip
+        if made.unkept:  # the table is made of what the run's directory has
+            raise CheckpointError(made.unkept)
+
+
+def is_done(cell: RunSpec, cells: Sequence[RunSpec], protocol: EvalProtocol) -> bool:
+    """Whether nothing is left to do for a cell."""
+    return _found(cell, protocol) is not None and has_baselines(cell, cells, protocol)
+
+
+def has_baselines(cell: RunSpec, cells: Sequence[RunSpec], protocol: EvalProtocol) -> bool:
+    """Whether the baselines of a cell's network have been scored, in whichever cell."""
+    alike = [_found(other, protocol) for other in cells if other.network == cell.network]
+    return any(found is not None and found["baselines"] for found in alike)
+
+
+def _found(cell: RunSpec, protocol: EvalProtocol) -> dict[str, Any] | None:
+    """A cell's evaluation, if there is one; a damaged run has none."""
+    try:
+        return protocol.find(cell.run) if cell.run and cell.run.identity else None
+    except EmpsslError:
+        return None

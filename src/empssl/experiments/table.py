@@ -1,0 +1,228 @@
+"""A number over seeds: its mean and its range."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from empssl.experiments.grid import decisive, differing
+from empssl.experiments.run_spec import RunStatus
+from empssl.models import LAYERS, Layer
+from empssl.progress import visible
+from empssl.reports.charts import numeral
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The mean of `count` values, and the least and the greatest of them."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[int | float]) -> "Spread | None":
+        """None if there is no value."""
+        if not values:
+            return None
+        return cls(statistics.fmean(values), float(min(values)), float(max(values)), len(values))
+
+    def text(self, write: Callable[[float], str] = numeral) -> str:
+        """The mean, and the range where it has one.
+
+        >>> Spread.of([60.0, 61.0]).text(percent)
+        '60.5 (60.0 to 61.0)'
+        >>> Spread.of([216000, 216000]).text()
+        '216,000'
+        """
+        low, high = write(self.low), write(self.high)
+        return write(self.mean) + (f" ({low} to {high})" if low != high else "")
+
+
+def percent(value: float) -> str:
+    """Percent with one digit: test sets here deserve no more."""
+    return f"{value:.1f}"
+
+
+def share(value: float) -> str:
+    """Of 1, with two digits."""
+    return f"{value:.2f}"
+
+
+EFFORTS = ("patches", "pflop", "seconds")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """What shares all settings but the seed, or a baseline.
+
+    Attributes:
+        label: the objective, or what the grid or its settings call it; of a baseline, its name.
+        n: patches of each image in a step; None for a baseline.
+        seeds: of those that are finished.
+        asked: how many seeds there should be.
+        efforts: patches, pflop and seconds of training, start-up apart.
+        fill: room between collapse (0) and full spread (1) that the last step's projections use.
+        scores: accuracy by column.
+        cells: the names of those that are finished.
+    """
+
+    label: str
+    n: int | None
+    seeds: tuple[int, ...]
+    asked: int
+    efforts: dict[str, Spread | None]
+    fill: Spread | None
+    scores: dict[str, Spread | None]
+    cells: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """All rows.
+
+    Attributes:
+        columns: probe and layer of each score, `linear head`.
+        rows: of trained networks.
+        baselines: of what needs no training. Whitened patches have no layer: their number stands
+            in every column of the probe that it is by, and in no other.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[TableRow]
+    baselines: Sequence[TableRow] = field(default=())
+
+    @classmethod
+    def of(cls, outcomes: Sequence[RunStatus]) -> "ComparisonTable":
+        groups: dict[str, list[RunStatus]] = {}
+        for outcome in outcomes:
+            kind = f"{outcome.cell.label} {sorted(decisive(outcome.cell.settings).items())}"
+            groups.setdefault(kind, []).append(outcome)
+        columns = _columns(outcomes)
+        names = _names(list(groups.values()))
+        rows = [
+            _row(name, group, columns) for name, group in zip(names, groups.values(), strict=True)
+        ]
+        order = list(dict.fromkeys(row.label for row in rows))
+        rows.sort(key=lambda row: (order.index(row.label), row.n or 0))
+        return cls(columns, rows, _baselines(outcomes, columns))
+
+    def text(self) -> str:
+        """As Markdown, its columns lined up for a terminal."""
+        efforts = [name for name in EFFORTS if any(row.efforts[name] for row in self.rows)]
+        fill = [True] if any(row.fill for row in self.rows) else []
+        head = ["objective", "n", "seeds", *efforts, *("fill" for _ in fill), *self.columns]
+        head = ["PFLOP" if name == "pflop" else name for name in head]
+        lines = [head]
+        for row in (*self.rows, *self.baselines):
+            lines.append(
+                [
+                    visible(row.label).replace("|", "\\|"),
+                    "" if row.n is None else str(row.n),
+                    seeds(row),
+                ]
+                + [_written(row.efforts.get(name)) for name in efforts]
+                + [_written(row.fill, share) for _ in fill]
+                + [_written(row.scores[column], percent) for column in self.columns]
+            )
+        widths = [max(2, *(len(line[at]) for line in lines)) for at in range(len(head))]
+        lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+        return "\n".join(
+            "| " + " | ".join(
+                cell.ljust(width) if at == 0 else cell.rjust(width)
+                for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ) + " |"
+            for line in lines
+        )  # fmt: skip
+
+
+def seeds(row: TableRow) -> str:
+    """How many seeds a row has, of how many."""
+    if row.n is None:
+        return ""
+    done = len(row.seeds)
+    return str(done) if done == row.asked else f"{done} of {row.asked}"
+
+
+def _written(value: Spread | None, *write: Any) -> str:
+    return "" if value is None else value.text(*write)
+
+
+def _columns(outcomes: Sequence[RunStatus]) -> tuple[str, ...]:
+    """Every probe and layer that was scored: probes as asked, layers from head on.
+
+    Those that are not probed unless asked for stand last, from the output to the input.
+    """
+    found = dict.fromkeys((row["probe"], row["layer"]) for o in outcomes for row in o.scores)
+    probes = list(dict.fromkeys(probe for probe, _ in found))
+    layers = [*dict.fromkeys(("head", "backbone", *LAYERS, *reversed(get_args(Layer))))]
+    layers += [layer for _, layer in found if layer not in layers]
+    ordered = sorted(found, key=lambda key: (probes.index(key[0]), layers.index(key[1])))
+    return tuple(f"{probe} {layer}" for probe, layer in ordered)
+
+
+def _names(groups: Sequence[Sequence[RunStatus]]) -> list[str]:
+    """Labels; those that several kinds with the same n share, with what sets these apart."""
+    cells = [group[0].cell for group in groups]
+    names = []
+    for cell in cells:
+        twins = [other for other in cells if (other.label, other.n) == (cell.label, cell.n)]
+        settings = [decisive(twin.settings) for twin in twins]
+        own = decisive(cell.settings)
+        apart = [f"{name} {own.get(name)}" for name in differing(settings)]
+        names.append(", ".join([cell.label, *apart]))
+    return names
+
+
+def _row(label: str, group: Sequence[RunStatus], columns: Sequence[str]) -> TableRow:
+    done = [outcome for outcome in group if outcome.scores]
+    efforts = {name: Spread.of([o.last[name] for o in done if name in o.last]) for name in EFFORTS}
+    return TableRow(
+        label=label,
+        n=group[0].cell.n,
+        seeds=tuple(outcome.cell.seed for outcome in done),
+        asked=len(group),
+        efforts=efforts,
+        fill=Spread.of([o.last["fill"] for o in done if "fill" in o.last]),
+        scores={
+            column: Spread.of([
+                row["accuracy"] for outcome in done for row in outcome.scores
+                if f"{row['probe']} {row['layer']}" == column
+            ])
+            for column in columns
+        },
+        cells=tuple(outcome.cell.name for outcome in done),
+    )  # fmt: skip
+
+
+def _baselines(outcomes: Sequence[RunStatus], columns: Sequence[str]) -> list[TableRow]:
+    """One row for random weights of each network, one for whitened patches with each probe."""
+    random: dict[str, tuple[list[str], dict[str, float]]] = {}
+    white: dict[int, dict[str, float]] = {}
+    for outcome in outcomes:
+        labels, scores = random.setdefault(outcome.cell.network, ([], {}))
+        if outcome.cell.label not in labels:
+            labels.append(outcome.cell.label)
+        for row in outcome.baselines:
+            if row["model"] == "whitened-patches":
+                patches = white.setdefault(outcome.cell.settings.get("whitened", 0), {})
+                patches.setdefault(row["probe"], row["accuracy"])
+            else:
+                scores.setdefault(f"{row['probe']} {row['layer']}", row["accuracy"])
+    rows = [
+        _baseline(
+            "random weights" + (f", {' '.join(labels)}" if len(random) > 1 else ""),
+            {column: scores.get(column) for column in columns},
+        )
+        for labels, scores in random.values() if scores
+    ]  # fmt: skip
+    for count, scores in white.items():
+        name = "whitened patches" + (f", {count}" if len(white) > 1 else "")
+        rows.append(_baseline(name, {column: scores.get(column.split()[0]) for column in columns}))
+    return rows
+
+
+def _baseline(label: str, scores: dict[str, float | None]) -> TableRow:
+    spreads = {c: None if v is None else Spread.of([v]) for c, v in scores.items()}
+    return TableRow(label, None, (), 0, {}, None, spreads)

@@ -1,0 +1,1 @@
+"""Numbers from tensors: no files, no devices."""

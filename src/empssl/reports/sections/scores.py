@@ -1,0 +1,290 @@
+"""A ground: what scores must share to stand side by side."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from empssl.evaluation.results import score_priority
+from empssl.models import Layer
+from empssl.reports.charts import numeral
+
+OWN, RANDOM, WHITENED = "this run", "random weights", "whitened patches"
+
+
+@dataclass
+class ScoreProtocol:
+    """Evaluations on one data set under one protocol, together.
+
+    Attributes:
+        dataset: its name.
+        data: the same as `evaluate` was given it.
+        apart: what sets the protocol apart from the others on this data set; empty if there is
+            no other.
+        said: the protocol, in a sentence.
+        transfer: what the encoder was trained on, where that is other data; empty if it is not.
+        results, few_shot, curves: the rows of the weights that the run has now and of what needs no
+            training, as the run directory holds them, with an `encoder` each.
+    """
+
+    dataset: str
+    data: str
+    apart: str
+    said: str
+    transfer: str
+    results: list[dict[str, Any]] = field(default_factory=list)
+    few_shot: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+
+
+def score_protocols(
+    evaluations: Sequence[dict[str, Any]], identity: str | None
+) -> list[ScoreProtocol]:
+    """The evaluations of a run, the data that it was trained on first.
+
+    Args:
+        evaluations: as the run directory holds them.
+        identity: of the weights that it holds now, others are left out; None if that is not known.
+    """
+    groups: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for evaluation in evaluations:
+        key = {"dataset": Path(evaluation["dataset"]).name} | plain(evaluation["protocol"])
+        groups.setdefault(str(key), (key, []))[1].append(evaluation)
+    keys = [key for key, _ in groups.values()]
+    found = [
+        _ground(
+            key, group, apart(key, [k for k in keys if k["dataset"] == key["dataset"]]), identity
+        )
+        for key, group in groups.values()
+    ]
+    return sorted(found, key=lambda ground: bool(ground.transfer))
+
+
+def _ground(
+    key: dict[str, Any], group: Sequence[dict[str, Any]], apart: str, identity: str | None
+) -> ScoreProtocol:
+    protocol = group[0]["protocol"]
+    ground = ScoreProtocol(
+        key["dataset"], group[0]["dataset"], apart, said(group[0]), transfer(protocol)
+    )
+    for evaluation in group:
+        own = {result["model"] for result in evaluation["results"]}
+        parts = (
+            (ground.results, [*evaluation["results"], *evaluation.get("baselines", [])]),
+            (ground.few_shot, evaluation.get("few_shot", [])),
+            (ground.curves, evaluation.get("curves", [])),
+        )
+        for kept, rows in parts:
+            for row in rows:
+                if row["model"] not in own:
+                    kept.append(row | {"encoder": baseline(row["model"])})
+                elif identity is None or row["model"] == identity:
+                    kept.append(row | {"encoder": OWN})
+    return ground
+
+
+def said(evaluation: dict[str, Any]) -> str:
+    """How it was measured, in a sentence."""
+    protocol, results = evaluation["protocol"], evaluation["results"]
+    sizes = {row.get("train_size"): row.get("test_size") for row in results}
+    epoch = protocol.get("epoch", "last")
+    parts = [
+        "frozen encoder" if protocol.get("frozen") else "",
+        f"{protocol['mode']} mode" if "mode" in protocol else "",
+        f"weights of {'the last epoch' if epoch == 'last' else f'epoch {epoch}'}",
+        f"images of {protocol['image_side']} pixels" if "image_side" in protocol else "",
+        *(f"{numeral(n)} train and {numeral(m)} test images" for n, m in sizes.items() if n and m),
+        f"seed {protocol['seed']}" if "seed" in protocol else "",
+    ]
+    text = ", ".join(part for part in parts if part)
+    return text[0].upper() + text[1:] + "."
+
+
+def transfer(protocol: dict[str, Any]) -> str:
+    """What the encoder was trained on, where that is other data."""
+    return Path(protocol.get("trained_on", "other data")).name if protocol.get("transfer") else ""
+
+
+def plain(protocol: dict[str, Any]) -> dict[str, Any]:
+    """What of a protocol is a word or a number."""
+    return {k: v for k, v in protocol.items() if isinstance(v, str | int | float)}
+
+
+def apart(key: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+    """The entries in which a protocol differs from the others of its data set."""
+    keys = [name for name in key if any(o.get(name) != key[name] for o in others)]
+    shown = [name for name in keys if not name.endswith("fingerprint")] or keys
+    return ", ".join(f"{name.replace('_', ' ')} {key[name]}" for name in shown)
+
+
+def baseline(model: str) -> str:
+    """What needs no training, in words."""
+    if model.startswith("random-"):
+        return RANDOM
+    return WHITENED if model == "whitened-patches" else model
+
+
+def depth(layer: str) -> int:
+    """Layers from the input to the output."""
+    known = get_args(Layer)
+    return known.index(layer) if layer in known else len(known)
+
+
+_EVEN = 0.5  # percent by which balanced accuracy may be off before it is worth a column
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score.
+
+    Attributes:
+        encoder: what made the embeddings, in words.
+        trained: the run's own network, not a baseline.
+        stale: the run's network, but with other weights than it has now.
+        balanced: mean accuracy over classes; None where it was not measured.
+    """
+
+    encoder: str
+    trained: bool
+    stale: bool
+    probe: str
+    layer: str
+    crops: str
+    accuracy: float
+    balanced: float | None
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """All scores of one protocol on one data set, the run's among its baselines'.
+
+    Those of one probe stand together, best first: no other score of a baseline is beside one of
+    the run. A probe that the run was not scored by comes last.
+
+    Attributes:
+        apart: what sets the protocol apart from the others on this data set, in words; empty if
+            there is no other.
+        transfer: what the encoder was trained on, where that is other data; empty if it is not.
+        saw_test: on which test images the encoder was trained too, in words; empty if on none.
+        train_size: images that a probe learns from; None where that was not written down.
+        test_size: images that it is scored on.
+    """
+
+    dataset: str
+    apart: str
+    transfer: str
+    saw_test: str
+    train_size: int | None
+    test_size: int | None
+    rows: Sequence[ScoreRow]
+
+    @property
+    def headline(self) -> ScoreRow | None:
+        """The run's score that stands for it."""
+        own = [row for row in self.rows if row.trained and not row.stale]
+        return min(own, key=lambda row: score_priority(row.layer, row.probe), default=None)
+
+    @property
+    def baseline(self) -> ScoreRow | None:
+        """The best of what needed no training, by the probe of the headline."""
+        return self.headline and self.beside(self.headline)
+
+    def beside(self, own: ScoreRow) -> ScoreRow | None:
+        """The best baseline by the probe of a score of the run."""
+        return next((r for r in self.rows if not r.trained and r.probe == own.probe), None)
+
+    def gain(self, row: ScoreRow) -> float | None:
+        """Points that a score of the run is above the best baseline by its probe."""
+        base = self.beside(row) if row.trained else None
+        return None if base is None else row.accuracy - base.accuracy
+
+    @property
+    def compared(self) -> bool:
+        """Whether a score of the run has a baseline by its probe."""
+        return any(self.gain(row) is not None for row in self.rows)
+
+    @property
+    def descending(self) -> bool:
+        """Whether the rows stand in the order of their accuracies, as with one probe."""
+        accuracies = [row.accuracy for row in self.rows]
+        return accuracies == sorted(accuracies, reverse=True)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether classes differ in size, so that balanced accuracy says something else."""
+        return any(
+            row.balanced is not None and abs(row.balanced - row.accuracy) > _EVEN
+            for row in self.rows
+        )
+
+
+def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[ScoreTable]:
+    """The evaluations of a run, the data that it was trained on first.
+
+    Only scores of one protocol stand in one table.
+
+    Args:
+        evaluations: as the run directory holds them.
+        identity: of the weights that it holds now; None if that is not known.
+    """
+    groups: dict[str, tuple[dict[str, Any], list[ScoreRow], str]] = {}
+    for evaluation in evaluations:
+        own = [(result, True) for result in evaluation["results"]]
+        others = [(result, False) for result in evaluation.get("baselines", [])]
+        for result, trained in own + others:
+            sizes = {name: result.get(name) for name in ("train_size", "test_size")}
+            ground = {"dataset": Path(evaluation["dataset"]).name}
+            ground |= plain(evaluation.get("protocol", {})) | sizes
+            _, rows, _ = groups.setdefault(str(ground), (ground, [], _saw_test(evaluation)))
+            rows.append(_row(result, identity if trained else None, trained=trained))
+    grounds = [ground for ground, _, _ in groups.values()]
+    tables = [
+        ScoreTable(
+            dataset=ground["dataset"],
+            apart=apart(ground, [g for g in grounds if g["dataset"] == ground["dataset"]]),
+            transfer=transfer(ground),
+            saw_test=saw_test,
+            train_size=ground["train_size"],
+            test_size=ground["test_size"],
+            rows=_by_probe(dict.fromkeys(rows)),
+        )
+        for ground, rows, saw_test in groups.values()
+    ]
+    return sorted(tables, key=lambda table: bool(table.transfer))
+
+
+def _by_probe(rows: Iterable[ScoreRow]) -> list[ScoreRow]:
+    rows = list(rows)
+    own = {row.probe for row in rows if row.trained}
+
+    def place(row: ScoreRow) -> tuple[bool, int, str, float]:
+        return (
+            row.probe not in own,
+            score_priority(row.layer, row.probe)[1],
+            row.probe,
+            -row.accuracy,
+        )
+
+    return sorted(rows, key=place)
+
+
+def _saw_test(evaluation: dict[str, Any]) -> str:
+    if not evaluation.get("protocol", {}).get("saw_test"):
+        return ""
+    count = evaluation.get("images", {}).get("test", {}).get("trained_on")
+    labels = "with" if evaluation.get("trained_with_labels") else "without"
+    many = "the" if count is None else f"{numeral(count)} of the"
+    return f"{many} test images too, {labels} their labels"
+
+
+def _row(result: dict[str, Any], identity: str | None = None, *, trained: bool) -> ScoreRow:
+    return ScoreRow(
+        encoder=OWN if trained else baseline(result["model"]),
+        trained=trained,
+        stale=identity is not None and result["model"] != identity,
+        probe=result["probe"],
+        layer=result["layer"],
+        crops=result["crops"],
+        accuracy=result["accuracy"],
+        balanced=result.get("balanced_accuracy"),
+    )

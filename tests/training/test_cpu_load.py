@@ -1,0 +1,80 @@
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from empssl.training import cpu_load
+from empssl.training.cpu_load import CpuReading, LoadWatch, advice, reading, taken_by_others
+
+
+def readings(own: float, others: float, *, cores: int = 2) -> Iterator[CpuReading]:
+    """A look every two seconds while `own` and `others` cores are at work."""
+    return (
+        CpuReading(wall, 1000 + wall * (own + others), 10 + wall * own, cores)
+        for wall in itertools.count(0.0, 2.0)
+    )
+
+
+def warnings(
+    monkeypatch: pytest.MonkeyPatch, own: float, others: float, cores: int = 2, threads: int = 2
+) -> list[str]:
+    clock = readings(own, others, cores=cores)
+    monkeypatch.setattr(cpu_load, "reading", lambda: next(clock))
+    watch = LoadWatch(threads)
+    return [text for text in (watch.update() for _ in range(10)) if text is not None]
+
+
+def test_a_busy_neighbor_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = warnings(monkeypatch, own=1.2, others=0.8)
+    assert "other programs take 0.8 of the 2 cores" in text
+    assert "OMP_NUM_THREADS=1" in text
+
+
+@pytest.mark.parametrize(
+    ("others", "cores", "threads", "said"),
+    [
+        (0.8, 2, 1, "wait until they end: fewer than the 1 thread of this one would not help"),
+        (4.0, 8, 4, "wait until they end: fewer than the 4 threads of this one would not help"),
+        (4.0, 8, 8, "leave them their cores with OMP_NUM_THREADS=4"),
+        (7.9, 8, 8, "leave them their cores with OMP_NUM_THREADS=1"),
+        (30.0, 8, 8, "leave them their cores with OMP_NUM_THREADS=1"),
+    ],
+)
+def test_what_helps_is_said_and_nothing_that_is_so_already(
+    others: float, cores: int, threads: int, said: str
+) -> None:
+    assert advice(others, cores, threads).endswith(said)
+
+
+def test_one_thread_is_not_told_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = warnings(monkeypatch, own=1.0, others=1.0, threads=1)
+    assert "OMP_NUM_THREADS" not in text
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "cores"),
+    [(2.0, 0.0, 2), (1.9, 0.1, 2), (2.0, 8.0, 64), (1.0, 0.6, 2)],
+    ids=["alone", "hardly", "many-cores", "a-core-left"],
+)
+def test_enough_for_everybody_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, own: float, others: float, cores: int
+) -> None:
+    assert warnings(monkeypatch, own, others, cores) == []
+
+
+def test_a_system_that_does_not_tell_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_load, "reading", lambda: None)
+    assert LoadWatch(2).update() is None
+
+
+def test_own_work_is_not_others() -> None:
+    first = reading()
+    assert first is None or first.busy > first.own > 0
+    if first is not None:
+        until = first.own + 0.3
+        while (now := reading()) is not None and now.own < until:
+            sum(range(10_000))
+        assert now is not None
+        assert now.own - first.own > 0.2
+        assert now.busy - first.busy > 0.2
+        assert taken_by_others(first, now) >= 0.0
