@@ -254,6 +254,7 @@ def test_another_name_drops_the_options_of_the_file(tmp_path: Path) -> None:
         ("patchez: 3", "no key 'patchez', did you mean 'patches'?"),
         ("patches: three", "--patches takes INT, not 'three'"),
         ("resume: maybe", "Value not boolean: maybe"),
+        ("range:", "--range needs a value; leave it out for none"),
         ("[1, 2", "Problems parsing config"),
     ],
 )
@@ -261,6 +262,28 @@ def test_a_wrong_file_is_named_with_its_fault(tmp_path: Path, text: str, message
     path = write(tmp_path / "x.yaml", text)
     with pytest.raises(UsageError, match=re.escape(f"--config {path}: {message}")):
         train_values(f"digits --out x --config {path}")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("range: percentile", "range", ["percentile"]),
+        ("range: [percentile]", "range", ["percentile"]),
+        ("range: '0 4095'  # of 12 bits\npatches: 3", "range", ["0 4095"]),
+        ("{range: full, patches: 3}", "range", ["full"]),
+        ("keep_epochs: 1e-3", "keep_epochs", [0.001]),
+        ("keep_epochs: 5\nrange: |\n  full\npatches: 3", "keep_epochs", [5.0]),
+        ("range: [0, 4095]", "range", [0.0, 4095.0]),
+    ],
+)
+def test_one_value_in_a_file_is_a_list_where_an_option_takes_several(
+    text: str, name: str, expected: list[Any], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "x.yaml", f"objective: {{distortion: 1e-3}}\n{text}"
+                 if not text.startswith("{") else text)  # fmt: skip
+    values = train_values(f"digits --out x --config {path}")
+    assert values[name] == expected
+    assert values["patches"] == (3 if "patches" in text else None)
 
 
 def test_printed_configuration_is_what_the_recipe_resolves_to(

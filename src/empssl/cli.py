@@ -280,9 +280,37 @@ def _load(path: str, parser: ArgumentParser, hints: dict[str, Any]) -> ArgumentV
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path}: {' '.join(str(error).split())}") from error
     try:
-        return _strictly(parser.parse_string, text, hints)
+        return _strictly(parser.parse_string, _with_lists(text, hints), hints)
     except UsageError as error:
         raise UsageError(f"--config {path}: {error}") from error
+
+
+def _with_lists(text: str, hints: dict[str, Any]) -> str:
+    """YAML in which one value of an option that takes several is a list, as on the command line.
+
+    Raises:
+        UsageError: such an option has no value.
+    """
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError):  # which the parser says better
+        return text
+    if not isinstance(root, yaml.MappingNode):
+        return text
+    for key, node in reversed(root.value):  # from the end on, so that marks stay right
+        name, kind = key.value, str(node.tag).rpartition(":")[2]
+        if get_origin(hints.get(name)) not in (list, Sequence) or kind in ("seq", "map"):
+            continue
+        if kind == "null":
+            raise UsageError(f"--{name.replace('_', '-')} needs a value; leave it out for none")
+        start, end = node.start_mark.index, node.end_mark.index
+        plain = node.style is None and not set(text[start:end]) & set(",[]{}")
+        value = f"[{text[start:end]}]" if plain else json.dumps([node.value.strip()])
+        value += "\n" * text[start:end].endswith("\n")  # a block ends with its line
+        text = text[:start] + value + text[end:]
+    return text
 
 
 def _strictly(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from empssl.data.duplicates import NEAR_BITS, contents, digests, near, perceptua
 from empssl.errors import CheckpointError, DataError
 from empssl.evaluation.results import Evaluation
 from empssl.reports.run_report import report
+from empssl.rng import permutation
 from empssl.runs.run import Run
 from empssl.runs.trained_images import TrainedImages
 from empssl.training import trainer
@@ -458,12 +460,61 @@ def test_near_copies_are_counted_where_that_is_asked_for(
     assert asked.name == plain.name
 
 
-# What is left out, and what classes there are.
+# What is said.
 
 
 @pytest.fixture
 def told(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
     return lambda: capsys.readouterr().err
+
+
+def replace_content(path: Path) -> None:
+    """Another picture in a file of the same name and size, whose times are those from before."""
+    picture = Image.open(io.BytesIO(photo(99_999, side=SIDE)))
+    before, content = path.stat(), encoded(picture, "BMP")
+    assert len(content) == before.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_resuming_says_how_many_images_show_something_else_than_before(
+    streamed: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    told: Callable[[], str],
+) -> None:  # fmt: skip
+    if streamed:
+        monkeypatch.setattr(trainer, "in_memory", lambda images, progress: images)
+    data = bitmaps(photos, tmp_path / "data")
+    run = short(tmp_path / "run", data, epochs=1.0, patches=2)
+    told()
+    empssl.train(str(data), out=run, resume=True)
+    assert "something else" not in told()
+    names = [open_images(str(data), split="all", side=SIDE).sample_name(i) for i in range(60)]
+    order = permutation(60, seed=0, epoch=0)[:56].tolist()  # those that a pass of 7 steps has drawn
+    for k in order[:2]:
+        replace_content(data / names[k])
+    empssl.train(str(data), out=run, resume=True)
+    [line] = [line for line in told().splitlines() if "something else" in line]
+    seen = "56 images looked at" if streamed else "60 images"
+    assert f"2 of {seen} show something else than when {run} learned from them, such as" in line
+    known = Run(run).trained_images
+    assert known is not None
+    assert len(known.rows) == (56 if streamed else 61)  # both replaced ones show one picture
+
+
+def test_images_that_were_never_drawn_are_not_called_changed(
+    photos: Path, tmp_path: Path, stream: None, told: Callable[[], str]
+) -> None:
+    data = bitmaps(photos, tmp_path / "data")
+    run = short(tmp_path / "run", data, epochs=1 / 7, patches=2)
+    names = [open_images(str(data), split="all", side=SIDE).sample_name(i) for i in range(60)]
+    for k in permutation(60, seed=0, epoch=0)[8:].tolist():
+        replace_content(data / names[k])
+    empssl.train(str(data), out=run, resume=True)
+    assert "something else" not in told()
+
+
+# What is left out, and what classes there are.
 
 
 def test_nothing_is_left_out_of_training_that_nobody_asked_to_leave_out(

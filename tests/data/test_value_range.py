@@ -19,7 +19,7 @@ from empssl.data import in_memory, open_images
 from empssl.data.base import ImageSet
 from empssl.data.decode import decode
 from empssl.data.value_range import Decoding
-from empssl.errors import CheckpointError, DataError
+from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.evaluation.encoder import Encoder
 from empssl.runs import checkpoint
 from empssl.runs.run import Run
@@ -124,6 +124,13 @@ def test_a_range_that_is_given_is_not_second_guessed(tmp_path: Path) -> None:
     assert images.notices == ()
     expected = ((np.stack(values) - 1000.0) * 255 / 1000).clip(0, 255)
     assert np.abs(rows(images) - expected).max() <= 0.5
+
+
+def test_two_numbers_in_one_word_are_a_range() -> None:
+    for words in ("0 4095", ["0 4095"], ["0", "4095"], (0, 4095)):
+        assert Decoding().changed(words).range == (0.0, 4095.0)
+    with pytest.raises(UsageError, match="range is 0 to 4095; expected two numbers"):
+        Decoding().changed("0 to 4095")
 
 
 def test_floats_are_read_by_the_range_that_is_given(tmp_path: Path) -> None:

@@ -200,6 +200,19 @@ def test_ridge_equals_least_squares() -> None:
     assert score.accuracy == right(predicted, test_labels)
 
 
+def test_ridge_has_a_bias_that_meets_uneven_classes() -> None:
+    """Where features say nothing, the most frequent class is the best answer."""
+    noise = torch.randn(400, 4, generator=random(0))
+    labels = (torch.arange(400) % 10 == 0).long()
+    assert ridge_probe(noise, labels, noise, labels, strengths=[1.0]).accuracy == 90.0
+    train, _, test, _ = clusters(train=200, test=200, spread=4.0)
+    uneven = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 2]).repeat(20)
+    weight, bias = plain.ridge(train.double().numpy(), uneven.numpy(), 0.1)
+    predicted = (test.double().numpy() @ weight.T + bias).argmax(1)
+    score = ridge_probe(train, uneven, test, uneven, strengths=[0.1])
+    assert score.accuracy == right(predicted, uneven)
+
+
 def test_ridge_chooses_by_rows_that_it_was_not_fitted_on() -> None:
     train, labels, test, test_labels = clusters(spread=2.0)
     labeled = Labeled.checked(train, labels, test, test_labels)

@@ -143,8 +143,12 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
 
 @pytest.fixture
 def copy(grid: tuple[Path, Comparison], tmp_path: Path) -> Path:
-    """The same, to be changed: for tests that need something finished."""
-    return Path(shutil.copytree(grid[0], tmp_path / "copy"))
+    """The same, to be changed: for tests that need something finished.
+
+    Without its table, which is not replaced by that of a smaller grid.
+    """
+    table = shutil.ignore_patterns("compare.*")
+    return Path(shutil.copytree(grid[0], tmp_path / "copy", ignore=table))
 
 
 # The cells of a grid.
@@ -307,6 +311,80 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(
 
 def test_without_a_trained_cell_seconds_are_not_guessed(tmp_path: Path) -> None:
     assert forecast(tmp_path).cells[0].seconds is None
+
+
+# A table that is there already.
+
+
+ALL: dict[str, Any] = {"objectives": ["emp", "weak"], "patches": [2, 4], "seeds": [0, 1],
+                       "set": WEAK, "probes": ("ridge", "knn")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("less", "what"),
+    [
+        ({"seeds": [0]}, "shows emp-n2-seed1, emp-n4-seed1, weak-n2-seed1, weak-n4-seed1, which"),
+        ({"seeds": [0, 1, 2], "objectives": ["emp"], "set": {}}, "shows weak-n2-seed0, "),
+        ({"probes": ("knn",)}, "shows scores by ridge, which this command leaves out"),
+        ({"crops": "grid2"}, "shows scores with crops grid1, and this command has grid2"),
+        ({"train_size": 50}, "shows scores with train_size None, and this command has 50"),
+    ],
+    ids=["seeds", "objectives", "probes", "crops", "train size"],
+)
+def test_a_table_is_not_replaced_by_one_that_shows_less(
+    less: dict[str, Any], what: str, grid: tuple[Path, Comparison], steps_taken: list[Any]
+) -> None:
+    before = stamps(grid[0])
+    with pytest.raises(UsageError, match=f"compare.html {re.escape(what)}") as refused:
+        compare(grid[0], **(ALL | less))
+    assert "choose another --out, or remove " in str(refused.value)
+    assert stamps(grid[0]) == before
+    assert steps_taken == []
+
+
+def test_a_table_that_was_removed_or_damaged_makes_room_for_a_smaller_one(
+    grid: tuple[Path, Comparison], copy: Path
+) -> None:
+    for content in (None, "{", "[]", '{"cells": [{}]}'):
+        (copy / "compare.json").unlink(missing_ok=True)
+        if content is not None:
+            (copy / "compare.json").write_text(content)
+        compare(copy)
+        assert states(copy) == {"emp-n2-seed0": "finished"}
+
+
+def test_a_table_stays_while_a_run_that_it_shows_has_lost_its_scores(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(copy, seeds=[0, 1])
+    before = {path.name: path.read_bytes() for path in copy.glob("compare.*")}
+    shutil.rmtree(copy / "runs" / "emp-n2-seed0" / "evaluations")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise DataError("the images are gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "evaluate", full)
+        with pytest.raises(CellsFailedError) as failed:
+            compare(copy, seeds=[0, 1])
+    assert "emp-n2-seed0 failed: DataError: the images are gone" in str(failed.value)
+    assert "shows scores of emp-n2-seed0 from before, and is kept" in str(failed.value)
+    assert {path.name: path.read_bytes() for path in copy.glob("compare.*")} == before
+    compare(copy, seeds=[0, 1, 2])
+    assert set(states(copy).values()) == {"finished"}
+    assert len(states(copy)) == 3
+
+
+def test_a_run_of_a_table_may_have_another_name_beside_others(copy: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / place / "run" for place in "ab"]
+    for seed, path in enumerate(paths):
+        shutil.copytree(copy / "runs" / f"emp-n2-seed{seed}", path)
+    out = tmp_path / "out"
+    compare_runs(paths[:1], out)
+    compare_runs(paths, out)
+    assert sorted(states(out)) == sorted(map(str, paths))
+    with pytest.raises(UsageError, match="b/run, which this command leaves out"):
+        compare_runs(paths[:1], out)
 
 
 # Interruptions.
@@ -595,8 +673,10 @@ def test_the_table_says_that_the_batch_was_held_fixed(grid: tuple[Path, Comparis
         assert "The batch is held fixed" in text
 
 
-def test_seconds_of_different_machines_are_marked(copy: Path) -> None:
-    assert record(copy)["notices"] == []
+def test_seconds_of_different_machines_are_marked(
+    grid: tuple[Path, Comparison], copy: Path
+) -> None:
+    assert record(grid[0])["notices"] == []
     run = Run(copy / "runs" / "emp-n2-seed1")
     run.environment = run.environment | {"device": "a faster one"}
     compare(copy, seeds=[0, 1])

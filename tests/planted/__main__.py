@@ -25,7 +25,7 @@ from pathlib import Path
 from registry import ROOT, Fault, StaleError, registry
 
 PATIENCE = 300.0  # seconds for a test
-LEFT_OUT = (".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "runs", "build", "dist")
+LEFT_OUT = (".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "runs", "build", "dist")
 # Imported once, and not for each fault.
 WARM = ("torch", "lightning_fabric", "sklearn.linear_model", "pyarrow.parquet", "jsonargparse",
         "matplotlib.pyplot", "jinja2", "rich.progress", "hypothesis", "beartype")  # fmt: skip

@@ -30,6 +30,7 @@ from empssl.reports.sections.neighbors import queries
 from empssl.reports.sections.patch_similarity import _heat, patch_similarities, patch_similarity
 from empssl.reports.sections.patches import patched
 from empssl.reports.sections.scores import scores
+from empssl.reports.sections.spectrum import spectrum
 from empssl.reports.sections.training_curves import curves
 from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
@@ -802,3 +803,14 @@ def test_what_evaluate_and_examine_write_is_what_the_report_reads(
     assert section(page, "layers").count('class="tick y"') == len(found.results)
     assert all(reading.meaning in html.unescape(page) for reading in quality.readings)
     assert "Not measured yet" not in page
+
+
+def test_the_spectrum_of_a_report_falls_by_the_variances_that_embeddings_have() -> None:
+    variances = torch.tensor([1.0, 1e-2, 1e-4])
+    axes = torch.diag((3 * variances).sqrt())  # six rows: each axis has twice its square
+    found = spectrum({"head": torch.cat([axes, -axes])})
+    heights = [float(y) for _, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", found.chart.lines[0].path)]
+    marks = {mark.text: mark.at for mark in found.chart.y_ticks}
+    expected = [marks["1"], marks["10⁻²"], marks["10⁻⁴"]]
+    assert heights == pytest.approx(expected, abs=0.06)  # as drawn, to a tenth
+    assert (found.ranks[0].most, found.ranks[0].dim) == (3, 3)

@@ -88,6 +88,11 @@ class Sampler:
             self._next = (step + 1, self._reader.submit(self._read, step + 1))
         return drawn
 
+    def drawn_before(self, step: int) -> Tensor:
+        """int64, which samples the steps before this one were to draw; of the first epoch alone."""
+        order = self.usable[permutation(len(self.usable), seed=self.seed, epoch=0)]
+        return order[: min(step, self.steps_per_epoch) * self.batch]
+
     def close(self) -> None:
         self._reader.shutdown(cancel_futures=True)
 

@@ -237,7 +237,8 @@ def _parsed(words: RangeWords) -> Range:
     Raises:
         UsageError: it is none.
     """
-    given = [words] if isinstance(words, str) else list(words)
+    every = [words] if isinstance(words, str) else list(words)
+    given = [v for word in every for v in (word.split() if isinstance(word, str) else [word])]
     if len(given) == 1 and given[0] in _NAMED:
         return given[0]  # type: ignore[return-value]
     try:
@@ -246,7 +247,7 @@ def _parsed(words: RangeWords) -> Range:
             return low, high
     except (TypeError, ValueError):
         pass
-    shown = " ".join(map(str, given))
+    shown = " ".join(map(str, every))
     raise UsageError(
         f"range is {shown}; expected two numbers, what becomes black and the larger one that "
         f"becomes white, or one of {', '.join(_NAMED)}"

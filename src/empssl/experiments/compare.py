@@ -11,6 +11,7 @@ from empssl.evaluation.evaluate import PROBES, Probe
 from empssl.experiments.cost import Forecast
 from empssl.experiments.folder import Folder
 from empssl.experiments.grid import EqualBudget, grid
+from empssl.experiments.previous_table import PreviousTable
 from empssl.experiments.protocol import EvalProtocol, check_alike
 from empssl.experiments.report import page
 from empssl.experiments.results import Comparison
@@ -56,7 +57,9 @@ def compare(
 
     A grid goes on where it was stopped: cells that are finished are left alone, one that is
     half-trained continues, one that failed is tried again, and its failure does not stop the
-    others. Several processes may work on one grid. The files are written again after every cell.
+    others. Several processes may work on one grid. The files are written again after every cell,
+    but never with less in them: a table that shows more runs or probes than are asked for, or
+    scores of another protocol, is kept.
 
     Args:
         runs: run directories, instead of a grid. Those without a score of this protocol are
@@ -94,7 +97,8 @@ def compare(
         The table, or with `dry_run` the cells and their costs.
 
     Raises:
-        UsageError: settings that cannot be carried out, or runs that cannot stand in one table.
+        UsageError: settings that cannot be carried out, runs that cannot stand in one table, or a
+            table at `out` that shows what the new one would lack.
         CellsFailedError: cells failed; the others are in the table.
         RunInUseError: another process is at work on cells that the table lacks.
         StoppedError: Ctrl-C or SIGTERM came; the same command goes on.
@@ -171,13 +175,16 @@ def _carried_out(
     """Do all that is left, writing down after every cell what there is.
 
     Raises:
-        CellsFailedError, RunInUseError, StoppedError: as `compare`.
+        UsageError, CellsFailedError, RunInUseError, StoppedError: as `compare`.
     """
+    before = PreviousTable.of(folder)
+    before.check(cells, protocol)
 
     def written() -> Comparison:
         outcomes = [RunStatus.of(cell, protocol, folder) for cell in cells]
         result = Comparison.of(outcomes, protocol, equal, folder)
-        folder.write(record=result.to_json(), table=result.table(), page=page(result))
+        if not before.lost(outcomes):
+            folder.write(record=result.to_json(), table=result.table(), page=page(result))
         return result
 
     left = [cell for cell in cells if not is_done(cell, cells, protocol)]
@@ -197,11 +204,15 @@ def _carried_out(
         code = error.exit_code if isinstance(error, StoppedError) else 130
         raise StoppedError(f"stopped at {cell.name}; the same command goes on", code) from error
     result = written()
+    lost = before.lost(result.outcomes)
     if result.failed:
         names = ", ".join(outcome.cell.name for outcome in result.failed)
+        where = f"{folder.page_path} says why, and has the others"
+        if lost:
+            where = f"{folder.page_path} shows scores of {', '.join(lost)} from before, and is kept"
+            where = "; ".join([*result.failures, where])
         raise CellsFailedError(
-            f"{len(result.failed)} of {len(cells)} cells failed: {names}; "
-            f"{folder.page_path} says why, and has the others"
+            f"{len(result.failed)} of {len(cells)} cells failed: {names}; {where}"
         )
     if result.missing:
         names = ", ".join(outcome.cell.name for outcome in result.missing)

@@ -31,6 +31,28 @@ class KeptMap(TypedDict):
     reading: str
 
 
+class KeptTable(TypedDict, total=False):
+    """compare.json, as far as it says what the table shows."""
+
+    data: str
+    protocol: "KeptProtocol"
+    cells: list[dict[str, Any]]
+
+
+class KeptProtocol(TypedDict, total=False):
+    """How its runs were scored."""
+
+    probes: list[str]
+    crops: str
+    train_size: int | None
+
+
+@rule(KeptTable)
+def _named(found: KeptTable) -> str | None:
+    """Every cell has a name."""
+    return None if all("name" in cell for cell in found["cells"]) else "a cell has no name"
+
+
 @rule(KeptMap)
 def _plane(found: KeptMap) -> str | None:
     """Two coordinates for each image."""
@@ -61,6 +83,18 @@ class Folder:
     @property
     def page_path(self) -> Path:
         return self.path / "compare.html"
+
+    @property
+    def record_path(self) -> Path:
+        return self.path / "compare.json"
+
+    def kept_table(self) -> KeptTable | None:
+        """The table that was written last; None if there is none that can be read."""
+        try:
+            found: KeptTable = read_json(self.record_path, KeptTable)
+        except CheckpointError:
+            return None
+        return found
 
     def claim(self, name: str) -> AbstractContextManager[None]:
         """Work on a cell, alone.
@@ -104,7 +138,7 @@ class Folder:
 
     def write(self, *, record: str, table: str, page: str) -> None:
         self._make()
-        replace(self.path / "compare.json", record + "\n")
+        replace(self.record_path, record + "\n")
         replace(self.path / "compare.md", markdown(table) + "\n")
         replace(self.page_path, page)
 

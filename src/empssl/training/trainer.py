@@ -85,6 +85,7 @@ MOST_EPOCHS, MOST_PATCHES = 1e9, 100_000  # so that steps and views can be count
 SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a run may change
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
 LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
+COMPARED_AT_ONCE = 8192  # images, with those that a run learned from
 FoundBadSample = tuple[
     BadSample, int, int
 ]  # a bad image, and the epoch and step for which it was read
@@ -594,6 +595,7 @@ class Trainer:
                 f"{folder} or {self.run.path / 'plan.json'} does not hold what it takes to "
                 f"continue ({error!r})"
             ) from error
+        on_rank_zero(self.fabric, self._warn_of_changed_images)
         if self.fabric.is_global_zero:
             self.run.trim_metrics(self.step)
             self.run.trim_epochs(self.step)
@@ -601,6 +603,41 @@ class Trainer:
             self.plan |= self.images_at
             if self.plan != self.run.plan:
                 self.run.plan = self.plan
+
+    def _warn_of_changed_images(self) -> None:
+        """Say how many images show something else than when the run learned from them.
+
+        The fingerprint of a folder knows names and sizes of files, and not what is in them. Of a
+        set that is not in memory some images are looked at, evenly spread over those drawn so far.
+        """
+        if self.trained is None:
+            return
+        memory = isinstance(self.images, MemoryImages)
+        sampler = self.sampler
+        known = sampler.usable if self.trained.whole else sampler.drawn_before(self.step)
+        if not memory:
+            bad = {
+                row["name"] for row in self.run.bad_samples()
+            }  # others were drawn in their place
+            known = known[:: max(1, len(known) // LOOKED_AT)][:LOOKED_AT]
+            known = known[[self.images.sample_name(i) not in bad for i in known.tolist()]]
+        other = torch.zeros(len(known), dtype=torch.bool)
+        for rows in torch.arange(len(known)).split(COMPARED_AT_ONCE):
+            got = self.images.read(known[rows].tolist())
+            other[rows] = got.valid.cpu() & ~self.trained.holds(got.pixels)
+        if not other.any():
+            return
+        if memory:  # others are listed when they are drawn
+            for samples in known[other].split(COMPARED_AT_ONCE):
+                self.trained.add(contents(self.images.read(samples.tolist()).pixels))
+            self.run.trained_images = self.trained
+        changed, example = int(other.sum()), self.images.sample_name(int(known[other][0]))
+        self._say(
+            f"{changed:,} of {len(known):,} images{'' if memory else ' looked at'} show something "
+            f"else than when {self.run.path} learned from them, such as {example!r}: their files "
+            "were replaced by others of the same name and size, or are decoded otherwise here; the "
+            "run goes on with the images as they are now"
+        )
 
     def _restore_budget(self) -> None:
         """What is left of the time; steps that are taken again are planned again, too."""
