@@ -987,6 +987,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="trials at once")
     parser.add_argument("--write", action="store_true", help="to docs/results/attack.json")
     args = parser.parse_args()
+    began = time.monotonic()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as at:
         base = prepare(Path(at))
@@ -1011,9 +1012,9 @@ def main() -> int:
                     print(f"{kind}: {count}", file=sys.stderr, flush=True)
     claim(
         "attack", [survived.total()], "survived", write=args.write, tried=tried.total(),
-        seed=args.seed, kinds={kind: {"survived": survived[kind], "tried": tried[kind]}
-                               for kind in args.kinds},
-        failures=failures,
+        seed=args.seed, failures=failures, minutes=round((time.monotonic() - began) / 60, 1),
+        kinds={kind: {"what": KINDS[kind].__doc__, "survived": survived[kind],
+                      "tried": tried[kind]} for kind in args.kinds},
     )  # fmt: skip
     return 1 if failures else 0
 

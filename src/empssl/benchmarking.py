@@ -165,9 +165,13 @@ def bench(
          "backbone": backbone, "projector": projector, "objective": objective,
          "optimizer": optimizer},
     )  # fmt: skip
-    counted = {"patches": (settings["patches"], 2, MOST_PATCHES),
-               "batch": (settings["batch"], 2, MOST_BATCH),
-               "image_side": (image_side, 2, MOST_SIDE), "steps": (steps, 1, math.inf), "slow_steps": (slow_steps, 1, math.inf)}  # fmt: skip
+    counted = {
+        "patches": (settings["patches"], 2, MOST_PATCHES),
+        "batch": (settings["batch"], 2, MOST_BATCH),
+        "image_side": (image_side, 2, MOST_SIDE),
+        "steps": (steps, 1, math.inf),
+        "slow_steps": (slow_steps, 1, math.inf),
+    }
     for name, (value, least, most) in counted.items():
         if value < least:
             raise UsageError(f"{name} is {value}, expected {least} or more")
