@@ -1,6 +1,7 @@
 """What a training step costs on this machine, and which part of it costs what."""
 
 import json
+import math
 import platform
 import statistics
 import time
@@ -35,6 +36,7 @@ from empssl.objectives import build_objective
 from empssl.objectives.objective import Objective
 from empssl.optim import build_optimizers, set_lr
 from empssl.recipes import resolve
+from empssl.shapes import MOST_BATCH, MOST_PATCHES, MOST_SIDE
 from empssl.slow import SlowPipeline
 from empssl.spec import Spec, build
 from empssl.step import gradient_norm, objective_loss, training_step
@@ -163,12 +165,18 @@ def bench(
          "backbone": backbone, "projector": projector, "objective": objective,
          "optimizer": optimizer},
     )  # fmt: skip
-    counted = {"patches": (settings["patches"], 2), "batch": (settings["batch"], 2),
-               "image_side": (image_side, 2), "steps": (steps, 1),
-               "slow_steps": (slow_steps, 1)}  # fmt: skip
-    for name, (value, least) in counted.items():
+    counted = {
+        "patches": (settings["patches"], 2, MOST_PATCHES),
+        "batch": (settings["batch"], 2, MOST_BATCH),
+        "image_side": (image_side, 2, MOST_SIDE),
+        "steps": (steps, 1, math.inf),
+        "slow_steps": (slow_steps, 1, math.inf),
+    }
+    for name, (value, least, most) in counted.items():
         if value < least:
             raise UsageError(f"{name} is {value}, expected {least} or more")
+        if value > most:
+            raise UsageError(f"{name} is {value}, expected at most {most:,}")
     if slow and settings["objective"]["name"] != "emp":
         raise UsageError(
             f"the slow pipeline knows only the objective emp, not {settings['objective']['name']}; "

@@ -79,7 +79,7 @@ from empssl.progress import progress
 from empssl.recipes import completed, resolve
 from empssl.run import Run
 from empssl.run_images import check_fingerprint, check_same_kind, known_data_dir, place
-from empssl.shapes import MOST_SIDE
+from empssl.shapes import MOST_BATCH, MOST_PATCHES, MOST_SIDE
 from empssl.sharding import Shard, Share
 from empssl.spec import Spec, build
 from empssl.step import StepResult, training_step
@@ -89,7 +89,7 @@ from empssl.transfer import send
 from empssl.views import POLICIES, Policy
 
 CHECKPOINT_SECONDS = 300.0
-MOST_EPOCHS, MOST_PATCHES = 1e9, 100_000  # so that steps and views can be counted
+MOST_EPOCHS = 1e9  # so that steps can be counted
 SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a run may change
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
 LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
@@ -976,6 +976,8 @@ def _check(settings: dict[str, Any]) -> None:
             f"batch is {settings['batch']}, expected 2 or more: one image has no other to be "
             "told from"
         )
+    if settings["batch"] > MOST_BATCH:
+        raise UsageError(f"batch is {settings['batch']}, expected at most {MOST_BATCH:,}")
     if settings["budget"] is None and not 0 < settings["epochs"] <= MOST_EPOCHS:
         raise UsageError(
             f"epochs is {settings['epochs']}, expected a positive number of at most "
