@@ -245,6 +245,15 @@ def _two_digits(value: float) -> str:
     return str(rounded).replace("-", "−")
 
 
+def attack_table() -> list[str]:
+    """What was tried against files, machine and processes, and how often it was survived."""
+    record = load("attack")
+    lines = ["| tried | survived |", "| --- | --- |"]
+    for kind in record["kinds"].values():
+        lines.append(f"| {kind['what'].rstrip('.')} | {kind['survived']} of {kind['tried']} |")
+    return lines
+
+
 def claims_table() -> list[str]:
     """What became of the paper's claims, the same layer and the same crops of both first."""
     lines = [

@@ -208,6 +208,10 @@ def _rewrite(folder: Path, name: str, content: bytes) -> None:
         (["train", "digits", "--out", "x", "--image-side", "100000"], 2, "at most 4,096 pixels"),
         (["train", "digits", "--out", "x", "--views.side", "100000"], 2, "1 to 4,096 pixels"),
         (["train", "digits", "--out", "x", "--patches", "1000000000"], 2, "at most 100,000"),
+        (["train", "digits", "--out", "x", "--batch", "1" + "0" * 18], 2, "at most 1,000,000"),
+        (["bench", "--batch", "1" + "0" * 18], 2, "at most 1,000,000"),
+        (["bench", "--patches", "1" + "0" * 18], 2, "at most 100,000"),
+        (["bench", "--image-side", "100000"], 2, "at most 4,096"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_in_a_sentence(

@@ -442,6 +442,20 @@ def test_a_verb_of_one_process_prints_whatever_a_launcher_calls_it(
     assert "97.5" in capsys.readouterr().out
 
 
+def test_what_is_left_in_a_process_does_not_change_the_exit_code() -> None:
+    program = (
+        "import ctypes, sys\n"
+        "system = ctypes.CDLL(None)\n"
+        "system.__cxa_atexit(system.abort, None, None)  # as destructors of C++ do\n"
+        "sys.argv = ['empssl', '--version']\n"
+        "from empssl.__main__ import run\n"
+        "run()\n"
+    )
+    words = [sys.executable, "-c", program]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, f"empssl {empssl.__version__}\n")
+
+
 def test_names_from_data_move_no_cursor(
     verb: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

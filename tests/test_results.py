@@ -53,6 +53,20 @@ def test_the_documents_of_the_paper_are_what_their_json_gives_by_the_rules_of_to
         assert (folder / file).read_text() == text, f"{file}: python benchmarks/paper_documents.py"
 
 
+def test_the_page_on_reliability_shows_the_committed_attacks() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text().splitlines()
+    lines = table().attack_table()
+    at = page.index(lines[0])
+    assert page[at : at + len(lines)] == lines
+    assert page[at + len(lines)] == ""
+    record = table().load("attack")
+    kinds = record["kinds"].values()
+    assert record["value"] == sum(kind["survived"] for kind in kinds)
+    assert record["tried"] == sum(kind["tried"] for kind in kinds) >= 250
+    assert len(record["kinds"]) == 11
+    assert f"{record['value']:.0f} of {record['tried']} trials" in " ".join(page)
+
+
 def test_the_page_on_fidelity_shows_the_committed_worths() -> None:
     made = (ROOT / "docs" / "results" / "paper" / "fidelity.md").read_text().splitlines()
     page = (ROOT / "docs" / "fidelity.md").read_text().splitlines()

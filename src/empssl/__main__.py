@@ -18,11 +18,12 @@ def run() -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     code = main()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_initialized():
-        # A thread of gloo that is still there while Python ends aborts it, now and then.
-        _settle_streams()
-        os._exit(code)
-    sys.exit(code)
+    if torch is None or not torch.distributed.is_initialized():
+        atexit._run_exitfuncs()
+    _settle_streams()
+    # A thread of torch, Arrow or gloo that is still there while Python ends aborts it, now and
+    # then: the work is done, and the exit code would say that it is not.
+    os._exit(code)
 
 
 def _open_streams() -> None:

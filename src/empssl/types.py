@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 MOST_SIDE = 4096  # of an image or a view: one of them is 48 MiB of pixels, 192 as float32
+MOST_PATCHES, MOST_BATCH = 100_000, 1_000_000  # of an image, and images: views can be counted
 
 Images = UInt8[Tensor, "batch 3 height width"]
 Views = Float[Tensor, "view batch 3 side side"]

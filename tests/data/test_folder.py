@@ -413,6 +413,12 @@ def test_a_table_that_does_not_fit_is_an_error(text: str, message: str, tmp_path
         open_images(str(tmp_path), split="all")
 
 
+def test_a_table_that_is_nested_too_deep_is_an_error(tmp_path: Path) -> None:
+    (fill(tmp_path, "1.png", "2.png") / "metadata.jsonl").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"metadata.jsonl' cannot be read"):
+        open_images(str(tmp_path), split="all")
+
+
 def test_a_table_without_labels_changes_nothing(tmp_path: Path) -> None:
     (fill(tmp_path, "a/1.png", "b/2.png") / "metadata.csv").write_text("file_name,text\nx,y\n")
     assert open_images(str(tmp_path), split="all").class_names == ("a", "b")

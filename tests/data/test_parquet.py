@@ -106,6 +106,33 @@ def test_missing_image_column_names_those_found(tmp_path: Path) -> None:
         open_images(str(tmp_path / "x.parquet"), split="all")
 
 
+@pytest.mark.parametrize(
+    "column",
+    [["x"] * 8, list(range(8)), [0.5] * 8, [[1]] * 8, [{"path": "x"}] * 8, [{"bytes": "x"}] * 8],
+)
+def test_what_is_declared_an_image_and_is_none_is_refused(
+    column: list[Any], tmp_path: Path
+) -> None:
+    features = {"info": {"features": {"x": {"_type": "Image"}}}}
+    table = pa.table({"x": column}).replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, tmp_path / "odd.parquet")
+    with pytest.raises(DataError, match=r"'x' of .* is declared an image and holds .*, expected"):
+        open_images(str(tmp_path / "odd.parquet"), split="all")
+
+
+def test_images_that_are_stored_once_are_read(tmp_path: Path) -> None:
+    column = pa.DictionaryArray.from_arrays(
+        pa.array([1, 0, 1], pa.int32()), pa.array([photo(0), photo(1)], pa.binary())
+    )
+    images = pa.StructArray.from_arrays([column, pa.nulls(3, pa.string())], ["bytes", "path"])
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
+    opened = open_images(str(tmp_path / "a.parquet"), split="all")
+    pixels = opened.read([0, 1, 2]).pixels
+    assert opened.read([0, 1, 2]).valid.all()
+    assert (pixels[0] == pixels[2]).all()
+    assert (pixels[0] != pixels[1]).any()
+
+
 def test_two_image_columns_are_not_guessed(tmp_path: Path) -> None:
     table = pa.table({name: pa.array([cell(0)], IMAGE) for name in ("before", "after")})
     pq.write_table(table, tmp_path / "x.parquet")

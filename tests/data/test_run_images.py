@@ -12,7 +12,7 @@ from tiny import SETTINGS
 
 import empssl
 from empssl.data.run_images import open_run_images, place
-from empssl.errors import DataError, UsageError
+from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.evaluation.examine import examine
 from empssl.reports.run_report import report
 from empssl.runs.run import Run
@@ -221,7 +221,7 @@ def test_a_report_with_embeddings_is_not_replaced_by_one_without(here: Path) -> 
     before = page.read_bytes()
     shutil.rmtree(here / "run" / "checkpoints")
     shutil.rmtree(here / "run" / "model")
-    with pytest.raises(DataError, match="shows the run's weights and is kept"):
+    with pytest.raises(CheckpointError, match="shows the run's weights and is kept"):
         report(here / "run")
     assert page.read_bytes() == before
 

@@ -242,6 +242,16 @@ def test_no_pipe_among_the_data_is_waited_for(
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_no_pipe_in_place_of_a_table_of_labels_is_waited_for(
+    name: str, images: Path, quick: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images, quick / "data")
+    os.mkfifo(quick / "data" / name)
+    assert main(train_command(quick / "data", quick / "run")) == 3
+    assert f"{name}' cannot be read" in capsys.readouterr().err
+
+
 def test_no_lock_of_a_comparison_leads_to_a_file_of_the_users(
     trained: Path, images: Path, quick: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

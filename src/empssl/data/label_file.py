@@ -1,12 +1,14 @@
 """Labels that lie in a table beside the images, as Hugging Face's ImageFolder has them."""
 
 import csv
+import io
 import json
 import posixpath
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from empssl.errors import DataError
+from empssl.runs.files import open_regular
 
 NAMES = ("metadata.csv", "metadata.jsonl", "labels.csv")
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "path")
@@ -40,7 +42,10 @@ def labels_beside(root: Path, tables: Iterable[str]) -> dict[str, str]:
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with (
+            open_regular(path, follow=True) as binary,
+            io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file,
+        ):
             if path.suffix == ".jsonl":
                 rows = (json.loads(line) for line in file if line.strip())
             else:
@@ -52,7 +57,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
                 name, label = (_value(row, keys) for keys in (FILE_COLUMNS, LABEL_COLUMNS))
                 if name is not None and label is not None:
                     yield name, label
-    except (OSError, ValueError, AttributeError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, csv.Error) as error:
         raise DataError(f"the table of labels '{path}' cannot be read: {error}") from error
 
 

@@ -209,6 +209,12 @@ def _image_column(schema: pa.Schema, file: Path) -> str:
             f"{what} in '{file}': expected one of {{bytes, path}} structs, "
             f"found {', '.join(f'{field.name} ({field.type})' for field in schema)}"
         )
+    kind = schema.field(images[0]).type
+    if not (_holds_images(kind) or _is_binary(kind)):
+        raise DataError(
+            f"the column '{images[0]}' of '{file}' is declared an image and holds {kind}, "
+            "expected {bytes, path} structs or bytes"
+        )
     return images[0]
 
 
@@ -305,6 +311,7 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
+    kind = _value_type(kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 

@@ -1,6 +1,7 @@
 """What a training step costs on this machine, and which part of it costs what."""
 
 import json
+import math
 import platform
 import statistics
 import time
@@ -41,6 +42,7 @@ from empssl.training.flops import flops_per_view
 from empssl.training.memory import WHOLE
 from empssl.training.recipes import resolve
 from empssl.training.step import gradient_norm, objective_loss, training_step
+from empssl.types import MOST_BATCH, MOST_PATCHES, MOST_SIDE
 from empssl.views import POLICIES
 
 PARTS = ("views", "objective", "optimizer", "transfer")
@@ -165,12 +167,18 @@ def bench(
          "backbone": backbone, "projector": projector, "objective": objective,
          "optimizer": optimizer},
     )  # fmt: skip
-    counted = {"patches": (settings["patches"], 2), "batch": (settings["batch"], 2),
-               "image_side": (image_side, 2), "steps": (steps, 1),
-               "slow_steps": (slow_steps, 1)}  # fmt: skip
-    for name, (value, least) in counted.items():
+    counted = {
+        "patches": (settings["patches"], 2, MOST_PATCHES),
+        "batch": (settings["batch"], 2, MOST_BATCH),
+        "image_side": (image_side, 2, MOST_SIDE),
+        "steps": (steps, 1, math.inf),
+        "slow_steps": (slow_steps, 1, math.inf),
+    }
+    for name, (value, least, most) in counted.items():
         if value < least:
             raise UsageError(f"{name} is {value}, expected {least} or more")
+        if value > most:
+            raise UsageError(f"{name} is {value}, expected at most {most:,}")
     if slow and settings["objective"]["name"] != "emp":
         raise UsageError(
             f"the slow pipeline knows only the objective emp, not {settings['objective']['name']}; "

@@ -194,7 +194,8 @@ def _check_not_poorer(path: Path, shows: list[str], lacking: list[MissingPart]) 
     """Keep a report that shows what a new one would lack.
 
     Raises:
-        DataError: there is one.
+        DataError: there is one, and images are missing.
+        CheckpointError: there is one, and weights are.
     """
     try:
         before = read_text(path)
@@ -205,7 +206,8 @@ def _check_not_poorer(path: Path, shows: list[str], lacking: list[MissingPart]) 
     shown = said[1].split() if said else ["images"] * ("data:image/" in before)
     if lost := [name for name in shown if name not in shows]:
         why = "; ".join(f"{lack.what[0].lower()}{lack.what[1:]}: {lack.why}" for lack in lacking)
-        raise DataError(
+        kind = CheckpointError if "weights" in lost else DataError
+        raise kind(
             f"{path} shows the run's {' and '.join(lost)} and is kept, as a new report could not "
             f"({why}). For one without them, remove it first"
         )

@@ -77,11 +77,11 @@ from empssl.training.preflight import check_disk, checkpoint_bytes
 from empssl.training.recipes import completed, resolve
 from empssl.training.sharding import Shard, Share
 from empssl.training.step import StepResult, training_step
-from empssl.types import MOST_SIDE, Division
+from empssl.types import MOST_BATCH, MOST_PATCHES, MOST_SIDE, Division
 from empssl.views import POLICIES, Policy
 
 CHECKPOINT_SECONDS = 300.0
-MOST_EPOCHS, MOST_PATCHES = 1e9, 100_000  # so that steps and views can be counted
+MOST_EPOCHS = 1e9  # so that steps can be counted
 SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a run may change
 WHITENING_IMAGES = 5000  # ten of the patches that whitening is measured on come from each
 LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
@@ -973,6 +973,8 @@ def _check(settings: dict[str, Any]) -> None:
             f"batch is {settings['batch']}, expected 2 or more: one image has no other to be "
             "told from"
         )
+    if settings["batch"] > MOST_BATCH:
+        raise UsageError(f"batch is {settings['batch']}, expected at most {MOST_BATCH:,}")
     if settings["budget"] is None and not 0 < settings["epochs"] <= MOST_EPOCHS:
         raise UsageError(
             f"epochs is {settings['epochs']}, expected a positive number of at most "
