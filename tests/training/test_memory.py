@@ -20,7 +20,7 @@ from empssl.models.segments import Statistics
 from empssl.objectives.base import Loss
 from empssl.objectives.emp import EMP
 from empssl.training import memory
-from empssl.training.gradients import backward
+from empssl.training.gradients import project
 from empssl.training.memory import MemoryPlan, Stage, boundaries, plan_memory
 from empssl.training.step import objective_loss
 
@@ -58,7 +58,8 @@ def to_loss(projections: Tensor) -> Loss:
 
 def step(made: Network, how: MemoryPlan, x: Tensor) -> dict[str, Tensor]:
     """Loss, gradients and buffers after one backward pass."""
-    loss = backward(FABRIC, made, x, to_loss, how, BATCH)
+    loss = to_loss(project(FABRIC, made, x, how, BATCH))
+    loss.total.backward()
     found = {"loss": loss.total.detach()}
     found |= {f"{n}.grad": p.grad for n, p in made.named_parameters() if p.grad is not None}
     return found | {n: b.clone() for n, b in made.named_buffers()}
@@ -157,7 +158,7 @@ def test_exact_holds_under_autocast() -> None:
     for how in (MemoryPlan(), MemoryPlan("exact", 5)):
         made = network().float()
         module = half.setup(made.to(memory_format=torch.channels_last))
-        backward(half, module, images().float(), to_loss, how, BATCH)
+        half.backward(to_loss(project(half, module, images().float(), how, BATCH)).total)
         gradients.append(torch.cat([p.grad.flatten() for p in made.parameters()]))
     assert gradients[0].dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98

@@ -14,7 +14,7 @@ from empssl.metrics.projections import at_least_single, projection_metrics, spec
 from empssl.models.ema import EMANetwork
 from empssl.objectives.base import Loss, Objective
 from empssl.training.failures import diagnose, remembered_finite
-from empssl.training.gradients import backward
+from empssl.training.gradients import average_gradients, project
 from empssl.training.memory import WHOLE, MemoryPlan
 from empssl.training.sharding import gather_projections
 from empssl.types import BatchLabels, Projections, Targets, Views
@@ -76,23 +76,21 @@ def training_step(
     images = seen.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     targets = None if target is None else gather(fabric, target.project(aimed, fabric.autocast()))
     every = None if labels is None else gather_labels(fabric, labels)
-    measured: dict[str, Tensor] = {}
-    variances: Tensor | None = None
-
-    def to_loss(projections: Tensor) -> Loss:
-        nonlocal targets, variances
-        z = gather_projections(fabric, projections.unflatten(0, (len(seen), batch)), axis)
-        measured.update(projection_metrics(z, axis))
-        variances = spectrum(z) if with_spectrum else None
-        if objective.target == "itself":
-            targets = z.detach()[: objective.target_views]
-        return objective_loss(objective, z, targets, every, axis)
 
     def diagnosis(total: float) -> EmpsslError:
         return diagnose(fabric, network, objective, optimizers, images, total, batch=batch)
 
     try:
-        loss = backward(fabric, network, images, to_loss, plan, batch)
+        projections = project(fabric, network, images, plan, batch).unflatten(0, (len(seen), batch))
+        z = gather_projections(fabric, projections, axis)
+        measured = projection_metrics(z, axis)
+        variances = spectrum(z) if with_spectrum else None
+        if objective.target == "itself":
+            targets = z.detach()[: objective.target_views]
+        loss = objective_loss(objective, z, targets, every, axis)
+        del projections, z
+        fabric.backward(loss.total)
+        average_gradients(fabric, network, plan)
     except DivergenceError as error:
         raise diagnosis(math.nan) from error
     norm = gradient_norm(network, objective)
