@@ -31,7 +31,7 @@ from empssl.evaluation.probes.knn import knn_score
 from empssl.metrics.projections import FIRST_STEP, LOW, WARN_STEPS, CollapseWatch
 from empssl.objectives import OBJECTIVES
 from empssl.runs.run import Run
-from empssl.training.trainer import train
+from empssl.training.train import train
 
 sys.path.insert(0, str(ROOT / "tests"))
 from wrong_objectives import FAULTS, planted

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from empssl.training import setup
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, for this process and its victims
 
 import pytest
@@ -45,7 +47,6 @@ from victim import Victim
 
 from empssl import data
 from empssl.cli import main as typed
-from empssl.training import trainer
 
 MUTANTS, FLIPS, CONFIGURATIONS = 200, 20, 5  # in a trial
 
@@ -165,7 +166,7 @@ def main() -> int:
     began = time.monotonic()
     until = began + 60 * args.minutes
     data.open_digits = cache(data.open_digits)
-    trainer.flops_per_view = lambda *_: 1.0  # counting takes longer than a step
+    setup.flops_per_view = lambda *_: 1.0  # counting takes longer than a step
     trials, tried, failures = Counter[str](), Counter[str](), list[str]()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as place:

@@ -246,7 +246,7 @@ def test_what_the_machine_refuses_is_a_sentence(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("empssl.training.trainer.open_images", refuse)
+    monkeypatch.setattr("empssl.training.train.open_images", refuse)
     fails(train("digits", tmp_path / "run"), code, str(error), capsys=capsys)
 
 

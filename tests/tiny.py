@@ -17,7 +17,7 @@ from empssl.data import MemoryImages
 from empssl.runs import checkpoint
 from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
-from empssl.training.trainer import train
+from empssl.training.train import train
 
 STEPS_PER_EPOCH = 1437 // 8
 SETTINGS: dict[str, Any] = {

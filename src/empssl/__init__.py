@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from empssl.experiments.compare import compare
     from empssl.experiments.paper.reproduce import reproduce
     from empssl.reports.run_report import report
-    from empssl.training.trainer import train
+    from empssl.training.train import train
 
 __all__ = [
     "Encoder", "__version__", "bench", "compare", "doctor", "embed", "evaluate", "examine",
@@ -36,7 +36,7 @@ _HOMES = {
     "examine": "empssl.evaluation.examine",
     "report": "empssl.reports.run_report",
     "reproduce": "empssl.experiments.paper.reproduce",
-    "train": "empssl.training.trainer",
+    "train": "empssl.training.train",
 }
 
 

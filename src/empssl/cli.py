@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import empssl
+from empssl._version import __version__
 from empssl.config import merge
 from empssl.errors import (
     CheckpointError,
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words or words[0] in ("-h", "--help"):
             _show(_overview())
         elif words[0] == "--version":
-            _show(f"empssl {empssl.__version__}")
+            _show(f"empssl {__version__}")
         elif words[0] not in VERBS:
             kind, choices = ("option", FRONT) if words[0].startswith("-") else ("verb", VERBS)
             raise _unknown(kind, words[0], choices)

@@ -17,7 +17,7 @@ from empssl.data.imagenet100 import CLASSES, read_ids
 from empssl.errors import DataError
 from empssl.evaluation.evaluate import evaluate
 from empssl.runs.run import Run
-from empssl.training.trainer import train
+from empssl.training.train import train
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenette160"
 IDS = read_ids(CLASSES)

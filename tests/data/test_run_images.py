@@ -16,7 +16,8 @@ from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.evaluation.examine import examine
 from empssl.reports.run_report import report
 from empssl.runs.run import Run
-from empssl.training import trainer
+from empssl.training import train as train_module
+from empssl.training.train import train
 
 OPTIONS: dict[str, Any] = SETTINGS | {"epochs": 1.0, "image_side": 16}
 
@@ -35,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photos(folder / "photos")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        trainer.train("photos", out="run", **OPTIONS)
+        train("photos", out="run", **OPTIONS)
     return folder
 
 
@@ -58,7 +59,7 @@ def elsewhere(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def resume(data: str, run: Path) -> None:
-    trainer.train(data, out=run, resume=True)
+    train(data, out=run, resume=True)
 
 
 # What is written down
@@ -150,12 +151,12 @@ def test_a_data_set_known_by_name_is_looked_for_where_it_was(
         found.append((data, options["data_dir"] and str(options["data_dir"])))
         return known("digits", split="train", side=16)
 
-    monkeypatch.setattr(trainer, "open_images", noted)
+    monkeypatch.setattr(train_module, "open_images", noted)
     (tmp_path / "sets").mkdir()
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path)
     options = SETTINGS | {"epochs": 0.01}
-    trainer.train("cifar10", out=tmp_path / "run", data_dir="sets", **options)
+    train("cifar10", out=tmp_path / "run", data_dir="sets", **options)
     monkeypatch.chdir(tmp_path / "other")
     resume("cifar10", tmp_path / "run")
     assert found == [("cifar10", "sets"), ("cifar10", str(tmp_path / "sets"))]

@@ -21,7 +21,7 @@ from empssl.data.base import ImageSet
 from empssl.errors import DataError
 from empssl.evaluation.evaluate import evaluate
 from empssl.runs.run import Run
-from empssl.training.trainer import train
+from empssl.training.train import train
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "tiny-imagenet"
 FOLDER = "tiny-imagenet-200"

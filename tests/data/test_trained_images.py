@@ -21,14 +21,24 @@ from tiny import train_tiny
 import empssl
 from empssl.data import MemoryImages, open_images
 from empssl.data.base import ImageSet
-from empssl.data.duplicates import NEAR_BITS, contents, digests, near, perceptual_hashes
+from empssl.data.duplicates import (
+    NEAR_BITS,
+    contents,
+    digests,
+    listed,
+    near,
+    nearly_listed,
+    perceptual_hashes,
+)
 from empssl.errors import CheckpointError, DataError
 from empssl.evaluation.results import Evaluation
 from empssl.reports.run_report import report
 from empssl.rng import permutation
 from empssl.runs.run import Run
 from empssl.runs.trained_images import TrainedImages
-from empssl.training import trainer
+from empssl.training import train as train_module
+from empssl.training import trained_images_log, trainer
+from empssl.training.trained_images_log import hashes_of
 
 EACH, SIDE = 20, 16
 CHEAP: dict[str, Any] = {"probes": ["knn"], "crops": ["grid1"], "layers": ["head"],
@@ -274,9 +284,8 @@ def test_one_pixel_makes_another_image(at: tuple[int, int, int]) -> None:
     ).byte()
     other = pixels.clone()
     other[0][at] ^= 1
-    known = TrainedImages(contents(pixels), whole=True)
-    assert known.holds(torch.cat([pixels, other])).tolist() == [True, False]
-    assert known.nearly_holds(other).all()
+    assert listed(torch.cat([pixels, other]), contents(pixels)).tolist() == [True, False]
+    assert nearly_listed(other, contents(pixels)).all()
 
 
 def test_images_that_cannot_be_read_were_not_trained_on(tmp_path: Path) -> None:
@@ -311,7 +320,7 @@ def test_embeddings_in_files_keep_what_was_trained_on(
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "in_memory", lambda images, progress: images)
+    monkeypatch.setattr(train_module, "in_memory", lambda images, progress: images)
 
 
 def numbers(run: Path, images: ImageSet) -> set[int]:
@@ -319,7 +328,7 @@ def numbers(run: Path, images: ImageSet) -> set[int]:
     known = Run(run).trained_images
     assert known is not None
     assert known.whole is False
-    return set(known.holds(images.read(range(len(images))).pixels).nonzero()[:, 0].tolist())
+    return set(listed(images.read(range(len(images))).pixels, known.rows).nonzero()[:, 0].tolist())
 
 
 def drawn(images: ImageSet, steps: int) -> set[int]:
@@ -353,20 +362,20 @@ def test_images_that_whitening_was_measured_on_are_listed_too(photos: Path, tmp_
 def test_a_resumed_run_lists_what_it_drew_before_and_after(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = trainer.Training._take_step
+    taken = trainer.Trainer.train_step
 
-    def stopping(self: trainer.Training, step: int, *rest: Any, **more: Any) -> Any:
+    def stopping(self: trainer.Trainer, step: int, *rest: Any, **more: Any) -> Any:
         if step == 2 and self.step == 2:
             self._save()
             raise KeyboardInterrupt
         return taken(self, step, *rest, **more)
 
-    monkeypatch.setattr(trainer.Training, "_take_step", stopping)
+    monkeypatch.setattr(trainer.Trainer, "train_step", stopping)
     with pytest.raises(KeyboardInterrupt):
         short(tmp_path / "run", photos, epochs=4 / 7)
     images = open_images(str(photos), split="all", side=SIDE)
     assert numbers(tmp_path / "run", images) == drawn(images, 2)
-    monkeypatch.setattr(trainer.Training, "_take_step", taken)
+    monkeypatch.setattr(trainer.Trainer, "train_step", taken)
     empssl.train(str(photos), out=tmp_path / "run", resume=True)
     assert numbers(tmp_path / "run", images) == drawn(images, 4)
 
@@ -377,7 +386,7 @@ def test_what_other_processes_drew_is_listed(
 ) -> None:
     images = open_images(str(photos), split="all", side=SIDE)
     other = contents(images.read([59]).pixels)
-    plain = trainer.gathered
+    plain = trained_images_log.all_gather_object
     monkeypatch.setattr(
         trainer, "all_gather_object", lambda v: [v, [other]] if v and v[0] is not v else plain(v)
     )
@@ -483,7 +492,7 @@ def test_resuming_says_how_many_images_show_something_else_than_before(
     told: Callable[[], str],
 ) -> None:  # fmt: skip
     if streamed:
-        monkeypatch.setattr(trainer, "in_memory", lambda images, progress: images)
+        monkeypatch.setattr(train_module, "in_memory", lambda images, progress: images)
     data = bitmaps(photos, tmp_path / "data")
     run = short(tmp_path / "run", data, epochs=1.0, patches=2)
     told()
@@ -558,8 +567,8 @@ def test_a_set_in_memory_is_listed_whole_but_for_what_cannot_be_read() -> None:
     pixels = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4).byte()
     valid = torch.tensor([False, True])
     images = MemoryImages(pixels, name="x", split="all", fingerprint="", valid=valid)
-    known = TrainedImages.of(images)
-    assert known.holds(pixels).tolist() == [False, True]
+    known = hashes_of(images, images.valid.nonzero()[:, 0])
+    assert listed(pixels, known).tolist() == [False, True]
 
 
 def test_classes_that_only_the_given_test_part_has_are_named(

@@ -35,6 +35,7 @@ from empssl.reports.charts import apart
 from empssl.runs.run import Run
 from empssl.training import trainer
 from empssl.training.recipes import resolve
+from empssl.training.train import train
 
 # Sixty-four whitened patches: the baseline that needs no network takes no time either.
 SHARED: dict[str, Any] = {
@@ -216,7 +217,7 @@ def test_a_cell_after_others_is_the_run_that_it_would_be_alone(
     grid: tuple[Path, Comparison], tmp_path: Path
 ) -> None:
     cell = grid[0] / "runs" / "weak-n4-seed1"
-    alone = trainer.train(**Run(cell).config, out=tmp_path / "alone")
+    alone = train(**Run(cell).config, out=tmp_path / "alone")
     assert differences(cell, alone) == []
 
 
@@ -410,7 +411,7 @@ def test_a_grid_stopped_in_a_cell_goes_on_from_there(
     assert len(taken) == 2  # of four: the other two had been taken
     assert stamps(tmp_path / "grid" / "runs" / "emp-n2-seed0") == first
     second = tmp_path / "grid" / "runs" / "emp-n2-seed1"
-    alone = trainer.train(**Run(second).config, out=tmp_path / "alone")
+    alone = train(**Run(second).config, out=tmp_path / "alone")
     assert differences(second, alone) == []
 
 

@@ -27,8 +27,9 @@ from empssl.evaluation.embed import embed
 from empssl.evaluation.encoder import Encoder
 from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
-from empssl.training import trainer
-from empssl.training.trainer import train
+from empssl.training import setup, trainer
+from empssl.training import train as train_module
+from empssl.training.train import train
 
 IMAGES, BROKEN, STEPS = 24, 2, 6  # of 8 images each: two epochs
 HANGS = 300  # seconds, after which what is waited for does not come
@@ -48,8 +49,8 @@ def training_run(images: Path, out: Path, *, every: float = 0.0, **options: Any)
     """Train, or go on, as a user who types the one command or the other."""
     trainer.CHECKPOINT_SECONDS = every
     # As a set that does not fit: images are read as steps need them.
-    trainer.in_memory = lambda images, **_: images
-    trainer.flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
+    train_module.in_memory = lambda images, **_: images
+    setup.flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
     resume = (out / "config.yaml").exists()
     train(str(images), out=out, resume=resume, **({} if resume else OPTIONS | options))
 
@@ -79,8 +80,8 @@ def train_command(images: Path, out: Path) -> list[str]:
 def typed(words: list[str]) -> None:
     """A command as its process carries it out, in small pieces: a checkpoint after each step."""
     trainer.CHECKPOINT_SECONDS = 0.0
-    trainer.in_memory = lambda images, **_: images
-    trainer.flops_per_view = lambda *_: 1.0
+    train_module.in_memory = lambda images, **_: images
+    setup.flops_per_view = lambda *_: 1.0
     in_fours()
     sys.argv[1:] = words
     __main__.run()

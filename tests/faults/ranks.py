@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from empssl.training import setup
+from empssl.training import train as train_module
+
 WORLD = 2
 STEP = 2  # at which it goes wrong
 FAULTS = [f"{kind} {rank}" for kind in ("kill", "raise", "hang", "skip") for rank in range(WORLD)]
@@ -108,7 +111,6 @@ def rank_of(case: str, rank: int, out: Path) -> int:
     from empssl import data
     from empssl.cli import main
     from empssl.data.sampler import Sampler
-    from empssl.training import trainer
 
     kind, _, who = case.partition(" ")
     Sampler.draw = noting(Sampler.draw, out.with_suffix(f".samples{rank}"))
@@ -117,7 +119,10 @@ def rank_of(case: str, rank: int, out: Path) -> int:
         more = differ(kind) if rank == 1 else []
     elif kind in ("bad", "too"):
         # As a set that does not fit: images are read as steps need them.
-        trainer.open_images, trainer.in_memory = data.open_images, lambda images, **_: images
+        train_module.open_images, train_module.in_memory = (
+            data.open_images,
+            lambda images, **_: images,
+        )
     elif str(rank) == who or (kind == "stop" and rank == 1):
         plant(kind)
     if kind in ("hang", "skip"):
@@ -178,8 +183,8 @@ def main(folder: Path, names: list[str]) -> None:
 
     trainer.CHECKPOINT_SECONDS = 0.0
     images = data.in_memory(data.open_images("digits", split="train"))
-    trainer.open_images = lambda *_, **__: images
-    trainer.flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
+    train_module.open_images = lambda *_, **__: images
+    setup.flops_per_view = lambda *_: 1.0  # counting them takes longer than the steps
     under_way: list[Case] = []
     while names or under_way:
         while names and len(under_way) < AT_ONCE:

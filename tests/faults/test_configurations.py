@@ -69,7 +69,7 @@ def test_a_configuration_runs_a_step_or_is_refused_in_one_line(
     part: int, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if part:  # counting takes longer than the step, and is tried in the first part
-        monkeypatch.setattr("empssl.training.trainer.flops_per_view", lambda *_: 1.0)
+        monkeypatch.setattr("empssl.training.setup.flops_per_view", lambda *_: 1.0)
     rng = random.Random(part)
     codes, wrong = [], {}
     for number in range(CONFIGURATIONS // PARTS):
@@ -111,7 +111,7 @@ def test_settings_are_refused_before_an_image_is_read(
     def read(*_: object, **__: object) -> None:
         raise AssertionError("images were read")
 
-    monkeypatch.setattr("empssl.training.trainer.open_images", read)
+    monkeypatch.setattr("empssl.training.train.open_images", read)
     for change in (
         "--views.flip=2", "--backbone.width=-1", "--projector.hidden=0", "--objective.distortion=0",
         "--optimizer.momentum=-1", "--schedule.warmup=2", "--whitened=1",

@@ -12,7 +12,7 @@ from victim import Death, Victim
 from empssl.errors import RunInUseError
 from empssl.evaluation.embedding_files import Shards
 from empssl.runs.files import hold
-from empssl.training.trainer import train
+from empssl.training.train import train
 
 PLACES = (
     Death("empssl.evaluation.embedding_files:Shards.held"),

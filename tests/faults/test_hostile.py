@@ -28,7 +28,7 @@ from empssl.data.parquet_batches import bounded_batches
 from empssl.errors import CheckpointError, DataError
 from empssl.evaluation import encoder as encoder_module
 from empssl.runs import checkpoint
-from empssl.training.trainer import train
+from empssl.training.train import train
 
 NAMES = list(payloads(Path("canary")))
 

@@ -19,9 +19,12 @@ from tiny import SETTINGS, command, train_tiny, weights
 
 from empssl.data.sampler import Sampler
 from empssl.distributed import watchdog
+from empssl.errors import UsageError
 from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
+from empssl.training import train as train_module
 from empssl.training import trainer
+from empssl.training.train import train
 
 Ends = dict[str, dict[str, Any]]  # by case
 SECONDS = 10  # from a fault until all processes are gone: what is promised
@@ -360,7 +363,7 @@ def test_a_run_of_another_launch_is_not_gone_on_with(
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: False)
-    with pytest.raises(trainer.UsageError, match="exists; continue it with --resume"):
+    with pytest.raises(UsageError, match="exists; continue it with --resume"):
         train_tiny(out, steps=2)
     train_tiny(out, steps=1, overwrite=True)  # nor where this launch failed before it replaced it
     assert len(Run(out).metrics()) == 1
@@ -378,9 +381,9 @@ def test_bad_images_of_all_processes_are_written_down(
     folder: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert ends["bad"]["codes"] == [0, 0]
-    monkeypatch.setattr(trainer, "in_memory", lambda images, **_: images)
+    monkeypatch.setattr(train_module, "in_memory", lambda images, **_: images)
     changes = EPOCHS | {"epochs": 3.0, "image_side": 16}
-    trainer.train(str(folder / "bad.images"), out=tmp_path / "one", **SETTINGS | changes)
+    train(str(folder / "bad.images"), out=tmp_path / "one", **SETTINGS | changes)
     assert ledger(folder / "bad") == ledger(tmp_path / "one")
     assert len(ledger(folder / "bad")) == 4
 

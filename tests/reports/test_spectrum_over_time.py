@@ -17,7 +17,7 @@ from empssl.metrics.projections import projection_metrics, spectrum, spectrum_st
 from empssl.reports.run_report import report
 from empssl.reports.sections.spectrum import spectrum_over_time
 from empssl.runs.run import Run
-from empssl.training.trainer import train
+from empssl.training.train import train
 
 
 def projections(batch: int = 7, dim: int = 5) -> Tensor:

@@ -89,7 +89,7 @@ def read_all(path: Path) -> None:
     read_json(path / "model" / "state.json", records.State)
     json.dumps(run.environment)
     with suppress(UsageError):
-        empssl.training.trainer._resumed_settings(run, "digits", None, {})
+        empssl.training.settings.resumed_settings(run, "digits", None, {})
 
 
 def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

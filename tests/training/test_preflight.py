@@ -61,7 +61,7 @@ def test_room_for_all_that_a_run_ever_holds_is_asked_for(
         write(folder, content)
         most.append(Run.held_bytes(tmp_path / "run"))
 
-    monkeypatch.setattr("empssl.training.trainer.check_disk", check)
+    monkeypatch.setattr("empssl.training.setup.check_disk", check)
     monkeypatch.setattr(checkpoint, "write", noted)
     options: dict[str, Any] = {"keep_epochs": [k / STEPS_PER_EPOCH for k in (1, 2, 3)]}
     out = train_tiny(tmp_path / "run", steps=5, **options, backbone={"width": 16})
@@ -90,7 +90,7 @@ def test_the_size_that_is_expected_is_that_of_the_files(
     def check(path: Path, size: int, **_: int) -> None:
         expected.append(size)
 
-    monkeypatch.setattr("empssl.training.trainer.check_disk", check)
+    monkeypatch.setattr("empssl.training.setup.check_disk", check)
     out = train_tiny(tmp_path / "run", steps=1, optimizer=optimizer, backbone={"width": 8})
     [folder] = (out / "checkpoints").iterdir()
     found = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -40,11 +40,13 @@ from empssl.rng import uniform
 from empssl.runs import checkpoint
 from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
-from empssl.training import trainer
+from empssl.training import setup, trainer
+from empssl.training import train as train_module
 from empssl.training.budget import Budget
 from empssl.training.flops import step_flops
 from empssl.training.recipes import resolve
 from empssl.training.step import StepResult
+from empssl.training.train import train
 
 AtStep = Callable[[int, Callable[..., None]], None]
 
@@ -127,7 +129,7 @@ def test_the_learning_rate_falls_from_its_peak_to_near_zero(tmp_path: Path) -> N
 
 def test_the_recorded_config_makes_the_same_run_again(tiny_run: Path, tmp_path: Path) -> None:
     config = Run(tiny_run).config
-    again = trainer.train(**config, out=tmp_path / "again")
+    again = train(**config, out=tmp_path / "again")
     assert differences(tiny_run, again) == []
 
 
@@ -148,8 +150,10 @@ def test_training_never_reads_a_label(
         assert isinstance(known, MemoryImages)
         return Secret(known.pixels, name="digits", split="train", fingerprint=known.fingerprint)
 
-    monkeypatch.setattr(trainer, "open_images", without_labels)
-    monkeypatch.setattr(trainer, "class_counts", lambda images: "")  # only shows what there are
+    monkeypatch.setattr(train_module, "open_images", without_labels)
+    monkeypatch.setattr(
+        train_module, "class_counts", lambda images: ""
+    )  # only shows what there are
     blind = train_tiny(tmp_path / "run", steps=6)
     assert metrics(blind) == metrics(tiny_run)
 
@@ -173,7 +177,7 @@ def test_an_objective_that_needs_labels_says_so_where_there_are_none(tmp_path: P
     for i in range(10):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{i}.png")
     with pytest.raises(UsageError, match=r"supcon .* labels, and .* has none") as refused:
-        trainer.train(str(folder), out=tmp_path / "run", **SETTINGS | {"objective": "supcon"})
+        train(str(folder), out=tmp_path / "run", **SETTINGS | {"objective": "supcon"})
     assert refused.value.exit_code == 2
     assert not (tmp_path / "run").exists()
 
@@ -203,14 +207,14 @@ def test_a_view_is_what_its_number_among_all_views_of_the_image_makes_it(
     found: list[torch.Tensor] = []
     at_step(0, lambda *step: found.append(step[4].clone()))
     views = {"name": "crops", "global_views": 2, "scale": (0.9, 1.0), "local_scale": (0.01, 0.02)}
-    of = trainer.Share.of
+    of = setup.Share.of
 
     def second(*given: Any, **options: Any) -> Any:
         share = of(*given, **options)
         half = len(share.views) // 2
         return replace(share, views=share.views if half < 2 else share.views[half:])
 
-    monkeypatch.setattr(trainer.Share, "of", second)
+    monkeypatch.setattr(setup.Share, "of", second)
     train_tiny(tmp_path / "run", patches=patches, objective=objective, views=views, steps=1)
     # A crop of a pixel or two has next to no detail.
     detail = found[0].diff(dim=-1).abs().mean((1, 2, 3, 4))
@@ -263,7 +267,7 @@ def test_an_image_has_other_views_in_the_next_epoch(
 
     monkeypatch.setattr(trainer, "uniform", noted)
     images = photos(tmp_path / "photos", 8)
-    trainer.train(str(images), out=tmp_path / "run", **SETTINGS | {"epochs": 2.0, "image_side": 16})
+    train(str(images), out=tmp_path / "run", **SETTINGS | {"epochs": 2.0, "image_side": 16})
     first, second = seen
     assert (first != second).all()
 
@@ -299,6 +303,7 @@ def paced(each: Callable[[int], float] = lambda _: 0.5) -> Iterator[Clock]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "time", clock)
+        patch.setattr(train_module, "time", clock)
         patch.setattr(trainer, "training_step", timed)
         yield clock
 
@@ -377,7 +382,7 @@ def test_a_resumed_run_goes_on_with_the_plans_and_the_time_of_its_checkpoint(
     # A plan of a step that no checkpoint covers is one of a step that is taken again.
     run.plan = run.plan | {"steps": 20, "replanned": [*planned, [18, 20]]}
     with paced(lambda _: 1.0) as clock:
-        trainer.train("digits", out=out, resume=True)
+        train("digits", out=out, resume=True)
         took = clock.now - 100
     spent = before and 3.0 + Run(out).metrics()[15]["seconds"]
     assert 0.9 * 30 < spent + took < 1.1 * 30
@@ -441,7 +446,7 @@ def test_training_says_where_it_goes_on(
         return shown(title, total, **options)
 
     monkeypatch.setattr(trainer, "progress", noted)
-    trainer.train("digits", out=tmp_path / "run", resume=True)
+    train("digits", out=tmp_path / "run", resume=True)
     assert [call["done"] for call in told if call["title"] == "training"] == [3]
 
 
@@ -455,7 +460,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
     whole = train_tiny(tmp_path / "whole", steps=6, optimizer=optimizer)
     stop(tmp_path / "parts", at_step, monkeypatch, optimizer=optimizer)
     assert not (tmp_path / "parts" / "model").exists()
-    parts = trainer.train("digits", out=tmp_path / "parts", resume=True)
+    parts = train("digits", out=tmp_path / "parts", resume=True)
     assert differences(whole, parts) == []
 
 
@@ -467,7 +472,7 @@ def test_a_resumed_run_remembers_what_its_objective_did(
     options: dict[str, Any] = {"objective": STATEFUL[name], "optimizer": optimizer}
     whole = train_tiny(tmp_path / "whole", steps=6, **options)
     stop(tmp_path / "parts", at_step, monkeypatch, **options)
-    parts = trainer.train("digits", out=tmp_path / "parts", resume=True)
+    parts = train("digits", out=tmp_path / "parts", resume=True)
     assert differences(whole, parts) == []
     groups = newest(parts).tensors.keys()
     assert {"objective"} <= groups
@@ -489,7 +494,7 @@ def test_a_checkpoint_without_what_an_objective_remembers_is_refused(
     del saved.tensors["objective"]
     checkpoint.write(folder, saved)
     with pytest.raises(CheckpointError, match="missing queue"):
-        trainer.train("digits", out=tmp_path / "run", resume=True)
+        train("digits", out=tmp_path / "run", resume=True)
 
 
 def test_a_resumed_run_keeps_the_count_of_its_plan(
@@ -499,7 +504,7 @@ def test_a_resumed_run_keeps_the_count_of_its_plan(
     stop(tmp_path / "run", at_step, monkeypatch)
     run = Run(tmp_path / "run")
     run.plan = run.plan | {"gflop_per_patch": 0.25}
-    trainer.train("digits", out=run.path, resume=True)
+    train("digits", out=run.path, resume=True)
     last = run.metrics()[-1]
     assert last["pflop"] == pytest.approx(last["patches"] * 0.25 / 1e6)
 
@@ -523,10 +528,8 @@ def test_a_run_from_before_an_option_goes_on_as_it_was_begun(
             del group["nesterov"]
     checkpoint.write(folder, saved)
     with pytest.raises(UsageError, match="but optimizer would change"):
-        trainer.train(
-            "digits", out=tmp_path / "parts", resume=True, optimizer=lars | {"nesterov": False}
-        )
-    parts = trainer.train("digits", out=tmp_path / "parts", resume=True)
+        train("digits", out=tmp_path / "parts", resume=True, optimizer=lars | {"nesterov": False})
+    parts = train("digits", out=tmp_path / "parts", resume=True)
     assert all(torch.equal(weights(parts)[name], value) for name, value in weights(whole).items())
     assert metrics(parts) == metrics(whole)
 
@@ -544,7 +547,7 @@ def test_a_resumed_optimizer_is_laid_out_as_its_weights(
         )
 
     at_step(0, look)
-    trainer.train("digits", out=tmp_path / "run", resume=True)
+    train("digits", out=tmp_path / "run", resume=True)
     assert len(found) > 40
     assert all(found)
 
@@ -558,12 +561,12 @@ def test_a_resumed_run_keeps_the_steps_of_its_plan(
     with monkeypatch.context():
         at_step(2, lambda *_: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(StoppedError, match="after step 3 of 6"):
-            trainer.train(str(images), out=tmp_path / "run", **options)
+            train(str(images), out=tmp_path / "run", **options)
     monkeypatch.undo()
     run = Run(tmp_path / "run")
     run.plan = run.plan | {"steps": 5}
-    trainer.train(str(images), out=run.path, resume=True)
-    five = trainer.train(str(images), out=tmp_path / "five", **options | {"epochs": 5 / 3})
+    train(str(images), out=run.path, resume=True)
+    five = train(str(images), out=tmp_path / "five", **options | {"epochs": 5 / 3})
     expected, found = ([entry["lr"] for entry in metrics(path)] for path in (five, run.path))
     assert len(found) == 5
     assert found[3:] == expected[3:]
@@ -610,7 +613,7 @@ def test_nothing_is_lost_but_the_steps_since_the_last_checkpoint(
     monkeypatch.undo()
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:  # lines that no checkpoint covers
         file.write(f'{{"step": {crash}, "loss": 0.0}}\n{{"step": 9, "lo')
-    trainer.train("digits", out=tmp_path / "run", resume=True)
+    train("digits", out=tmp_path / "run", resume=True)
     assert differences(tiny_run, tmp_path / "run") == []
 
 
@@ -622,7 +625,7 @@ def test_a_run_that_ends_before_its_first_checkpoint_starts_again(
         train_tiny(tmp_path / "rare", steps=6)
     assert not (tmp_path / "rare" / "checkpoints").exists()  # they come by the clock
     monkeypatch.undo()
-    trainer.train("digits", out=tmp_path / "rare", resume=True)
+    train("digits", out=tmp_path / "rare", resume=True)
     assert differences(tiny_run, tmp_path / "rare") == []
 
 
@@ -633,7 +636,7 @@ def test_a_run_of_which_no_checkpoint_is_whole_does_not_start_again(
     for manifest in (tmp_path / "run" / "checkpoints").glob("*/manifest.json"):
         manifest.unlink()
     with pytest.raises(CheckpointError, match="no checkpoint to continue from") as refused:
-        trainer.train("digits", out=tmp_path / "run", resume=True)
+        train("digits", out=tmp_path / "run", resume=True)
     assert refused.value.exit_code == 4
 
 
@@ -662,14 +665,14 @@ def test_a_process_that_is_ended_can_be_resumed(
     assert process.returncode == code, said
     assert newest(out).state["step"] == (5 if code > 0 else 4)
     assert not (out / "model").exists()
-    trainer.train("digits", out=out, resume=True)
+    train("digits", out=out, resume=True)
     assert differences(long_run, out) == []
 
 
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(tmp_path: Path) -> None:
     out = train_tiny(tmp_path / "run")
     before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
-    trainer.train("digits", out=out, resume=True)
+    train("digits", out=out, resume=True)
     assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
 
 
@@ -691,7 +694,7 @@ def test_a_resumed_run_keeps_its_settings(
     changed: dict[str, Any], name: str, tiny_run: Path
 ) -> None:
     with pytest.raises(UsageError, match=f"but {name} would change") as refused:
-        trainer.train("digits", out=tiny_run, resume=True, **changed)
+        train("digits", out=tiny_run, resume=True, **changed)
     assert refused.value.exit_code == 2
 
 
@@ -707,20 +710,20 @@ def test_a_resumed_run_may_compute_elsewhere(tmp_path: Path) -> None:
 
 def test_a_run_is_not_resumed_on_other_images(tmp_path: Path) -> None:
     folder = photos(tmp_path / "images", 24)
-    trainer.train(str(folder), out=tmp_path / "run", epochs=1.0, **SETTINGS)
+    train(str(folder), out=tmp_path / "run", epochs=1.0, **SETTINGS)
     (folder / "5.png").unlink()
     with pytest.raises(DataError, match="has changed since") as refused:
-        trainer.train(str(folder), out=tmp_path / "run", resume=True)
+        train(str(folder), out=tmp_path / "run", resume=True)
     assert refused.value.exit_code == 3
 
 
 def test_a_run_is_not_resumed_on_images_that_broke(tmp_path: Path) -> None:
     folder = photos(tmp_path / "images", 24)
-    trainer.train(str(folder), out=tmp_path / "run", epochs=1.0, **SETTINGS)
+    train(str(folder), out=tmp_path / "run", epochs=1.0, **SETTINGS)
     broken = folder / "5.png"
     broken.write_bytes(bytes(broken.stat().st_size))  # names and sizes are those of before
     with pytest.raises(DataError, match=r"23 of the images .* can be used, and 24 when"):
-        trainer.train(str(folder), out=tmp_path / "run", resume=True)
+        train(str(folder), out=tmp_path / "run", resume=True)
 
 
 def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
@@ -734,7 +737,7 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
 def test_an_existing_run_is_refused_before_any_process_is_started(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "launch", lambda **_: pytest.fail("it was started"))
+    monkeypatch.setattr(train_module, "launch", lambda **_: pytest.fail("it was started"))
     with pytest.raises(UsageError, match=r"--resume.*--overwrite"):
         train_tiny(tiny_run)
 
@@ -921,7 +924,7 @@ def test_an_interrupted_run_keeps_the_same_networks(
     monkeypatch.undo()
     stop(tmp_path / "run", at_step, monkeypatch, keep_epochs=KEPT, overwrite=True)
     assert len(kept(tmp_path / "run")) == 1
-    found = kept(trainer.train("digits", out=tmp_path / "run", resume=True))
+    found = kept(train("digits", out=tmp_path / "run", resume=True))
     assert found.keys() == whole.keys()
     for name, content in found.items():
         for key, tensor in content.tensors["model"].items():
@@ -942,7 +945,7 @@ def test_a_run_that_starts_again_keeps_no_network_of_its_first_start(
     assert Run(tmp_path / "run").plan["steps"] == 10
     monkeypatch.undo()
     with paced():
-        found = kept(trainer.train("digits", out=tmp_path / "run", resume=True))
+        found = kept(train("digits", out=tmp_path / "run", resume=True))
     assert Run(tmp_path / "run").plan["steps"] == 6
     assert found.keys() == expected.keys()
     for name, content in found.items():

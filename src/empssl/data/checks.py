@@ -2,8 +2,11 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+
+from torch import Tensor
 
 from empssl.data.base import BadSample, ImageSet
 from empssl.errors import DataError
@@ -13,6 +16,7 @@ from empssl.runs.records import BadSampleLine
 from empssl.runs.schema import read_json_lines
 from empssl.types import Images, Valid
 
+LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
 LEVELS = 8  # of 255: what compression makes of one color stays below
 
 
@@ -145,3 +149,24 @@ def _cut_torn_line(path: Path) -> None:
         data = file.read()
         if not data.endswith(b"\n"):
             file.truncate(data.rfind(b"\n") + 1)
+
+
+def near_constant_share(
+    images: ImageSet, usable: Tensor, say: Callable[[str], None]
+) -> dict[str, int]:
+    """Of some images, evenly spread, how many have next to nothing to see; tells if many do.
+
+    Args:
+        images: of a run.
+        usable: int64, those that can be read.
+        say: what tells it.
+    """
+    spread = usable[:: max(1, len(usable) // LOOKED_AT)][:LOOKED_AT]
+    got = images.read(spread.tolist())
+    found = {"found": int(near_constant(got.pixels[got.valid]).sum()), "of": len(spread)}
+    if found["found"] > NEAR_CONSTANT_SHARE * found["of"]:
+        say(
+            f"{found['found']} of {found['of']} images looked at are nearly of one color; "
+            "see whether they are what they should be: nothing can be learned from them"
+        )
+    return found

@@ -91,6 +91,16 @@ def near(images: Images, hashes: Int64[Tensor, " other"]) -> Valid:
     return torch.from_numpy(found) & ~near_constant(images).cpu()
 
 
+def listed(images: Images, rows: ContentHashes) -> Valid:
+    """Which of the images are, to the last pixel, among those whose `contents` are given."""
+    return torch.isin(digests(images), rows[:, 0])
+
+
+def nearly_listed(images: Images, rows: ContentHashes) -> Valid:
+    """Which of the images equal, or nearly equal, one of those whose `contents` are given."""
+    return near(images, rows[:, 1]) | listed(images, rows)
+
+
 def _cosines() -> Tensor:
     """The first rows of the cosine transform (DCT-II) of `_SIDE` values."""
     k, x = torch.arange(_SIDE)[:, None], torch.arange(_SIDE)

@@ -10,6 +10,7 @@ import torch
 
 from empssl.data import BadSample, BadSamples, open_images
 from empssl.data.base import ImageBatch
+from empssl.data.duplicates import listed
 from empssl.data.value_range import RangeWords
 from empssl.distributed.signals import stop_requests
 from empssl.errors import StoppedError
@@ -158,7 +159,7 @@ def _schema(dim: int, *, labeled: bool) -> pa.Schema:
 def _trained_on(known: TrainedImages | None, got: ImageBatch) -> pa.Array:
     """Whether each image is one that the encoder was trained on; null where that is not known."""
     mask = np.full(len(got.valid), known is None) | ~got.valid.numpy()
-    held = got.valid if known is None else known.holds(got.pixels)
+    held = got.valid if known is None else listed(got.pixels, known.rows)
     return pa.array(held.numpy(), mask=mask)
 
 

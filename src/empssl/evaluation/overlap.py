@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from empssl.data import MemoryImages, open_images
+from empssl.data.duplicates import listed, nearly_listed
 from empssl.errors import DataError
 from empssl.runs.run import Run
 
@@ -55,25 +56,25 @@ class Overlap:
             data_dir: where a data set known by name lies.
             near_copies: whether to look for those too.
         """
-        listed, config = run.trained_images, run.config
+        known, config = run.trained_images, run.config
         unchanged = run.plan.get("fingerprint") == train.fingerprint
         same = unchanged or _same_place(config["data"], data)
-        held = None if listed is None else listed.holds(train.pixels)
-        if listed is None or held is None or (unchanged and not held.any()):
+        held = None if known is None else listed(train.pixels, known.rows)
+        if known is None or held is None or (unchanged and not held.any()):
             # In the last case another decoder was at work: the files are those of training.
             same = same or _same_files(run, data, data_dir)
             saw_test = same and config["split"] == "all"
             return cls(None, None, None, not same, familiar=same, saw_test=saw_test)
-        known = listed.holds(test.pixels)
-        near = int((listed.nearly_holds(test.pixels) & ~known).sum()) if near_copies else None
-        both = int(held.sum()) + int(known.sum())
+        seen = listed(test.pixels, known.rows)
+        near = int((nearly_listed(test.pixels, known.rows) & ~seen).sum()) if near_copies else None
+        both = int(held.sum()) + int(seen.sum())
         strange = both <= _SHARED_BY_CHANCE * (len(train) + len(test))
         return cls(
-            int(held.sum()), int(known.sum()), near,
+            int(held.sum()), int(seen.sum()), near,
             # Of a set that did not fit in memory, a few steps have drawn few images.
-            transfer=strange and (listed.whole or not same),
-            familiar=bool(held.all()) if listed.whole else same,
-            saw_test=bool(known.any()),
+            transfer=strange and (known.whole or not same),
+            familiar=bool(held.all()) if known.whole else same,
+            saw_test=bool(seen.any()),
         )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from empssl.experiments.run_spec import RunSpec
 from empssl.reports.charts import tick
 from empssl.runs.files import check_no_links
 from empssl.training.recipes import resolve
-from empssl.training.trainer import Trainer
+from empssl.training.setup import build_trainer
 
 BudgetUnit = Literal["patches", "pflop", "seconds"]
 UNITS: dict[BudgetUnit, str] = {"patches": "patches", "pflop": "PFLOP", "seconds": "seconds"}
@@ -240,7 +240,7 @@ def _length(
     settings: dict[str, Any], fabric: Fabric, images: ImageSet, equal: EqualBudget
 ) -> tuple[int | None, int, float]:
     """Steps, steps per epoch and GFLOP per patch of a cell, from its network and the images."""
-    training = Trainer.build(settings | {"seed": 0}, fabric, images, time.monotonic())
+    training = build_trainer(settings | {"seed": 0}, fabric, images, time.monotonic())
     training.sampler.close()
     gflop = training.flops_per_view / 1e9
     per_step = settings["patches"] * settings["batch"]

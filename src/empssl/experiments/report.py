@@ -1,6 +1,6 @@
 """The page of a comparison: one HTML file that opens offline."""
 
-import empssl
+from empssl._version import __version__
 from empssl.experiments.maps import maps
 from empssl.experiments.plots import convergence, dashes, marks, panels
 from empssl.experiments.results import Comparison
@@ -17,7 +17,7 @@ def page(comparison: Comparison) -> str:
     shown = [name for name in EFFORTS if any(row.efforts[name] for row in table.rows)]
     return render(
         "compare.html.jinja",
-        version=empssl.__version__,
+        version=__version__,
         data=comparison.protocol.data,
         name=comparison.folder.path.resolve().name,
         comparison=comparison,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import empssl
+from empssl._version import __version__
 from empssl.experiments.folder import Folder
 from empssl.experiments.grid import EqualBudget, decisive
 from empssl.experiments.protocol import SEED, EvalProtocol, check_alike
@@ -138,7 +139,7 @@ class Comparison:
             "protocol": {"probes": self.protocol.probes, "crops": self.protocol.crops,
                          "train_size": self.protocol.train_size, "seed": SEED,
                          "epoch": "last", "frozen": True},
-            "empssl": empssl.__version__,
+            "empssl": __version__,
             "commit": _commit(),
             "versions": self.versions,
             "notices": self.notices,

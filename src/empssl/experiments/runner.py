@@ -13,7 +13,7 @@ from empssl.experiments.folder import Folder
 from empssl.experiments.protocol import EvalProtocol
 from empssl.experiments.run_spec import RunSpec
 from empssl.progress import log, say
-from empssl.training.trainer import train
+from empssl.training.train import train
 
 
 def run_job(

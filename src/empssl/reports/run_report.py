@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import empssl
+from empssl._version import __version__
 from empssl.data.run_images import PLACE, open_run_images
 from empssl.device import resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
@@ -140,7 +140,7 @@ def report(
     identity = encoder.identity if encoder else None
     parts = _parts(score_protocols(evaluations, identity))
     html = render(
-        version=empssl.__version__,
+        version=__version__,
         shows=" ".join(shows),
         run=source.path.resolve().name,
         data_name=Path(config["data"]).name,

@@ -24,7 +24,6 @@ from typing import Any, Literal
 import yaml
 
 from empssl.errors import CheckpointError, UsageError
-from empssl.objectives import OBJECTIVES
 from empssl.runs import checkpoint
 from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.files import (
@@ -186,9 +185,9 @@ class Run:
     @property
     def needs_labels(self) -> bool:
         """Whether labels trained it."""
-        objective = self.config["objective"]["name"]
-        known = getattr(OBJECTIVES.get(objective), "needs_labels", False)
-        return bool(self.plan.get("trained_with_labels", known))
+        # Runs of a version before do not say it; of its objectives one learned from labels.
+        supervised = self.config["objective"]["name"] == "supcon"
+        return bool(self.plan.get("trained_with_labels", supervised))
 
     @property
     def trained_images(self) -> TrainedImages | None:

@@ -1,4 +1,4 @@
-"""Which images an encoder was trained on, known by what they show and not by where they lie."""
+"""Which images a run learned from, known by what they show and not by where they lie."""
 
 import hashlib
 import io
@@ -8,13 +8,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from empssl.data import MemoryImages
-from empssl.data.duplicates import contents, digests, near
 from empssl.errors import CheckpointError
 from empssl.runs.checkpoint import check_header
-from empssl.types import ContentHashes, Images, Valid
-
-_AT_ONCE = 4096
+from empssl.types import ContentHashes
 
 
 class TrainedImages:
@@ -28,15 +24,6 @@ class TrainedImages:
 
     def __init__(self, rows: ContentHashes, *, whole: bool) -> None:
         self.rows, self.whole = rows, whole
-
-    @classmethod
-    def of(cls, images: MemoryImages) -> "TrainedImages":
-        """All images of a set in memory that could be read."""
-        parts = [
-            contents(images.pixels[samples.to(images.pixels.device)].cpu())
-            for samples in images.valid.nonzero()[:, 0].split(_AT_ONCE)
-        ]
-        return cls(torch.cat(parts), whole=True)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "TrainedImages":
@@ -65,14 +52,6 @@ class TrainedImages:
     def add(self, rows: ContentHashes) -> None:
         """Count these images among them."""
         self.rows = torch.cat([self.rows, rows])
-
-    def holds(self, images: Images) -> Valid:
-        """Which of the images, decoded and scaled as in training, are among them."""
-        return torch.isin(digests(images), self.rows[:, 0])
-
-    def nearly_holds(self, images: Images) -> Valid:
-        """Which of the images nearly equal one of them, or do; see `duplicates.near`."""
-        return near(images, self.rows[:, 1]) | self.holds(images)
 
 
 def _checksum(rows: Tensor, whole: Tensor) -> Tensor:

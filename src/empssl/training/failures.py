@@ -1,16 +1,18 @@
 """Where a step stopped being finite: the first place on its way, and the images it began in."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from empssl.data.base import ImageSet
 from empssl.device import Fabric
 from empssl.distributed.collectives import all_gather_object
-from empssl.errors import DivergenceError, EmpsslError, RankError
+from empssl.errors import DivergenceError, EmpsslError, OutOfMemoryError, RankError
+from empssl.training.metrics_buffer import MeasuredStep
 
 AT_ONCE = 256  # views; no gradients are kept
 SEEN = "the views are not finite"
@@ -115,3 +117,78 @@ def _first_layer(fabric: Fabric, network: nn.Module, images: Tensor) -> tuple[st
 
 def _rows(bad: Tensor) -> Tensor:
     return bad.nonzero()[:, 0].cpu() if bad.dim() else bad
+
+
+def diverged(
+    images: ImageSet, step: int, what: str, samples: Tensor, rows: Sequence[int] = ()
+) -> DivergenceError:
+    """The error for a step that is not finite, with the images that it saw.
+
+    Args:
+        images: of the run.
+        step: which it was.
+        what: was not finite.
+        samples: int64, the images of the step.
+        rows: those of them that it began in, where that is known.
+    """
+    names = [images.sample_name(int(i)) for i in (samples[list(rows)] if rows else samples)]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return DivergenceError(
+        f"step {step}: {what}. It changed no weight that is kept, and checkpoints that were "
+        f"written are good. {'It began in' if rows else 'Its images were'} "
+        f"{', '.join(names[:5])}{more}. "
+        "Lower the learning rate, or try --precision 32-true"
+    )
+
+
+def out_of_memory(
+    when: str,
+    error: BaseException,
+    *,
+    begun: bool,
+    patches: int,
+    batch: int,
+    processes: int,
+    mode: str,
+    lower: str | None,
+) -> OutOfMemoryError:
+    """What to do where memory was refused.
+
+    Args:
+        when: it was.
+        error: as torch has it.
+        begun: whether there is a run to resume.
+        patches: of each image in a step.
+        batch: images of a step.
+        processes: that share it.
+        mode: of the memory plan.
+        lower: the mode with the same gradients in less memory, if there is one.
+    """
+    if lower is not None:
+        again = "continue with --resume" if begun else "start again with"
+        advice = f"{again} --memory {lower}: the same gradients in more time"
+    else:
+        name, value = ("patches", patches) if patches > batch else ("batch", batch)
+        advice = "nothing smaller has the same gradients; start anew with "
+        advice += f"--{name} {max(2, value // 2)}"
+    first = (str(error).strip().splitlines() or ["no memory"])[0]
+    return OutOfMemoryError(
+        f"{when}: out of memory ({first}) with {patches} patches of each of {batch} "
+        f"images over {processes} processes, memory '{mode}'; {advice}"
+    )
+
+
+def until_not_finite(
+    measured: Iterable[MeasuredStep], images: ImageSet
+) -> Iterator[dict[str, Any]]:
+    """The lines of metrics up to a step that was not finite.
+
+    Raises:
+        DivergenceError: at that step. Nothing of it or of those after it is written.
+    """
+    for step in measured:
+        if not step.entry.pop("finite", True):
+            what = f"the loss is {step.entry['loss']:g} and the gradient's length is "
+            what += f"{step.entry['gradient_norm']:g}"
+            raise diverged(images, step.entry["step"], what, step.samples)
+        yield step.entry

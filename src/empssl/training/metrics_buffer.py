@@ -44,7 +44,7 @@ class MetricsBuffer:
         self._steps.append(MeasuredStep(entry, samples))
 
     @property
-    def due(self) -> bool:
+    def full(self) -> bool:
         """Whether enough steps wait to be read."""
         return len(self._steps) >= self.every
 

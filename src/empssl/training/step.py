@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,41 @@ class StepResult:
     gradient_norm: float | Tensor
     finite: Tensor
     spectrum: Tensor | None = None
+
+    def metrics_entry(
+        self,
+        *,
+        step: int,
+        lr: float,
+        steps_per_epoch: int,
+        views: int,
+        flops_per_view: float,
+        clipped: float | Tensor | None,
+    ) -> dict[str, Any]:
+        """One line of metrics.jsonl, but for the clock; numbers may still be on the device.
+
+        Args:
+            step: which it is, from 0.
+            lr: of the first optimizer.
+            steps_per_epoch: of the run.
+            views: of all images in a step.
+            flops_per_view: of the whole step.
+            clipped: share of the layers whose rate LARS clipped, where it does.
+        """
+        patches = (step + 1) * views
+        entry: dict[str, Any] = {
+            "step": step,
+            "epoch": (step + 1) / steps_per_epoch,
+            "loss": self.loss.total,
+        }
+        entry |= self.loss.terms | self.gauge
+        entry |= {"gradient_norm": self.gradient_norm, "lr": lr}
+        if self.spectrum is not None:
+            entry["spectrum"] = [float(f"{value:.4g}") for value in self.spectrum.tolist()]
+        if clipped is not None:
+            entry["clip_fraction"] = clipped
+        entry["finite"] = self.finite
+        return entry | {"patches": patches, "pflop": patches * flops_per_view / 1e15}
 
 
 def training_step(

@@ -19,7 +19,7 @@ from empssl.experiments.paper.claims import EQUAL, SameCrops
 from empssl.experiments.paper.scale import Scale
 from empssl.experiments.run_spec import RunSpec
 from empssl.runs.files import short_hash
-from empssl.training.trainer import Trainer
+from empssl.training.setup import build_trainer
 
 RunPlace = dict[str, Any]
 Read = Callable[..., ImageSet]
@@ -311,7 +311,7 @@ class _Grounds:
                 raise UsageError(images)
             fabric = launch(device=self.place["device"], devices=1, precision="auto")
             whole = settings | {"seed": 0, "memory": "whole"}
-            training = Trainer.build(whole, fabric, images, time.monotonic())
+            training = build_trainer(whole, fabric, images, time.monotonic())
             training.sampler.close()
             per_epoch = training.sampler.steps_per_epoch
             steps = max(1, round(settings["epochs"] * per_epoch))

@@ -1,0 +1,174 @@
+"""The settings of a run: what was given, over a recipe or over what the run began with."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from empssl.config import build
+from empssl.data import Decoding
+from empssl.data.run_images import check_same_kind
+from empssl.distributed.processes import restarted, torchrun_launch
+from empssl.errors import (
+    CheckpointError,
+    UsageError,
+)
+from empssl.models import build_network
+from empssl.objectives import build_objective
+from empssl.optim import SCHEDULES, build_optimizers
+from empssl.runs.run import Run
+from empssl.training.budget import parse_duration
+from empssl.training.recipes import completed, resolve
+from empssl.types import MOST_BATCH, MOST_PATCHES, MOST_SIDE
+from empssl.views import POLICIES
+
+MOST_EPOCHS = 1e9  # so that steps can be counted
+SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a run may change
+
+
+def resolve_settings(
+    out: Path,
+    data: str,
+    recipe: str | None,
+    *,
+    given: dict[str, Any],
+    chosen: dict[str, Any],
+    defaults: dict[str, Any],
+    resume: bool,
+    overwrite: bool,
+) -> tuple[dict[str, Any], Decoding]:
+    """All settings of a run, and how its pixels are read; checked before anything else is done.
+
+    Args:
+        out: the run directory.
+        data: as in `train`.
+        recipe: which decides what is None in `given`.
+        given: what a recipe has too.
+        chosen: what it has not.
+        defaults: of that; what equals its default cannot be told from what was not given.
+        resume: whether the run at `out` is continued.
+        overwrite: whether it may be replaced.
+
+    Raises:
+        UsageError: settings that cannot be carried out, or that a resumed run does not have.
+    """
+    if resume and overwrite:
+        raise UsageError("a run is either resumed or overwritten; leave out one of the two")
+    if resume:
+        given |= {key: value for key, value in chosen.items() if value != defaults[key]}
+        settings = resumed_settings(Run(out), data, recipe, given)
+        decoding = Decoding.recorded(Run(out).plan.get("decoding", settings))
+    else:
+        settings = {"data": data} | resolve(recipe, given) | chosen
+        decoding = Decoding.recorded(settings)
+        Run.check_free(out, overwrite=overwrite)
+    check_settings(settings)
+    build_on_meta(settings)
+    return settings, decoding
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Refuse numbers with which nothing could be learned."""
+    if settings["patches"] < 2:
+        raise UsageError(
+            f"patches is {settings['patches']}, expected 2 or more: with one patch an image there "
+            "is nothing for it to agree with"
+        )
+    if settings["patches"] > MOST_PATCHES:
+        raise UsageError(f"patches is {settings['patches']}, expected at most {MOST_PATCHES:,}")
+    if settings["batch"] < 2:
+        raise UsageError(
+            f"batch is {settings['batch']}, expected 2 or more: one image has no other to be "
+            "told from"
+        )
+    if settings["batch"] > MOST_BATCH:
+        raise UsageError(f"batch is {settings['batch']}, expected at most {MOST_BATCH:,}")
+    if settings["budget"] is None and not 0 < settings["epochs"] <= MOST_EPOCHS:
+        raise UsageError(
+            f"epochs is {settings['epochs']}, expected a positive number of at most "
+            f"{MOST_EPOCHS:,.0f}"
+        )
+    if settings["budget"] is not None:
+        parse_duration(settings["budget"])
+    if not -(2**63) <= settings["seed"] < 2**63:
+        raise UsageError(f"seed is {settings['seed']}, expected a number of 64 bits")
+    side = settings["image_side"]
+    if side is not None and not 1 <= side <= MOST_SIDE:
+        what = "1 pixel or more" if side < 1 else f"at most {MOST_SIDE:,} pixels"
+        raise UsageError(f"image_side is {side}, expected {what}")
+    if not all(0 < epoch < math.inf for epoch in settings.get("keep_epochs", ())):
+        kept = ", ".join(map(str, settings["keep_epochs"]))
+        raise UsageError(f"keep_epochs are {kept}; each must be a positive number")
+
+
+def build_on_meta(settings: dict[str, Any]) -> None:
+    """Make all that settings describe, without memory.
+
+    What is wrong with them should not wait for the images, which may take an hour to read.
+
+    Raises:
+        UsageError: a name or an option with which nothing can be made.
+    """
+    build(SCHEDULES, settings["schedule"], steps=1)
+    build(POLICIES, settings["views"])
+    with torch.device("meta"):
+        network = build_network(settings["backbone"], settings["projector"], settings["whitened"])
+        objective = build_objective(settings["objective"], dim=network.projector.dim)
+    build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])
+
+
+def restarted_by_torchrun(out: Path) -> bool:
+    """Whether torchrun has started this command again, after it had begun the run at `out`."""
+    launch = torchrun_launch()
+    if launch is None or not (restarted() and Run.exists(out)):
+        return False
+    same: bool = launch == Run(out).environment.get("launch", "")
+    return same
+
+
+def resumed_settings(
+    run: Run, data: str, recipe: str | None, given: dict[str, Any]
+) -> dict[str, Any]:
+    """The settings that the run began with.
+
+    Raises:
+        UsageError: some are given anew, with other values; or another data set.
+        CheckpointError: some were not written down.
+    """
+    config = run.config
+    try:
+        check_same_kind(run, data)
+        made = completed(config)
+        asked = resolve(recipe or config["recipe"], {**_as_given(made), **_without_none(given)})
+        asked |= {"data": config["data"]}  # where images are is no setting, which they are is
+        changed = [
+            key for key, value in asked.items() if _plain(made.get(key)) != _plain(value)
+        ]  # fmt: skip
+        if "memory" in changed and {config["memory"], asked["memory"]} <= SAME_GRADIENTS:
+            changed.remove("memory")
+            config["memory"] = asked["memory"]
+    except KeyError as error:
+        raise CheckpointError(f"the configuration of {run.path} does not say {error}") from error
+    if changed:
+        raise UsageError(
+            f"a resumed run keeps its settings, but {', '.join(changed)} would change; leave "
+            "these options out, or start a new run with another --out"
+        )
+    return config
+
+
+def _as_given(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in resolve(config["recipe"], {}) if key != "recipe"}
+
+
+def _without_none(given: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """As YAML gives it back."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,245 @@
+"""The verb `train`: images to a run directory."""
+
+import inspect
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+from empssl.config import Spec
+from empssl.data import Decoding, in_memory, open_images
+from empssl.data.base import ImageSet
+from empssl.data.checks import class_counts
+from empssl.data.run_images import check_fingerprint, known_data_dir, place
+from empssl.data.value_range import MAX_PIXELS, RangeWords
+from empssl.device import (
+    Compile,
+    Fabric,
+    Precision,
+    resolve_compile,
+)
+from empssl.distributed.collectives import (
+    check_same,
+    on_rank_zero,
+)
+from empssl.distributed.launch import launch
+from empssl.distributed.processes import Call, alone_again
+from empssl.distributed.signals import stop_requests
+from empssl.distributed.watchdog import watchdog
+from empssl.progress import progress, say
+from empssl.runs.run import Run
+from empssl.training.budget import parse_duration
+from empssl.training.memory import Memory
+from empssl.training.settings import resolve_settings, restarted_by_torchrun
+from empssl.training.setup import build_trainer, check_room, compile_step
+from empssl.training.sharding import Shard
+
+
+@alone_again()
+def train(
+    data: str,
+    *,
+    out: str | Path,
+    recipe: str | None = None,
+    patches: int | None = None,
+    batch: int | None = None,
+    epochs: float | None = None,
+    budget: str | None = None,
+    image_side: int | None = None,
+    range: RangeWords = (),  # noqa: A002 (what it is)
+    max_pixels: int = MAX_PIXELS,
+    views: Spec | str | None = None,
+    backbone: Spec | str | None = None,
+    projector: Spec | str | None = None,
+    whitened: int | None = None,
+    objective: Spec | str | None = None,
+    optimizer: Spec | str | None = None,
+    schedule: Spec | str | None = None,
+    split: Literal["auto", "train", "test", "all"] = "auto",
+    seed: int = 0,
+    keep_epochs: Sequence[float] = (),
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    precision: Precision = "auto",
+    compile: Compile = "auto",  # noqa: A002 (torch's word)
+    memory: Memory = "auto",
+    shard: Shard = "images",
+    patience: str = "10m",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Learn an encoder from images without labels.
+
+    Args:
+        data: a folder of images, a Parquet file, or digits, pentominoes, cifar10, cifar100,
+            tiny-imagenet or imagenet100. Labels, where there are any, are never used, but by an
+            objective that needs them: supcon.
+        out: the run directory to make.
+        recipe: shapes (synthetic ones), demo, fast, laptop (the default), paper or official, either
+            of the last two also with _imagenet100, or a rival's published CIFAR settings by its
+            objective's name, such as simclr. It decides what is not given.
+        patches: patches of each image in a step; n in the paper.
+        batch: images in a step, over all processes.
+        epochs: passes over the data.
+        budget: train for this long instead, such as 10m: the speed is measured first and watched
+            while training, and the number of steps follows it, so that the learning rate reaches
+            its end on time. What comes before the first step counts, a later evaluation does not.
+        image_side: pixels to which images are scaled and cropped; the data's own by default.
+        range: of images with more than 8 bits a value, the two values that become black and white,
+            such as 0 4095; or percentile, each image's own 0.1 and 99.9 percentiles; or full, all
+            that 16 bits can hold. By default the bit depth in which a sample of the images fits, so
+            that 12 bits in files of 16 are read as 12. Floats are from 0 to 1 unless this says
+            otherwise. It is kept with the run, and `embed`, `evaluate` and `examine` use it too.
+        max_pixels: an image with more is not decoded, and counted as bad.
+        views: patches, of fixed size, or crops, of random size and shape; and how they are
+            augmented.
+        backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
+        projector: paper or official, and its options.
+        whitened: features of whitened patches that stand beside the network's in the joint
+            embedding; 0 for none. They are measured on the images, not learned.
+        objective: what training minimises: emp; barlow_twins, byol, frossl, mmcr, ressl, simclr,
+            simsiam, spectral_contrastive, ssl_ey, swav, tcr, vicreg, vne or wmse; or supcon, which
+            learns from labels; and its options.
+        optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
+        schedule: cosine or linear, and its options.
+        split: train leaves out what `evaluate` tests on: the test images of a known data set or of
+            a folder that has some, else a fifth of a folder with classes; all leaves out nothing.
+            auto is train where the data have test images of their own, else all.
+        seed: of the weights, the order and the views.
+        keep_epochs: after how many passes the network is also kept as it is then, such as 1 2 5;
+            `evaluate --epoch` scores it. The learning rate knows nothing of them.
+        data_dir: where a data set known by name lies.
+        download: fetch a data set known by name if it is not there.
+        device: auto, cpu, cuda or mps.
+        devices: processes on this machine. Where a program or a notebook calls, the others carry
+            out this call and nothing else of it.
+        num_nodes: machines.
+        precision: auto is bfloat16 where the hardware multiplies it, else float32.
+        compile: none, or a mode of torch.compile for views and network; auto is default in one
+            process on a GPU with Triton, else none. Start-up takes longer, and is reported apart.
+            Only where memory is whole.
+        memory: whole holds all of a step at once; exact holds a chunk of the backbone's work and
+            computes the rest again, with the same gradients; auto is exact where the whole is not
+            expected to fit. two-pass takes less work than exact, but normalizes each chunk by
+            statistics of its own, which is another method.
+        shard: what processes share of a step. images: each takes some images, and the projections
+            of all travel. patches: each takes some patches of all images, and only what the
+            objective adds up over patches travels; for objectives to which that is enough, and
+            with the same numbers. Each process then reads all images.
+        patience: where several processes have not finished a step for so long, all of them end, and
+            one says where each was.
+        resume: continue the run at `out`; its images may have moved, but must be the same.
+        overwrite: replace the run at `out`.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        UsageError: settings that cannot be carried out.
+        DataError: no usable images, too many bad ones, or other images than the run began with.
+        DivergenceError: a loss or gradient was not finite; the last checkpoint is good.
+        OutOfMemoryError: a step did not fit; says how it will, or that nothing smaller is left.
+        StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
+    """
+    call = Call("train", dict(locals()))
+    began, limit = time.monotonic(), parse_duration(patience)
+    if not resume and restarted_by_torchrun(Path(out)):
+        resume, overwrite = True, False
+    settings, decoding = resolve_settings(
+        Path(out), data, recipe, resume=resume, overwrite=overwrite,
+        given={
+            "patches": patches, "batch": batch, "epochs": epochs, "budget": budget,
+            "image_side": image_side, "views": views, "backbone": backbone,
+            "projector": projector, "whitened": whitened, "objective": objective,
+            "optimizer": optimizer, "schedule": schedule,
+        },
+        chosen={
+            "split": split, "seed": seed, "keep_epochs": tuple(keep_epochs),
+            "precision": precision, "memory": memory, "shard": shard,
+            "range": (range,) if isinstance(range, str) else tuple(range),
+            "max_pixels": max_pixels,
+        },
+        defaults={p.name: p.default for p in inspect.signature(train).parameters.values()},
+    )  # fmt: skip
+    runtime = {
+        "data_dir": data_dir and str(data_dir), "download": download, "device": device,
+        "devices": devices, "num_nodes": num_nodes, "compile": compile, "patience": patience,
+    }  # fmt: skip
+    fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
+                    precision=settings["precision"], call=call)  # fmt: skip
+    with watchdog(fabric, limit) as heartbeat, ExitStack() as held:
+        check_same(settings | {"out": str(out), "resume": resume})
+        if resume and data_dir is None:
+            data_dir = known_data_dir(Run(out))
+        images = load_images(
+            data, settings, decoding, fabric, Run(out) if resume else None, data_dir=data_dir,
+            download=download,
+        )  # fmt: skip
+        trainer = build_trainer(settings, fabric, images, began)
+        trainer.images_at = place(data, data_dir)
+        trainer.division = Run(out).division if resume else "stable"
+        compile_step(trainer, resolve_compile(compile, fabric))
+        stop = held.enter_context(stop_requests())
+
+        def open_run() -> Run:
+            check_room(trainer, Path(out))
+            if not resume:
+                return held.enter_context(
+                    Run.creating(out, settings | runtime, overwrite=overwrite)
+                )
+            held.enter_context(Run(out).lock())
+            return Run(out)
+
+        trainer.enter(on_rank_zero(fabric, open_run) or Run(out))
+        trainer.restore() if resume else trainer.start()
+        trainer.fit(stop, heartbeat)
+    return trainer.run.path
+
+
+def load_images(
+    data: str,
+    settings: dict[str, Any],
+    decoding: Decoding,
+    fabric: Fabric,
+    resumed: Run | None,
+    *,
+    data_dir: str | Path | None,
+    download: bool,
+) -> ImageSet:
+    """The images of a run, in memory where they fit; the first process says what they are.
+
+    Args:
+        data: as in `train`.
+        settings: of the run; a split of `auto` becomes the one that was taken.
+        decoding: how pixels are read.
+        fabric: of the run.
+        resumed: the run that is continued, whose images they must be.
+        data_dir: where a data set known by name lies.
+        download: fetch it if it is not there.
+
+    Raises:
+        DataError: there are none, or other ones than the run began with.
+    """
+    images = open_images(
+        data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
+        decoding=decoding, download=download, division=resumed.division if resumed else "stable",
+    )  # fmt: skip
+    if settings["split"] == "auto":
+        settings["split"] = images.split
+    if resumed:
+        check_fingerprint(resumed, data, images)
+    if fabric.is_global_zero:
+        for line in filter(None, (class_counts(images), images.files)):
+            say(line)
+        images.tell()
+    with progress("reading images", len(images), silent=not fabric.is_global_zero) as advance:
+        images = in_memory(images, progress=advance)
+        advance(len(images))
+    if fabric.is_global_zero:
+        images.tell()
+    check_same({"the images' fingerprint": images.fingerprint, "range": images.decoding.text})
+    return images
