@@ -916,9 +916,9 @@ def write_images(path: Path, values: list[bytes | None]) -> None:
 
 
 def images_column(values: list[bytes | None]) -> pa.Array:
-    unique = list(dict.fromkeys(values))
+    unique = list(dict.fromkeys(value for value in values if value is not None))
     where = {value: at for at, value in enumerate(unique)}
-    rows = pa.array([where[value] for value in values], pa.int32())
+    rows = pa.array([where.get(value) for value in values], pa.int32())
     column = pa.DictionaryArray.from_arrays(rows, pa.array(unique, pa.binary()))
     paths = pa.nulls(len(values), pa.string())
     return pa.StructArray.from_arrays([column, paths], ["bytes", "path"])

@@ -362,6 +362,7 @@ def _with_range(values: list[float], digits: int = 1) -> str:
 
 if __name__ == "__main__":
     made = (
-        cifar_table(), race_table(), rivals_table(), quality_table(), other_table(), claims_table()
+        cifar_table(), race_table(), rivals_table(), quality_table(), other_table(), attack_table(),
+        claims_table(),
     )  # fmt: skip
     print("\n\n".join("\n".join(lines) for lines in (*made, sentences())))

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_every_promise_has_a_test() -> None:
-    page = (ROOT / "docs" / "reliability.md").read_text()
+    page = (ROOT / "docs" / "reliability.md").read_text().partition("\n## ")[0]
     rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
     assert len(rows) >= 20
     for row in rows:

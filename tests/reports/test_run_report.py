@@ -21,6 +21,7 @@ from empssl.evaluation.encoder import Encoder
 from empssl.evaluation.evaluate import evaluate
 from empssl.evaluation.examine import examine
 from empssl.models import build_network
+from empssl.progress import visible
 from empssl.reports.charts import envelope
 from empssl.reports.run_report import report
 from empssl.reports.sample import Sample
@@ -371,6 +372,39 @@ def test_map_of_many_keeps_clusters_apart() -> None:
     cat, dog = (np.array(re.findall(r"M(\d+) (\d+)", g.path), float) for g in plane.groups)
     spread = max(np.ptp(cat, axis=0).max(), np.ptp(dog, axis=0).max())
     assert np.linalg.norm(cat.mean(0) - dog.mean(0)) > spread / 2
+
+
+def test_pictures_on_the_map_have_the_names_of_their_files(
+    make: Callable[..., Run], folder: Path
+) -> None:
+    hostile = '<b>&"photo\x1b.png'
+    next((folder / "cat").glob("*")).rename(folder / "cat" / hostile)
+    files = {f"{path.parent.name}/{path.name}" for path in folder.glob("*/*.png")}
+    page = section(page_of(make()), "map")
+    titles = re.findall(r'<path d="M(\d+) (\d+).5h1"><title>(.*?)</title></path>', page)
+    assert len(titles) > 1
+    assert len({(x, y) for x, y, _ in titles}) == len(titles)  # a cell each
+    shown = {html.unescape(title).rpartition(", ")[0] for *_, title in titles}
+    assert shown <= {visible(file) for file in files}
+    assert "<b>" not in page
+    assert "\x1b" not in page
+
+
+def test_a_picture_on_the_map_lies_where_its_name_is_shown() -> None:
+    pixels = torch.zeros(60, 3, 16, 16, dtype=torch.uint8)
+    reds = torch.arange(60) * 37 % 60 * 4  # far from those before and after
+    pixels[:, 0] = reds[:, None, None].byte()
+    images = MemoryImages(pixels, name="x", split="train", fingerprint="f")
+    generator = torch.Generator().manual_seed(0)
+    plane = embedding_map(Sample.read(images, 60), torch.randn(60, 5, generator=generator))
+    assert plane is not None
+    content = base64.b64decode(plane.pictures.uri.partition(",")[2])
+    red = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), int)[..., 0]
+    step = red.shape[1] / plane.columns
+    assert red.shape[0] == plane.rows * step
+    for place in plane.places:
+        middle = red[int((place.row + 0.5) * step), int((place.column + 0.5) * step)]
+        assert abs(middle - int(reds[int(place.name.rpartition("/")[2])])) <= 8  # compressed
 
 
 def test_embeddings_that_are_all_alike_have_no_map() -> None:

@@ -116,6 +116,22 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A picture on the map.
+
+    Attributes:
+        name: of the image's file, shown where the picture is pointed at.
+        label: its class; empty where there is none.
+        column, row: of the grid.
+    """
+
+    name: str
+    label: str
+    column: int
+    row: int
+
+
+@dataclass(frozen=True)
 class Map:
     """Dots by class, and the same plane with pictures on it.
 
@@ -123,7 +139,8 @@ class Map:
         method: how to read the plane and how it was made, in words.
         width, height: of the plane, in the units of the dots.
         pictures: images in their places.
-        shown: how many pictures are on it.
+        columns, rows: of the grid that they lie on.
+        places: what is where on it.
     """
 
     method: str
@@ -131,7 +148,9 @@ class Map:
     height: float
     groups: Sequence[Group]
     pictures: Picture
-    shown: int
+    columns: int
+    rows: int
+    places: Sequence[Place]
 
 
 def embedding_map(sample: Sample, embeddings: Embeddings) -> Map | None:
@@ -143,9 +162,10 @@ def embedding_map(sample: Sample, embeddings: Embeddings) -> Map | None:
     points = found.points[:, np.argsort(-np.ptp(found.points, axis=0))]
     points = (points - points.min(0)) / np.ptp(points[:, 0]) * (_WIDTH - 2 * _MARGIN) + _MARGIN
     height = float(np.ceil(points[:, 1].max() + _MARGIN))
-    pictures, shown = _pictures(sample, points, height)
     method = f"{found.reading} Made by {found.how}."
-    return Map(method, _WIDTH, height, groups(sample, points, _WIDTH), pictures, shown)
+    return Map(
+        method, _WIDTH, height, groups(sample, points, _WIDTH), *_pictures(sample, points, height)
+    )
 
 
 def groups(sample: Sample, points: np.ndarray, width: float, text: float = _TEXT) -> list[Group]:
@@ -191,8 +211,13 @@ def _dots(points: np.ndarray) -> str:
     return "".join(f"M{x:.0f} {y:.0f}h0" for x, y in points)
 
 
-def _pictures(sample: Sample, points: np.ndarray, height: float) -> tuple[Picture, int]:
-    """The image nearest to the middle of each cell of a grid, where a cell has any."""
+def _pictures(
+    sample: Sample, points: np.ndarray, height: float
+) -> tuple[Picture, int, int, list[Place]]:
+    """The image nearest to the middle of each cell of a grid, where a cell has any.
+
+    Their names make a page 5 to 8 % larger; those of 2,000 dots would make it a third larger.
+    """
     columns = int(np.clip(round(len(points) ** 0.5 * 0.65), 10, 26))
     step = _SHEET // columns
     rows = int(np.ceil(height / _WIDTH * columns))
@@ -208,4 +233,5 @@ def _pictures(sample: Sample, points: np.ndarray, height: float) -> tuple[Pictur
         left, top = cell[index] * step
         pixels[top : top + len(tile), left : left + len(tile), :3] = tile
         pixels[top : top + len(tile), left : left + len(tile), 3] = 255
-    return sheet(Image.fromarray(pixels)), len(chosen)
+    places = [Place(sample.names[i], sample.label(i), *map(int, cell[i])) for i in chosen.tolist()]
+    return sheet(Image.fromarray(pixels)), columns, rows, places
