@@ -125,8 +125,8 @@ def _of_the_machine(error: Exception) -> EmpsslError | None:
     """A file or memory that was refused, wherever that was, as an error of ours."""
     if isinstance(error, OSError):  # its text names the file
         return CheckpointError(str(error))
-    memory = sys.modules.get("empssl.training.memory")
-    if isinstance(error, MemoryError) or (memory and memory.is_out_of_memory(error)):
+    device = sys.modules.get("empssl.device")
+    if isinstance(error, MemoryError) or (device and device.is_out_of_memory(error)):
         first = (str(error).strip().splitlines() or ["no memory"])[0]
         return OutOfMemoryError(f"out of memory ({first}); ask for less, or use a larger machine")
     return None

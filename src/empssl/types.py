@@ -28,7 +28,7 @@ Valid = Bool[Tensor, " batch"]
 Scalar = Float[Tensor, ""]
 
 
-ContentHashes = Int64[Tensor, "batch 2"]
+ContentHashes = Int64[Tensor, "hashed 2"]
 
 
 Split = Literal["train", "test", "all"]

@@ -16,7 +16,7 @@ from torch import nn
 
 import empssl
 from empssl import cli
-from empssl.distributed import launch
+from empssl.distributed import collectives, launch
 from empssl.distributed.processes import Call
 from empssl.errors import UsageError
 from empssl.models.batchnorm import GlobalBatchNorm, convert_to_global_batchnorm
@@ -288,7 +288,7 @@ def measured(body: nn.Module, x: torch.Tensor, fabric: Any) -> dict[str, torch.T
     """Loss, gradients and statistics of one step."""
     x = x.clone().requires_grad_()
     z = body(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-    loss = EMP()(launch.gather(fabric, z))
+    loss = EMP()(collectives.gather(fabric, z))
     loss.total.backward()
     found = {f"grad {name}": p.grad for name, p in body.named_parameters() if p.grad is not None}
     found |= {name: b.clone() for name, b in body.named_buffers()}
@@ -403,9 +403,9 @@ def weighed(name: str, share: slice, fabric: Any) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         made = build_objective({"name": name}, dim=4).double()
     z = projected()[:, share].clone().requires_grad_()
-    every = launch.gather(fabric, z[made.weak_views :])
-    targets = launch.gather(fabric, projected().flip(-1)[: made.target_views, share])
-    labels = launch.gather_labels(fabric, torch.arange(BATCH)[share] // 2)
+    every = collectives.gather(fabric, z[made.weak_views :])
+    targets = collectives.gather(fabric, projected().flip(-1)[: made.target_views, share])
+    labels = collectives.gather_labels(fabric, torch.arange(BATCH)[share] // 2)
     loss = objective_loss(
         made, every, targets if made.target else None, labels if made.needs_labels else None
     )

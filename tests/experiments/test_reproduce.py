@@ -470,7 +470,7 @@ def test_compute_is_counted_by_this_version_and_not_by_the_one_that_trained(made
     doubled = replace(cell, gflop_per_patch=2 * cell.gflop_per_patch)
     for count, run in ((1, cell), (2, doubled)):
         changed = replace(plan, cells=dict.fromkeys(plan.cells, (run,)))
-        [found, *_] = finding_module.findings(
+        [found, *_] = finding_module.reproduced_numbers(
             changed, EXHIBITS["figure6"], scores.Scores(made), Folder(made)
         )
         assert found.last is not None

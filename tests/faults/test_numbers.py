@@ -202,13 +202,13 @@ def test_what_one_process_spoils_ends_both_before_either_updates(
 ) -> None:
     script = tmp_path / "spoiled.py"  # a file, as the second process starts by running it again
     script.write_text(
-        "import os, sys; from empssl import training\n"
-        "take, nan = training.training_step, float('nan')\n"
+        "import os, sys; from empssl.training import trainer\n"
+        "take, nan = trainer.training_step, float('nan')\n"
         "def spoiled(fabric, network, objective, optimizers, views, *a, **k):\n"
         f"    if os.environ.get('LOCAL_RANK') == '1': {fault}\n"
         "    optimizers[0].register_step_pre_hook(lambda *_: print('UPDATED', file=sys.stderr))\n"
         "    return take(fabric, network, objective, optimizers, views, *a, **k)\n"
-        "training.training_step = spoiled\n"
+        "trainer.training_step = spoiled\n"
         "from empssl.__main__ import run; run()"
     )
     words = command(tmp_path / "run", "--devices", "2", steps=2)

@@ -288,7 +288,8 @@ def test_two_processes_go_on_where_one_stopped(
 
 DEAD = """
 import os, signal, sys
-from empssl import __main__, training
+from empssl import __main__
+from empssl.training import trainer
 if os.environ.get("LOCAL_RANK") == "1":
     {}
 __main__.run()
@@ -298,7 +299,7 @@ DEATHS = {
         "sys.exit(3)", "process 1 ended with exit code 3 before the run began"
     ),
     "in a step": (
-        "training.training_step = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)",
+        "trainer.training_step = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)",
         "process 1 was ended by signal 9 (SIGKILL), in step 0; continue with --resume",
     ),
 }  # fmt: skip
@@ -322,8 +323,9 @@ def test_a_process_that_the_first_one_started_ends_it(when: str, tmp_path: Path)
 
 DYING = """
 import os, signal, sys
-from empssl import __main__, training
-step, seen = training.training_step, []
+from empssl import __main__
+from empssl.training import trainer
+step, seen = trainer.training_step, []
 def dying(*a, **k):
     seen.append(0)
     if len(seen) == 4 and os.environ["RANK"] == "1" and not int(
@@ -331,7 +333,7 @@ def dying(*a, **k):
     ):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*a, **k)
-training.training_step, training.CHECKPOINT_SECONDS = dying, 0.0
+trainer.training_step, trainer.CHECKPOINT_SECONDS = dying, 0.0
 __main__.run()
 """
 

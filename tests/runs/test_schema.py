@@ -86,7 +86,7 @@ def read_all(path: Path) -> None:
     RunSpec.of(run, "run", {})
     EvalProtocol("digits", ("knn",), "grid3").find(run)
     checkpoint.identity(path / "model")
-    read_json(path / "model" / "state.json", records.State)
+    read_json(path / "model" / "state.json", records.StateRecord)
     json.dumps(run.environment)
     with suppress(UsageError):
         empssl.training.settings.resumed_settings(run, "digits", None, {})
@@ -170,13 +170,13 @@ def test_a_whole_other_document_is_refused_by_name(
 )  # fmt: skip
 def test_the_field_and_what_was_expected_are_named(content: Any, said: str) -> None:
     with pytest.raises(CheckpointError) as refused:
-        conform(content, records.Plan, "plan.json")
+        conform(content, records.PlanRecord, "plan.json")
     assert str(refused.value).startswith("plan.json is damaged: ")
     assert said in str(refused.value)
 
 
 def test_what_a_file_lacks_is_named_where_it_is_needed() -> None:
-    plan = conform({"near_constant": {}}, records.Plan, "run/plan.json")
+    plan = conform({"near_constant": {}}, records.PlanRecord, "run/plan.json")
     with pytest.raises(CheckpointError, match=r"^run/plan\.json does not say 'steps'$"):
         plan["steps"]
     with pytest.raises(CheckpointError, match=r"plan\.json, near_constant, does not say 'of'"):

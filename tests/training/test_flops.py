@@ -68,7 +68,9 @@ def of_a_real_step(objective: Objective, patches: int, optimizer: dict[str, Any]
 def test_a_step_is_counted_as_torch_counts_a_real_one(
     name: str, patches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("empssl.training.step.gauge", lambda *_: {})  # which only measures
+    monkeypatch.setattr(
+        "empssl.training.step.projection_metrics", lambda *_: {}
+    )  # which only measures
     objective = build_objective({"name": name}, dim=DIM)
     optimizer = {"name": "muon_lars"}
     found = step_flops(small(), objective, patches, SIDE, BATCH, optimizer)

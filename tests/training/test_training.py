@@ -650,13 +650,13 @@ def test_a_process_that_is_ended_can_be_resumed(
     number: signal.Signals, code: int, long_run: Path, tmp_path: Path
 ) -> None:
     script = (
-        "import itertools, os, sys; from empssl import cli, training\n"
-        "training.CHECKPOINT_SECONDS = 0.0\n"
-        "step, calls = training.training_step, itertools.count()\n"
+        "import itertools, os, sys; from empssl import cli; from empssl.training import trainer\n"
+        "trainer.CHECKPOINT_SECONDS = 0.0\n"
+        "step, calls = trainer.training_step, itertools.count()\n"
         "def ended(*a, **k):\n"
         f"    if next(calls) == 4: os.kill(os.getpid(), {int(number)})\n"
         "    return step(*a, **k)\n"
-        "training.training_step = ended\n"
+        "trainer.training_step = ended\n"
         "sys.exit(cli.main())"
     )
     out = tmp_path / "run"

@@ -20,7 +20,7 @@ class ViewAxis:
 
     >>> import torch
     >>> z = torch.tensor([[1.0], [2.0], [6.0]])
-    >>> HERE.count(z), HERE.sum(z).item(), HERE.mean(z).item()
+    >>> LOCAL_VIEWS.count(z), LOCAL_VIEWS.sum(z).item(), LOCAL_VIEWS.mean(z).item()
     (3, 9.0, 3.0)
     """
 

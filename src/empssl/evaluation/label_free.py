@@ -37,7 +37,7 @@ Direction = Literal["higher", "lower", "near 1"]
 def direction(value: float, healthy: Direction) -> float:
     """The value on a scale on which larger is healthier.
 
-    >>> health(0.9, "near 1") > health(1.2, "near 1"), health(3.0, "lower")
+    >>> direction(0.9, "near 1") > direction(1.2, "near 1"), direction(3.0, "lower")
     (True, -3.0)
     """
     if healthy == "near 1":

@@ -20,7 +20,8 @@ _PROBES = ("linear", "ridge", "linear_sgd", "knn")
 def score_priority(layer: str, probe: str) -> tuple[int, int]:
     """Where a score stands, the lowest first.
 
-    >>> min([("head", "knn"), ("stage3", "linear"), ("head", "linear")], key=lambda s: rank(*s))
+    >>> scores = [("head", "knn"), ("stage3", "linear"), ("head", "linear")]
+    >>> min(scores, key=lambda score: score_priority(*score))
     ('head', 'linear')
     """
     return _place(layer, _LAYERS), _place(probe, _PROBES)

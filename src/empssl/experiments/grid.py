@@ -42,8 +42,8 @@ class EqualBudget:
         Raises:
             UsageError: it says something else.
 
-        >>> Equal.parse("pflop=0.02")
-        Equal(what='pflop', amount=0.02)
+        >>> EqualBudget.parse("pflop=0.02")
+        EqualBudget(what='pflop', amount=0.02)
         """
         name, _, number = text.partition("=")
         if name not in get_args(BudgetUnit):
@@ -63,7 +63,7 @@ class EqualBudget:
     def words(self) -> str:
         """The amount with its unit.
 
-        >>> Equal("pflop", 0.02).words
+        >>> EqualBudget("pflop", 0.02).words
         '0.02 PFLOP'
         """
         return f"{tick(self.amount)} {UNITS[self.what]}"
@@ -74,7 +74,7 @@ class EqualBudget:
         Raises:
             UsageError: not even one.
 
-        >>> Equal("patches", 216000.0).steps(patches_per_step=320, gflop_per_patch=0.1)
+        >>> EqualBudget("patches", 216000.0).steps(patches_per_step=320, gflop_per_patch=0.1)
         675
         """
         if self.what == "seconds":

@@ -155,7 +155,7 @@ def _lines(series: Series, x: Axis, y: Axis) -> list[Line]:
 def written(point: AccuracyPoint) -> str:
     """An accuracy, and its deviation where there is one.
 
-    >>> written(Point(5, 81.25, 2.5)), written(Point(5, 81.25))
+    >>> written(AccuracyPoint(5, 81.25, 2.5)), written(AccuracyPoint(5, 81.25))
     ('81.25 ± 2.50', '81.25')
     """
     spread = "" if point.deviation is None else f" ± {point.deviation:.2f}"

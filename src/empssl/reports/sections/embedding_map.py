@@ -83,7 +83,7 @@ def procrustes(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
     >>> square = np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 1.0], [0.0, 1.0]])
     >>> turned = square @ np.array([[0.0, 1.0], [1.0, 0.0]]) + 5
-    >>> bool(np.allclose(aligned(turned, square), square))
+    >>> bool(np.allclose(procrustes(turned, square), square))
     True
     """
     middle = reference.mean(0)
