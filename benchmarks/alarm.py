@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from claim import ROOT, claim
 
-from empssl import data
+from empssl.data import open as data_open
 from empssl.errors import DivergenceError
 from empssl.evaluation.encoder import Encoder
 from empssl.evaluation.pooling import Crops
@@ -57,7 +57,7 @@ def main() -> None:
     if args.out is None:
         parser.error("give --out, or --runs")
     done = {(run["objective"], run["fault"], run["seed"]) for run in read(args.out)}
-    data.open_digits = cache(data.open_digits)
+    data_open.open_digits = cache(data_open.open_digits)
     wanted = [(name, None, seed) for seed in range(args.seeds) for name in args.objectives]
     wanted[len(args.objectives) : len(args.objectives)] = [
         (name, fault, 0) for name in args.objectives for fault in args.faults or FAULTS[name]
@@ -145,7 +145,7 @@ def measure(name: str, fault: str | None, seed: int, steps: int) -> dict[str, An
 def knn(encoder: Encoder) -> float:
     """Accuracy of the head on the held-out digits, of whole images."""
     train_set, test_set = (
-        data.open_digits(split=split, side=encoder.image_side) for split in ("train", "test")
+        data_open.open_digits(split=split, side=encoder.image_side) for split in ("train", "test")
     )
     bags = [
         encoder.embed(part.pixels, torch.arange(len(part)), Crops.parse("whole"), ["head"])["head"]

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from empssl.data import open as data_open
 from empssl.training import setup
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, for this process and its victims
@@ -45,7 +46,6 @@ from test_images import FORMATS, mutants, verdict
 from tiny import command
 from victim import Victim
 
-from empssl import data
 from empssl.cli import main as typed
 
 MUTANTS, FLIPS, CONFIGURATIONS = 200, 20, 5  # in a trial
@@ -165,7 +165,7 @@ def main() -> int:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     began = time.monotonic()
     until = began + 60 * args.minutes
-    data.open_digits = cache(data.open_digits)
+    data_open.open_digits = cache(data_open.open_digits)
     setup.flops_per_view = lambda *_: 1.0  # counting takes longer than a step
     trials, tried, failures = Counter[str](), Counter[str](), list[str]()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from tiny import train_tiny
 
-from empssl import data
+from empssl.data import open as data_open
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _digits_once() -> Iterator[None]:
     """Enlarge the digits once for all the runs that train on them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "open_digits", cache(data.open_digits))
+        patch.setattr(data_open, "open_digits", cache(data_open.open_digits))
         yield
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from empssl import data
 from empssl.data import MemoryImages
+from empssl.data import open as data_open
 from empssl.runs import checkpoint
 from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
@@ -36,7 +36,7 @@ CLOCKS = {"seconds", "patches_per_second"}
 @contextmanager
 def few_digits(train: int, test: int) -> Iterator[pytest.MonkeyPatch]:
     """In this process `digits` are the first so many: to score all takes most of a test's time."""
-    full = data.open_digits
+    full = data_open.open_digits
 
     def few(*, split: Literal["train", "test", "all"], side: int = 16) -> MemoryImages:
         images, count = full(split=split, side=side), test if split == "test" else train
@@ -47,7 +47,7 @@ def few_digits(train: int, test: int) -> Iterator[pytest.MonkeyPatch]:
         )  # fmt: skip
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "open_digits", cache(few))
+        patch.setattr(data_open, "open_digits", cache(few))
         yield patch
 
 

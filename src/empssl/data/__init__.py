@@ -1,24 +1,11 @@
 """Images by name or path: square, uint8, RGB, by index. Bad ones are marked, never passed on."""
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
-
 from empssl.data.base import BadSample, ImageBatch, ImageSet, MemoryImages
 from empssl.data.checks import BadSamples
-from empssl.data.cifar import CIFARS, open_cifar
-from empssl.data.digits import open_digits
-from empssl.data.folder import open_folder
-from empssl.data.imagenet100 import open_imagenet100
 from empssl.data.in_memory import in_memory
-from empssl.data.listing import list_images
-from empssl.data.parquet import holds_images, open_parquet, parquet_files
-from empssl.data.pentominoes import open_pentominoes
-from empssl.data.tiny_imagenet import open_tiny_imagenet
-from empssl.data.value_range import DEFAULT_DECODING, Decoding
-from empssl.errors import DataError, UsageError, nearest
-from empssl.types import MOST_SIDE, Division, Split
+from empssl.data.open import MADE, NAMES, open_images
+from empssl.data.value_range import Decoding
+from empssl.types import Division, Split
 
 __all__ = [
     "MADE",
@@ -34,97 +21,3 @@ __all__ = [
     "in_memory",
     "open_images",
 ]
-
-MADE = ("digits", "pentominoes")  # which need no files
-NAMES = (*MADE, *CIFARS, "tiny-imagenet", "imagenet100")
-
-
-def open_images(
-    data: str,
-    *,
-    split: Split | Literal["auto"],
-    data_dir: str | Path | None = None,
-    side: int | None = None,
-    decoding: Decoding = DEFAULT_DECODING,
-    download: bool = False,
-    division: Division = "stable",
-    progress: Callable[[int, int], None] | None = None,
-) -> ImageSet:
-    """The images that a user means by `data`.
-
-    Args:
-        data: `digits`, `pentominoes`, `cifar10`, `cifar100`, `tiny-imagenet`, `imagenet100`, or a
-            path: a folder of images, a parquet file or a folder of those. `./digits` is a folder
-            even so.
-            `imagenet100:FILE` takes the classes that the file lists.
-        split: `all` is every image; what `train` and `test` are is said by the function that
-            opens each kind. auto is train where the data say so themselves, as those known by name
-            do, else all.
-        data_dir: where a data set known by name is; default the folder `data`.
-        side: pixels. Default 16 for digits, 32 for pentominoes and CIFAR, 224 for ImageNet-100,
-            else 64.
-        decoding: of files that are given by path: which values become black and white where there
-            are more than 256, and how many pixels an image may have.
-        download: fetch what is missing, where the authors offer it.
-        division: how a folder or Parquet file without splits of its own is divided.
-        progress: called with the bytes fetched and the bytes in all.
-
-    Raises:
-        DataError: there is no such data, or none of it can be used.
-        UsageError: `data` is empty, or `side` is not a number of pixels that an image may have.
-    """
-    if side is not None and not 1 <= side <= MOST_SIDE:
-        raise UsageError(f"side is {side}, and must be 1 to {MOST_SIDE:,} pixels")
-    if not data.strip():
-        raise UsageError("data is empty: name a data set or a path; this folder is '.'")
-    given = {} if side is None else {"side": side}
-    path = _expanded(data)
-    if data not in NAMES and data.partition(":")[0] != "imagenet100":
-        return _open_path(data, path, split=split, decoding=decoding, division=division, **given)
-    if split == "auto":
-        split = "train"
-    if data == "digits":
-        return open_digits(split=split, **given)
-    if data == "pentominoes":
-        return open_pentominoes(split=split, **given)
-    where = _expanded("data" if data_dir is None else data_dir)
-    if data in CIFARS:
-        return open_cifar(
-            data, split=split, data_dir=where, download=download, progress=progress, **given
-        )
-    if data == "tiny-imagenet":
-        return open_tiny_imagenet(
-            split=split, data_dir=where, download=download, progress=progress, **given
-        )
-    listed = data.partition(":")[2]
-    classes = _expanded(listed) if listed else None
-    return open_imagenet100(split=split, data_dir=where, classes=classes, **given)
-
-
-def _open_path(data: str, path: Path, **options: Any) -> ImageSet:
-    """A folder of images, or a Parquet file, or a folder of those.
-
-    Raises:
-        DataError: there is no such data, or none of it can be used.
-    """
-    if os.path.isdir(path):  # unlike Path.is_dir, False where the path cannot be looked up
-        # Embeddings that were written beside the images are no images.
-        files = parquet_files(path)
-        in_parquet = files and (holds_images(files[0]) or not list_images(path).sizes)
-        return (open_parquet if in_parquet else open_folder)(path, **options)
-    if os.path.isfile(path) and path.suffix == ".parquet":
-        return open_parquet(path, **options)
-    what = (
-        "a file that is neither a folder nor .parquet"
-        if os.path.exists(path)
-        else "no file or folder"
-    )
-    raise DataError(
-        f"'{data}' is {what} and no known name: {nearest(data, NAMES)}; "
-        "or give the path of a folder of images or of a .parquet file"
-    )
-
-
-def _expanded(path: str | Path) -> Path:
-    """With the home folder of a user who is there; pathlib fails for others."""
-    return Path(os.path.expanduser(path))

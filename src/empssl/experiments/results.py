@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import empssl
 from empssl._version import __version__
 from empssl.experiments.folder import Folder
 from empssl.experiments.grid import EqualBudget, decisive
@@ -177,7 +176,7 @@ def _distinct(values: Any) -> list[str]:
 
 def _commit() -> str | None:
     """The commit of this program, if it runs from a checkout of its own."""
-    home = Path(empssl.__file__).resolve().parents[2]
+    home = Path(__file__).resolve().parents[3]
     if not (home / "pyproject.toml").exists():
         return None
     command = ["git", "describe", "--always", "--dirty"]

@@ -1,0 +1,105 @@
+"""The layout of the package: what may import what, and one name for one thing."""
+
+import ast
+from collections import defaultdict
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import empssl
+
+ROOT = Path(empssl.__file__).parent
+# From the bottom up. A room imports from lower floors only; within a package files may import each
+# other, but not in a circle.
+FLOORS = [
+    {"_version", "errors", "types"},
+    {"progress", "rng", "runs"},
+    {"config", "device"},
+    {"data", "distributed", "optim", "views"},
+    {"metrics", "models"},
+    {"evaluation", "objectives"},
+    {"reports", "training"},
+    {"diagnostics"},
+    {"experiments"},
+    {"empssl"},  # the package itself, which imports verbs when they are asked for
+    {"cli"},
+    {"__main__"},
+]
+FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+MOST_PACKAGES = 14
+
+
+@cache
+def modules() -> list[tuple[str, ast.Module]]:
+    found = []
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(("empssl", *path.relative_to(ROOT).with_suffix("").parts))
+        found.append((name.removesuffix(".__init__"), ast.parse(path.read_text())))
+    return found
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Modules of the package that a module imports, wherever in it; `a.b` for `from a import b`."""
+    found = set()
+    known = {name for name, _ in modules()}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {
+                inner if (inner := f"{node.module}.{alias.name}") in known else node.module
+                for alias in node.names
+            }
+    return found & known
+
+
+def room(module: str) -> str:
+    return (module + ".").split(".")[1] or "empssl"
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room(name) for name, _ in modules()}
+    assert rooms == set(FLOOR)
+    assert (
+        len([path for path in ROOT.iterdir() if (path / "__init__.py").exists()]) <= MOST_PACKAGES
+    )
+
+
+def test_imports_run_downhill() -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name, tree in modules() for other in imported(tree)
+        if room(name) not in ("empssl", room(other)) and FLOOR[room(other)] >= FLOOR[room(name)]
+    ]  # fmt: skip
+    assert wrong == []
+
+
+def test_no_file_of_a_package_imports_itself_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for name, tree in modules():
+        own = {other for other in imported(tree) if room(other) == room(name) != "empssl"}
+        graph[name] = own - {name.rpartition(".")[0]}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    places = defaultdict(list)
+    for name, tree in modules():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(name)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_a_package_only_hands_names_on() -> None:
+    """Its `__init__` has imports, tables and functions of a few lines that choose from them."""
+    long = []
+    for name, tree in modules():
+        if not (ROOT / Path(*name.split(".")[1:]) / "__init__.py").exists() or name == "empssl":
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) or (
+                isinstance(node, ast.FunctionDef) and len(node.body) > 12
+            ):
+                long.append(f"{name}.{node.name}")
+    assert long == []
