@@ -1,4 +1,4 @@
-"""Moving tensors to the device that computes, without the host waiting for it."""
+"""Where a run computes: device, precision, memory. The only file that knows Lightning Fabric."""
 
 import ctypes
 import os
@@ -11,6 +11,11 @@ from torch import Tensor
 
 from empssl._version import __version__
 from empssl.errors import UsageError, nearest
+
+# A forked child has torch's threads in name only, and would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 RESIDENT_SHARE = 0.25  # of the device's free memory that a data set may take; a step needs the rest
 

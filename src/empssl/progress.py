@@ -11,10 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, runtime_checkable
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-
 
 def visible(text: str, keep: str = "") -> str:
     r"""What a person can see of a text: control characters and broken bytes as escapes.
@@ -129,6 +125,10 @@ def progress(title: str, total: int, *, done: int = 0, silent: bool = False) -> 
         done: how many were done before; the time left is told from the others alone.
         silent: show nothing, as processes other than the first do.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
     # A terminal that is gone, as after a hang-up, ends the bar and not the job.
     console = Console(file=Unfailing(sys.stderr))  # type: ignore[arg-type]
     if silent:

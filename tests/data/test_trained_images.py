@@ -388,7 +388,9 @@ def test_what_other_processes_drew_is_listed(
     other = contents(images.read([59]).pixels)
     plain = trained_images_log.all_gather_object
     monkeypatch.setattr(
-        trainer, "all_gather_object", lambda v: [v, [other]] if v and v[0] is not v else plain(v)
+        trained_images_log,
+        "all_gather_object",
+        lambda v: [v, [other]] if v and v[0] is not v else plain(v),
     )
     run = short(tmp_path / "run", photos, epochs=1 / 7)
     assert numbers(run, images) == drawn(images, 1) | {59}

@@ -198,8 +198,9 @@ def test_three_processes_under_torchrun_train_the_network_of_one(
 def test_where_numbers_are_read_together_processes_agree_only_then(tmp_path: Path) -> None:
     """As several GPUs do, for which to agree is to wait."""
     script = (
-        "import os, signal; from empssl import __main__, pending, training\n"
-        "step, agree = training.training_step, training.agree\n"
+        "import os, signal; from empssl import __main__\n"
+        "from empssl.training import metrics_buffer, trainer\n"
+        "step, agree = trainer.training_step, trainer.all_reduce_max\n"
         "rank, steps = os.environ.get('LOCAL_RANK', '0'), []\n"
         "def counted(*a, **k):\n"
         "    steps.append(0)\n"
@@ -208,7 +209,8 @@ def test_where_numbers_are_read_together_processes_agree_only_then(tmp_path: Pat
         "def noted(*a):\n"
         f"    with open('{tmp_path}/agreed' + rank, 'a') as file: print(len(steps), file=file)\n"
         "    return agree(*a)\n"
-        "training.training_step, training.agree, pending.EVERY = counted, noted, {}\n"
+        "trainer.training_step, trainer.all_reduce_max = counted, noted\n"
+        "metrics_buffer.SYNC_EVERY = {}\n"
         "__main__.run()\n"
     )
     path = tmp_path / "counting.py"  # a file, as the second process starts by running it again

@@ -15,7 +15,7 @@ def test_a_fault_that_the_code_has_left_behind_is_told() -> None:
     gone = Fault(
         "area", "name", "src/empssl/distributed/signals.py", "what nobody wrote", "new", "red"
     )
-    with pytest.raises(StaleError, match=r"stop.py has 'what nobody wrote' 0 times"):
+    with pytest.raises(StaleError, match=r"signals.py has 'what nobody wrote' 0 times"):
         gone.planted(ROOT)
     with pytest.raises(StaleError, match="expected once"):
         Fault("area", "name", "src/empssl/distributed/signals.py", "signal", "new", "red").planted(

@@ -1,4 +1,4 @@
-"""Images with nothing to see: a lens cap, a failed download, 16 bits read as 8."""
+"""What is wrong with images: nearly one color, unreadable, or folders taken for classes."""
 
 import json
 from collections import Counter

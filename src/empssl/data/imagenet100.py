@@ -1,4 +1,4 @@
-"""Classes that are folders named by their WordNet ids, as ImageNet has them."""
+"""ImageNet-100: the 100 classes of ImageNet that Tian et al. (2019) chose for CMC."""
 
 import re
 from collections.abc import Sequence

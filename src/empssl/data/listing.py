@@ -1,4 +1,4 @@
-"""Whether a file is an image, by its first bytes: whatever it is called."""
+"""Every file of a folder: which are images, and what the others are."""
 
 import os
 import posixpath

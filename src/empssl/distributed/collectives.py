@@ -1,4 +1,4 @@
-"""The training loop: images to a run directory."""
+"""What processes tell each other: sums, maxima, gathered tensors and objects."""
 
 import hashlib
 from collections.abc import Callable

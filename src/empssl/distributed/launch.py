@@ -1,4 +1,4 @@
-"""Where a run computes: device, precision, processes. The only file that knows Lightning Fabric."""
+"""Starting the processes of a run, or joining those that a launcher has started."""
 
 import atexit
 import logging
@@ -18,10 +18,6 @@ from empssl.device import (
 from empssl.distributed.processes import Call, children, start_children
 from empssl.distributed.watchdog import startup_watchdog
 from empssl.errors import RankError, UsageError
-
-# A forked child has torch's threads in name only, and would wait for them for ever.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def launch(

@@ -1,4 +1,4 @@
-"""The processes of a run: starting them, comparing them, and sums over them."""
+"""Starting the other processes of a run, and what ends with them."""
 
 import os
 import signal

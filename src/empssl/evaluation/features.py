@@ -1,4 +1,4 @@
-"""Labeled images, and the embeddings of all of them from one pass."""
+"""Labeled images, and the embeddings of all of them from one pass or from a file."""
 
 import json
 from collections.abc import Callable, Sequence

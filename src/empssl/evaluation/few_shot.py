@@ -1,4 +1,4 @@
-"""A draw of labeled images in which every class has as many as every other."""
+"""Few-shot accuracy: probes learned from so many images of each class, over many draws."""
 
 import statistics
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which way a measure of embeddings is healthy."""
+"""Measures of embeddings that need no labels: their names, and a table of them."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

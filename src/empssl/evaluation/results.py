@@ -1,4 +1,4 @@
-"""Which of many scores stands for a run: named beforehand, and not the best on test."""
+"""What an evaluation found: scores, and all that each depends on."""
 
 import json
 from collections.abc import Iterable, Sequence

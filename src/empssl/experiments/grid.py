@@ -1,4 +1,4 @@
-"""What every cell of a grid gets the same of: patches, PFLOP or seconds."""
+"""A grid: every objective with every number of patches and every seed, at an equal budget."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A cell of a comparison: one run, to be made or made already."""
+"""One run of a comparison, planned or made, and what has become of it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A number over seeds: its mean and its range."""
+"""The table of a comparison: a row for each objective and number of patches, over seeds."""
 
 import statistics
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What a probe said of each test image, and what is true."""
+"""Accuracy, balanced accuracy, confusion and calibration of predictions."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Embeddings that can be computed with."""
+"""Measures of embeddings: rank, spread, alignment, uniformity, separation, spectrum."""
 
 import math
 

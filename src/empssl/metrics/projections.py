@@ -1,4 +1,4 @@
-"""How alike a step's projections are, the same measures whatever the objective."""
+"""Collapse metrics of a step's projections, the same whatever the objective, and a monitor."""
 
 import math
 from collections.abc import Mapping

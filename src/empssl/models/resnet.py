@@ -1,4 +1,4 @@
-"""Convolution whose weight gradient is a matrix product where that is the faster way."""
+"""Residual networks (He et al., 2016) whose state-dict keys are torchvision's."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Options that must be positive: something is divided by them, or they stand under a root."""
+"""What objectives share: unit rows, sums over pairs of views, Gram matrices, Sinkhorn."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""How the page writes numbers: for reading in a column, never more digits than they deserve."""
+"""Charts as numbers: ticks, lines, labels, and how values are written. The page draws them."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else."""
+"""The page: one HTML file that needs nothing else; its pictures are data URIs."""
 
 import base64
 import hashlib

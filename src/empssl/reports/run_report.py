@@ -1,4 +1,4 @@
-"""What the run wrote down about itself: settings, plan, environment, bad samples."""
+"""A report: one HTML file about a run that opens offline."""
 
 import json
 import re

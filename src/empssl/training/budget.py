@@ -1,4 +1,4 @@
-"""Lengths of time as people write them."""
+"""Durations, and training for a given time: steps are planned again as the speed changes."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Embeddings to learn from and embeddings to be scored on, checked before anything is learned."""
+"""What every probe has in common: labeled embeddings, a linear classifier, a score."""
 
 import math
 from collections.abc import Callable, Sequence

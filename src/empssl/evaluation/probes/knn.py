@@ -1,4 +1,4 @@
-"""The embeddings nearest to an embedding, by cosine similarity."""
+"""k nearest neighbors by cosine similarity, and the class that they vote for."""
 
 import torch
 import torch.nn.functional as F

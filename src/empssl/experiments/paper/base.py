@@ -1,4 +1,4 @@
-"""An experiment in the paper's terms: method, data set and length. A scale makes a run of it."""
+"""What the paper reports, as data: experiments, numbers, claims, tables and figures."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal

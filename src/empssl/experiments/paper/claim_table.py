@@ -1,4 +1,4 @@
-"""Pieces of Markdown that every document of an exhibit is made of."""
+"""What became of the paper's claims, as sentences and tables in Markdown."""
 
 from collections.abc import Callable, Iterator, Sequence
 

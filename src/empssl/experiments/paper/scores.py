@@ -1,4 +1,4 @@
-"""What needs no training, scored as the numbers of an exhibit are: what these have to beat."""
+"""Scores of the reproduced runs and of untrained baselines, kept in scores/*.json."""
 
 import dataclasses
 import json

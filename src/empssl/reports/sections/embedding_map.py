@@ -1,4 +1,4 @@
-"""A plane on which embeddings lie as they lie in space, as far as two dimensions can show it."""
+"""A map: embeddings on a plane by PCA or t-SNE, as dots and as pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A ground: what scores must share to stand side by side."""
+"""Scores of the run beside those of its baselines, a table for each evaluation protocol."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
