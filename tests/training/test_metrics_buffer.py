@@ -10,17 +10,17 @@ SAMPLES = torch.tensor([3, 4])
 def test_on_the_cpu_each_step_is_read_at_once() -> None:
     pending = MetricsBuffer(torch.device("cpu"))
     pending.add({"loss": torch.tensor(0.1)}, SAMPLES)
-    assert pending.due
+    assert pending.full
 
 
 def test_elsewhere_steps_wait_to_be_read_together() -> None:
     pending = MetricsBuffer(torch.device("meta"))
     for step in range(SYNC_EVERY_ON_GPU):
-        assert not pending.due
+        assert not pending.full
         pending.add({"step": step}, SAMPLES)
-    assert pending.due
+    assert pending.full
     assert [measured.entry["step"] for measured in pending.read()] == list(range(SYNC_EVERY_ON_GPU))
-    assert not pending.due
+    assert not pending.full
 
 
 def test_numbers_keep_their_names_order_and_every_bit() -> None:
