@@ -3,11 +3,12 @@
 from empssl.data.base import BadSample, ImageBatch, ImageSet, MemoryImages
 from empssl.data.checks import BadSamples
 from empssl.data.in_memory import in_memory
-from empssl.data.open import MADE, NAMES, open_images
+from empssl.data.open import DATASETS, MADE, NAMES, open_images
 from empssl.data.value_range import Decoding
 from empssl.types import Division, Split
 
 __all__ = [
+    "DATASETS",
     "MADE",
     "NAMES",
     "BadSample",

@@ -9,19 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from empssl.data import MADE, NAMES, open_images
 from empssl.data.base import ImageSet
+from empssl.data.open import MADE, is_name, open_images
 from empssl.data.value_range import Decoding
 from empssl.errors import DataError, UsageError
 from empssl.runs.run import Run
 from empssl.types import Split
 
 PLACE = ("data_path", "data_dir")  # in plan.json: where the images were when they were last read
-
-
-def is_name(data: str) -> bool:
-    """Whether this is a data set known by name, which `data_dir` holds, and no path."""
-    return data.partition(":")[0] in NAMES
 
 
 def place(data: str, data_dir: str | Path | None) -> dict[str, str | None]:

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from empssl.config import Spec
-from empssl.data import Decoding, in_memory, open_images
+from empssl.config import Spec, names_in_docstring
+from empssl.data import DATASETS, Decoding, in_memory, open_images
 from empssl.data.base import ImageSet
 from empssl.data.checks import class_counts
 from empssl.data.run_images import check_fingerprint, known_data_dir, place
@@ -36,6 +36,7 @@ from empssl.training.setup import build_trainer, check_room, compile_step
 from empssl.training.sharding import Shard
 
 
+@names_in_docstring(datasets=DATASETS)
 @alone_again()
 def train(
     data: str,
@@ -75,9 +76,10 @@ def train(
     """Learn an encoder from images without labels.
 
     Args:
-        data: a folder of images, a Parquet file, or digits, pentominoes, cifar10, cifar100,
-            tiny-imagenet or imagenet100. Labels, where there are any, are never used, but by an
-            objective that needs them: supcon.
+        data: a folder of images, a Parquet file, or a data set known by name:
+            {datasets}.
+            Labels, where there are any, are never used, but by an objective that needs them:
+            supcon.
         out: the run directory to make.
         recipe: shapes (synthetic ones), demo, fast, laptop (the default), paper or official, either
             of the last two also with _imagenet100, or a rival's published CIFAR settings by its
