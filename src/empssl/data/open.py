@@ -14,6 +14,7 @@ from empssl.data.download import Progress
 from empssl.data.folder import open_folder
 from empssl.data.imagenet100 import open_imagenet100
 from empssl.data.listing import list_images
+from empssl.data.objects import GivenImages, ImagesLike, given_images, is_recorded_object
 from empssl.data.parquet import holds_images, open_parquet, parquet_files
 from empssl.data.pentominoes import open_pentominoes
 from empssl.data.tiny_imagenet import open_tiny_imagenet
@@ -60,8 +61,22 @@ def is_name(data: str) -> bool:
     return name in DATASETS and (not colon or DATASETS[name].takes_classes)
 
 
+def resolve_data(data: ImagesLike) -> str | GivenImages:
+    """The name or path of data as text, or what a program gave instead.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if isinstance(data, str):
+        return data
+    if isinstance(data, os.PathLike):
+        path = os.fsdecode(data)
+        return os.path.join(os.curdir, path) if is_name(path) else path  # a path is no name
+    return given_images(data)
+
+
 def open_images(
-    data: str,
+    data: ImagesLike,
     *,
     split: Split | Literal["auto"],
     data_dir: str | Path | None = None,
@@ -76,7 +91,7 @@ def open_images(
     Args:
         data: a name in `DATASETS`, or a path: a folder of images, a parquet file or a folder of
             those. `./digits` is a folder even so. `imagenet100:FILE` takes the classes that the
-            file lists.
+            file lists. Or images as objects: see `images_from`.
         split: `all` is every image; what `train` and `test` are is said by the function that
             opens each kind. auto is train where the data say so themselves, as those known by name
             do, else all.
@@ -94,6 +109,9 @@ def open_images(
     """
     if side is not None and not 1 <= side <= MOST_SIDE:
         raise UsageError(f"side is {side}, and must be 1 to {MOST_SIDE:,} pixels")
+    data = resolve_data(data)
+    if isinstance(data, GivenImages):
+        return data.open(split=split, side=side, decoding=decoding)
     if not data.strip():
         raise UsageError("data is empty: name a data set or a path; this folder is '.'")
     given: dict[str, Any] = {} if side is None else {"side": side}
@@ -125,6 +143,11 @@ def _open_path(data: str, path: Path, **options: Any) -> ImageSet:
         return (open_parquet if in_parquet else open_folder)(path, **options)
     if os.path.isfile(path) and path.suffix == ".parquet":
         return open_parquet(path, **options)
+    if is_recorded_object(data):
+        raise DataError(
+            f"{data} were given by a program as an object, which is not kept; call from Python and "
+            "pass the same images as `data`, or name a path where they are"
+        )
     what = (
         "a file that is neither a folder nor .parquet"
         if os.path.exists(path)
