@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from empssl.data.any_image import CHANNELS, Source, opened
-from empssl.data.base import ImageSet, MemoryImages
+from empssl.data.base import ImageSet, MemoryImages, check_side
 from empssl.data.decode import DEFAULT_SIDE, Reason, UndecodableError, reasoned
 from empssl.data.encoded import EncodedImages
 from empssl.data.in_memory import in_memory
@@ -98,6 +98,7 @@ class GivenImages:
         decoding: Decoding = DEFAULT_DECODING,
     ) -> ImageSet:
         """The images as a set; see `images_from`."""
+        check_side(side)
         if not len(self.names):
             raise DataError(f"data is {self}: there is nothing to read in it")
         with suppress(UndecodableError):
@@ -177,8 +178,8 @@ class GivenImages:
         Those that the data set declares are believed if some images agree. Otherwise all are read,
         and kept, if they fit in memory: to read them again would take as long.
         """
+        _ = self.fingerprint  # for which some images are read, unless they have been
         seen, declared = cast(dict[int, Any], self.seen), self.labels
-        assert self.fingerprint  # for which some images have been read
         if not seen:
             return None
         if declared is not None and all(_alike(declared[row], seen[row]) for row in seen):
@@ -232,7 +233,7 @@ def images_from(
         decoding: which values become black and white, where there are more than 256.
 
     Raises:
-        UsageError: it is something else, or labels do not fit.
+        UsageError: it is something else, labels do not fit, or `side` is no side of an image.
         DataError: there are no images, none can be used, or there are no labels to divide by.
 
     >>> photos = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)

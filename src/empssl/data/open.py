@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from empssl.data.base import ImageSet
+from empssl.data.base import ImageSet, check_side
 from empssl.data.cifar import open_cifar
 from empssl.data.digits import open_digits
 from empssl.data.download import Progress
@@ -20,7 +20,7 @@ from empssl.data.pentominoes import open_pentominoes
 from empssl.data.tiny_imagenet import open_tiny_imagenet
 from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.errors import DataError, UsageError, nearest
-from empssl.types import MOST_SIDE, Division, Split
+from empssl.types import Division, Split
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ def open_images(
         DataError: there is no such data, or none of it can be used.
         UsageError: `data` is empty, or `side` is not a number of pixels that an image may have.
     """
-    if side is not None and not 1 <= side <= MOST_SIDE:
-        raise UsageError(f"side is {side}, and must be 1 to {MOST_SIDE:,} pixels")
+    check_side(side)
     data = resolve_data(data)
     if isinstance(data, GivenImages):
         return data.open(split=split, side=side, decoding=decoding)
