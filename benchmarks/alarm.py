@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from claim import ROOT, claim
 
-from empssl.data import open as data_open
+from empssl.data import DATASETS
 from empssl.errors import DivergenceError
 from empssl.evaluation.encoder import Encoder
 from empssl.evaluation.pooling import Crops
@@ -60,7 +61,8 @@ def main() -> None:
     if args.out is None:
         parser.error("give --out, or --runs")
     done = {(run["objective"], run["fault"], run["seed"]) for run in read(args.out)}
-    data_open.open_digits = cache(data_open.open_digits)
+    digits = DATASETS["digits"]
+    DATASETS["digits"] = replace(digits, open=cache(digits.open))
     wanted = [(name, None, seed) for seed in range(args.seeds) for name in args.objectives]
     wanted[len(args.objectives) : len(args.objectives)] = [
         (name, fault, 0) for name in args.objectives for fault in args.faults or FAULTS[name]
@@ -148,7 +150,7 @@ def measure(name: str, fault: str | None, seed: int, steps: int) -> dict[str, An
 def knn(encoder: Encoder) -> float:
     """Accuracy of the head on the held-out digits, of whole images."""
     train_set, test_set = (
-        data_open.open_digits(split=split, side=encoder.image_side) for split in ("train", "test")
+        DATASETS["digits"].open(split=split, side=encoder.image_side) for split in ("train", "test")
     )
     bags = [
         encoder.embed(part.pixels, torch.arange(len(part)), Crops.parse("whole"), ["head"])["head"]

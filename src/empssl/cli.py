@@ -16,7 +16,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import empssl
 from empssl._version import __version__
@@ -162,7 +163,7 @@ def parse(
         UsageError: a word or a key that is unknown, missing or of the wrong type.
     """
     parameters = inspect.signature(function).parameters
-    hints = get_type_hints(function)
+    hints = {name: _written(hint) for name, hint in get_type_hints(function).items()}
     parser = _parser(verb, function, hints)
     flags = _strictly(parser.parse_args, _spelled(words, parser, hints), hints)
     layers = [_load(path, parser, hints) for path in flags.pop("config", [])]
@@ -404,6 +405,20 @@ def _metavar(hint: Any) -> str:
     if _is_spec(hint):
         return "NAME"
     return next((text for kind, text in METAVARS.items() if kind in kinds), "VALUE")
+
+
+def _written(hint: Any) -> Any:
+    """Of what a parameter takes, what words can say; objects are for programs."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    kept = tuple(kind for kind in get_args(hint) if _is_written(kind))
+    return Union[kept] if kept else hint  # noqa: UP007 (made of a tuple)
+
+
+def _is_written(hint: Any) -> bool:
+    if get_origin(hint) in (list, tuple, Sequence):
+        return all(map(_is_written, get_args(hint)))
+    return hint in (*METAVARS, bool, type(None)) or get_origin(hint) in (dict, Literal)
 
 
 def _is_spec(hint: Any) -> bool:

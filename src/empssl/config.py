@@ -5,14 +5,35 @@ nothing else lists its options or repeats its defaults.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, get_type_hints
 
 from empssl.errors import UsageError, nearest
 from empssl.runs.schema import fits, kind
 
 Spec = dict[str, Any]
 Table = Mapping[str, Callable[..., Any]]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def names_in_docstring(**names: Iterable[str]) -> Callable[[F], F]:
+    """Put lists of names, as of a table, in place of `{key}` in a function's docstring.
+
+    So `help` and the command line say what the table says.
+
+    >>> @names_in_docstring(sizes=["small", "large"])
+    ... def make() -> None: "Make one of {sizes}."
+    >>> make.__doc__
+    'Make one of small, large.'
+    """
+
+    def filled(function: F) -> F:
+        for key, listed in names.items():
+            if function.__doc__:  # python -OO has none
+                function.__doc__ = function.__doc__.replace(f"{{{key}}}", ", ".join(listed))
+        return function
+
+    return filled
 
 
 def complete(table: Table, spec: Spec, *, given: tuple[str, ...] = ()) -> Spec:

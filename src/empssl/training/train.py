@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from empssl.config import Spec
-from empssl.data import Decoding, in_memory, open_images
+from empssl.config import Spec, names_in_docstring
+from empssl.data import DATASETS, Decoding, ImagesLike, in_memory, open_images
 from empssl.data.base import ImageSet
 from empssl.data.checks import class_counts
+from empssl.data.objects import GivenImages
+from empssl.data.open import resolve_data
 from empssl.data.run_images import check_fingerprint, known_data_dir, place
 from empssl.data.value_range import MAX_PIXELS, RangeWords
 from empssl.device import (
@@ -36,9 +38,10 @@ from empssl.training.setup import build_trainer, check_room, compile_step
 from empssl.training.sharding import Shard
 
 
+@names_in_docstring(datasets=DATASETS)
 @alone_again()
 def train(
-    data: str,
+    data: ImagesLike,
     *,
     out: str | Path,
     recipe: str | None = None,
@@ -75,9 +78,12 @@ def train(
     """Learn an encoder from images without labels.
 
     Args:
-        data: a folder of images, a Parquet file, or digits, pentominoes, cifar10, cifar100,
-            tiny-imagenet or imagenet100. Labels, where there are any, are never used, but by an
-            objective that needs them: supcon.
+        data: a folder of images, a Parquet file, or a data set known by name:
+            {datasets}.
+            From Python also images as objects, which a run does not keep: an array, a list of paths
+            or images, either of these with labels as a pair, an ImageSet, or a PyTorch or Hugging
+            Face Dataset; see empssl.data.images_from. Labels, where there are any, are never used,
+            but by an objective that needs them: supcon.
         out: the run directory to make.
         recipe: shapes (synthetic ones), demo, fast, laptop (the default), paper or official, either
             of the last two also with _imagenet100, or a rival's published CIFAR settings by its
@@ -145,6 +151,7 @@ def train(
         OutOfMemoryError: a step did not fit; says how it will, or that nothing smaller is left.
         StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
     """
+    data = resolve_data(data)
     call = Call("train", dict(locals()))
     began, limit = time.monotonic(), parse_duration(patience)
     if not resume and restarted_by_torchrun(Path(out)):
@@ -201,7 +208,7 @@ def train(
 
 
 def load_images(
-    data: str,
+    data: str | GivenImages,
     settings: dict[str, Any],
     decoding: Decoding,
     fabric: Fabric,
