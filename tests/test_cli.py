@@ -99,6 +99,37 @@ def test_front_imports_neither_torch_nor_jsonargparse(words: list[str]) -> None:
     assert answer.stdout.endswith("set()\n")
 
 
+HEAVY = {"torch._dynamo", "lightning_fabric", "sklearn", "scipy", "pandas", "timm", "rich"}
+DRAWING = {"compare", "report", "reproduce"}  # whose charts have matplotlib's ticks
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_a_verb_imports_what_takes_long_only_when_it_is_needed(verb: str) -> None:
+    """Torch's compiler, which comes with Lightning Fabric, takes as long as torch itself."""
+    heavy = sorted(HEAVY if verb in DRAWING else HEAVY | {"matplotlib"})
+    code = (
+        "import sys; from empssl import cli\n"
+        f"try: cli.main([{verb!r}, '--help'])\n"
+        f"except SystemExit: print(sorted(set({heavy}) & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.endswith("\n[]\n"), answer.stderr
+
+
+def test_real_work_begins_when_the_words_are_understood(verb: Callable[..., None]) -> None:
+    order: list[str] = []
+
+    def work(data: str) -> str:
+        order.append(data)
+        return data
+
+    verb(work)
+    assert cli.main(["train", "--nonsense"], begin=lambda: order.append("begun")) == 2
+    assert order == []
+    assert cli.main(["train", "digits"], begin=lambda: order.append("begun")) == 0
+    assert order == ["begun", "digits"]
+
+
 def test_version_is_the_packages() -> None:
     assert command("--version").stdout == f"empssl {empssl.__version__}\n"
 

@@ -29,7 +29,7 @@ from empssl.errors import (
     UsageError,
     nearest,
 )
-from empssl.progress import log, say, show
+from empssl.progress import RANKS, log, say, show, status
 from empssl.runs.schema import check_references
 
 if TYPE_CHECKING:
@@ -53,11 +53,13 @@ METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
 ArgumentValues = dict[str, Any]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] = lambda: None) -> int:
     """Run one command.
 
     Args:
         argv: the words after `empssl`; those of the process by default.
+        begin: called when modules have been imported and the words are understood, before the
+            verb is carried out.
 
     Returns:
         The exit code: 0, 2 for a command that cannot be carried out, or that of the error.
@@ -77,10 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             kind, choices = ("option", FRONT) if words[0].startswith("-") else ("verb", VERBS)
             raise _unknown(kind, words[0], choices)
         else:
-            function = getattr(empssl, words[0])
-            speaker = f"empssl {words[0]}"
-            values, switches = parse(words[0], function, words[1:])
+            with status("loading torch"):
+                function = getattr(empssl, words[0])
+                speaker = f"empssl {words[0]}"
+                values, switches = parse(words[0], function, words[1:])
             speaker = "empssl"
+            begin()
             if switches["print_config"]:
                 result = values
             else:
@@ -142,7 +146,7 @@ def _speaks(verb: str) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_initialized():
         return bool(torch.distributed.get_rank() == 0)
-    return all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK"))
+    return all(os.environ.get(rank, "0") == "0" for rank in RANKS)
 
 
 def parse(

@@ -5,11 +5,14 @@ does not take is lost, and work goes on. Names come from files of others, so tha
 characters, which would move a terminal's cursor or change its colors, are shown as escapes.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, runtime_checkable
+
+RANKS = ("RANK", "LOCAL_RANK")  # what launchers call the number of a process, 0 in the first
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -80,8 +83,38 @@ def say(text: str, speaker: str = "empssl") -> None:
 def log(text: str) -> None:
     """Write a line, or several, to the error stream, if that takes them."""
     stream = Unfailing(sys.stderr)
-    stream.write(visible(text, keep="\n") + "\n")
+    stream.write(_erased() + visible(text, keep="\n") + "\n")
     stream.flush()
+
+
+_waiting: list[str] = []  # the lines of `status` that are on the terminal; one at most
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Say on a terminal what is waited for while the block runs, in a line that is then erased.
+
+    Of the processes of a run the first does; a file or pipe gets nothing.
+    """
+    stream = Unfailing(sys.stderr)
+    first = all(os.environ.get(rank, "0") == "0" for rank in RANKS)
+    if not (first and stream.isatty()):
+        yield
+        return
+    line = visible(f"empssl: {text} ...")
+    stream.write(_erased() + line)
+    stream.flush()
+    _waiting.append(line)
+    try:
+        yield
+    finally:
+        stream.write(_erased())
+        stream.flush()
+
+
+def _erased() -> str:
+    """What takes the line of `status` from the terminal again, if one is there."""
+    return f"\r{' ' * len(_waiting.pop())}\r" if _waiting else ""
 
 
 def show(text: str) -> None:
