@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -6,6 +7,10 @@ import pytest
 from tiny import train_tiny
 
 from empssl.data import open as data_open
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -88,7 +88,7 @@ def test_the_order_of_images_does_not_matter(name: str) -> None:
     assert ALL[name](x[..., order, :]) == pytest.approx(ALL[name](x), rel=1e-8)
 
 
-@pytest.mark.parametrize("name", ["fill", "uniformity"])
+@pytest.mark.parametrize("name", ["coding_rate_ratio", "uniformity"])
 def test_what_training_logs_is_the_same_measure(name: str) -> None:
     x = mixed(40, 8)
     assert ALL[name](x) == pytest.approx(float(projection_metrics(x[None])[name]), rel=1e-8)
@@ -168,8 +168,8 @@ def test_lidar_is_blind_to_how_far_images_stand_apart_and_separation_is_not() ->
 
 
 COLLAPSED = {
-    "rankme": 1, "covariance_rank": 1, "fill": 0, "uniformity": 0, "alignment": 0, "lidar": 1,
-    "separation": 0,
+    "rankme": 1, "covariance_rank": 1, "coding_rate_ratio": 0, "uniformity": 0, "alignment": 0,
+    "lidar": 1, "separation": 0,
 }  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def test_collapse_is_the_end_of_the_scale(name: str, noisy: bool) -> None:
     assert ALL[name](x) == pytest.approx(COLLAPSED[name], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["rankme", "covariance_rank", "alpha_req", "fill"])
+@pytest.mark.parametrize("name", ["rankme", "covariance_rank", "alpha_req", "coding_rate_ratio"])
 def test_the_fewer_directions_the_less_healthy(name: str) -> None:
     """From variances that fall as 1 / k to ever fewer of them."""
     fall = 1 / torch.arange(1, 33)
@@ -331,7 +331,9 @@ def test_a_run_is_examined_at_each_layer_beside_random_weights(run: Path) -> Non
     assert [(r.measure, r.layer) for r in quality.readings] == [
         (name, layer) for name in MEASURES for layer in ("backbone", "head")
     ]
-    assert all(r.random is not None and r.random != r.value for r in quality.readings)
+    assert all(r.random is not None for r in quality.readings)
+    # Of a few turned images, both may tell as many.
+    assert all(r.random != r.value for r in quality.readings if r.measure != "rotation")
     assert quality.protocol["images"] == 30
     assert quality.protocol["model"] == Run(run).identity
     [file] = (run / "quality").glob("digits-*.json")

@@ -854,7 +854,7 @@ def test_every_plot_says_in_words_what_it_shows(grid: tuple[Path, Comparison]) -
     ]  # fmt: skip
     curves = [
         f"{name} against patches seen, n = {n}; at the end"
-        for n in (2, 4) for name in ("fill", "alignment", "uniformity")
+        for n in (2, 4) for name in ("coding_rate_ratio", "alignment", "uniformity")
     ]  # fmt: skip
     kinds = [(label, n) for label in ("emp", "weak") for n in (2, 4)]
     maps = [f"Map of 80 test images by {label}, n = {n}, colored by class" for label, n in kinds]

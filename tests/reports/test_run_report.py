@@ -66,8 +66,9 @@ def settings(data: str) -> dict[str, Any]:
 def entry(step: int, **changes: float) -> dict[str, float]:
     return {
         "step": step, "epoch": (step + 1) / 2, "loss": -200.0 - step, "coding_rate": 30.0 + step,
-        "similarity": 0.9, "fill": 0.6, "gradient_norm": 3.0, "lr": 0.3, "clip_fraction": 0.5,
-        "patches": 12 * (step + 1), "pflop": 1e-6, "patches_per_second": 100.0, "seconds": 2.0,
+        "similarity": 0.9, "coding_rate_ratio": 0.6, "gradient_norm": 3.0, "lr": 0.3,
+        "clip_fraction": 0.5, "patches": 12 * (step + 1), "pflop": 1e-6,
+        "patches_per_second": 100.0, "seconds": 2.0,
         **changes,
     }  # fmt: skip
 
@@ -297,7 +298,10 @@ def test_a_collapsed_run_is_warned_of(make: Callable[..., Run]) -> None:
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = page_of(run)
     assert "During training, step 49: the projections are collapsing: they are nearly all" in page
-    assert "At the last step the projections are nearly all alike: their spread is 0.05" in page
+    assert (
+        "At the last step the projections are nearly all alike: their standard deviation is 0.05"
+        in page
+    )
     assert '<span class="low" style="width:5.0%">' in page
 
 

@@ -108,9 +108,9 @@ def test_every_step_has_one_line_of_metrics(tiny_run: Path) -> None:
     assert [entry["step"] for entry in entries] == list(range(6))
     for entry in entries:
         assert entry.keys() - {"spectrum"} == {  # which not every step measures
-            "step", "epoch", "loss", "coding_rate", "similarity", "fill", "participation",
-            "spread", "alignment", "uniformity", "gradient_norm", "lr", "clip_fraction", "patches",
-            "pflop", "patches_per_second", "seconds",
+            "step", "epoch", "loss", "coding_rate", "similarity", "coding_rate_ratio",
+            "participation_ratio", "embedding_std", "alignment", "uniformity", "gradient_norm",
+            "lr", "clip_fraction", "patches", "pflop", "patches_per_second", "seconds",
         }  # fmt: skip
 
 
@@ -975,7 +975,7 @@ def test_a_bad_step_that_is_read_later_is_named_and_nothing_after_it_is_kept(
     def unread(*_: Any, **__: Any) -> StepResult:
         good = torch.tensor(next(calls) != 2)
         loss = Loss(torch.where(good, 1.0, torch.nan), {})
-        return StepResult(loss, {"fill": torch.tensor(0.5)}, 1.0, good)
+        return StepResult(loss, {"coding_rate_ratio": torch.tensor(0.5)}, 1.0, good)
 
     monkeypatch.setattr(trainer, "training_step", unread)
     monkeypatch.setattr("empssl.training.metrics_buffer.SYNC_EVERY", {})

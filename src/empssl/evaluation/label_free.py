@@ -86,7 +86,7 @@ MEASURES = {
         "how fast variances fall: above 1 few directions hold all, below 1 many hold noise",
         "Agrawal et al. 2022",
     ),
-    "fill": Measure(
+    "coding_rate_ratio": Measure(
         coding_rate_ratio, "bags", "higher",
         "coding rate between all alike (0) and evenly spread (1)",
         "Yu et al. 2020",

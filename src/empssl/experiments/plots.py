@@ -197,7 +197,7 @@ def _x_ticks(x: Axis, axis: str, points: Sequence[PlotPoint], log: bool) -> list
 
 CONVERGENCE_WIDTH, CONVERGENCE_HEIGHT = 300.0, 150.0
 # Those that mean the same for every objective; losses and their terms do not.
-QUANTITIES = ("fill", "alignment", "uniformity")
+QUANTITIES = ("coding_rate_ratio", "alignment", "uniformity")
 
 
 @dataclass(frozen=True)

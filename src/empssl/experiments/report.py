@@ -23,7 +23,7 @@ def page(comparison: Comparison) -> str:
         comparison=comparison,
         table=table,
         efforts=shown,
-        filled=any(row.fill for row in table.rows),
+        filled=any(row.coding_rate_ratio for row in table.rows),
         seeds=seeds,
         numeral=numeral,
         percent=percent,

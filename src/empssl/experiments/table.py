@@ -63,7 +63,7 @@ class TableRow:
         seeds: of those that are finished.
         asked: how many seeds there should be.
         efforts: patches, pflop and seconds of training, start-up apart.
-        fill: room between collapse (0) and full spread (1) that the last step's projections use.
+        coding_rate_ratio: of the last step's projections, between collapse (0) and full spread (1).
         scores: accuracy by column.
         cells: the names of those that are finished.
     """
@@ -73,7 +73,7 @@ class TableRow:
     seeds: tuple[int, ...]
     asked: int
     efforts: dict[str, Spread | None]
-    fill: Spread | None
+    coding_rate_ratio: Spread | None
     scores: dict[str, Spread | None]
     cells: tuple[str, ...] = ()
 
@@ -111,8 +111,15 @@ class ComparisonTable:
     def text(self) -> str:
         """As Markdown, its columns lined up for a terminal."""
         efforts = [name for name in EFFORTS if any(row.efforts[name] for row in self.rows)]
-        fill = [True] if any(row.fill for row in self.rows) else []
-        head = ["objective", "n", "seeds", *efforts, *("fill" for _ in fill), *self.columns]
+        ratio = [True] if any(row.coding_rate_ratio for row in self.rows) else []
+        head = [
+            "objective",
+            "n",
+            "seeds",
+            *efforts,
+            *("coding rate ratio" for _ in ratio),
+            *self.columns,
+        ]
         head = ["PFLOP" if name == "pflop" else name for name in head]
         lines = [head]
         for row in (*self.rows, *self.baselines):
@@ -123,7 +130,7 @@ class ComparisonTable:
                     seeds(row),
                 ]
                 + [_written(row.efforts.get(name)) for name in efforts]
-                + [_written(row.fill, share) for _ in fill]
+                + [_written(row.coding_rate_ratio, share) for _ in ratio]
                 + [_written(row.scores[column], percent) for column in self.columns]
             )
         widths = [max(2, *(len(line[at]) for line in lines)) for at in range(len(head))]
@@ -184,7 +191,9 @@ def _row(label: str, group: Sequence[RunStatus], columns: Sequence[str]) -> Tabl
         seeds=tuple(outcome.cell.seed for outcome in done),
         asked=len(group),
         efforts=efforts,
-        fill=Spread.of([o.last["fill"] for o in done if "fill" in o.last]),
+        coding_rate_ratio=Spread.of(
+            [o.last["coding_rate_ratio"] for o in done if "coding_rate_ratio" in o.last]
+        ),
         scores={
             column: Spread.of([
                 row["accuracy"] for outcome in done for row in outcome.scores
