@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from html import escape
+from textwrap import fill
 from typing import Any, Protocol, runtime_checkable
 
 RANKS = ("RANK", "LOCAL_RANK")  # what launchers call the number of a process, 0 in the first
@@ -40,6 +42,36 @@ def markdown(text: str) -> str:
     '&lt;b>[x]&#40;https://example.org)&lt;/b>'
     """
     return visible(text, keep="\n").replace("<", "&lt;").replace("](", "]&#40;")
+
+
+WIDTH = 80  # of a terminal, which lines for a person fit
+
+
+def paragraph(text: str, start: str = "", indent: str | None = None) -> str:
+    """A text in lines that fit a terminal; no word is broken.
+
+    Args:
+        text: in one line.
+        start: what stands before it.
+        indent: before all other lines; as wide as `start` if it is not given.
+
+    >>> print(paragraph("word " * 18, start="ok  "))
+    ok  word word word word word word word word word word word word word word word
+        word word word
+    """
+    return fill(
+        text, WIDTH, initial_indent=start, break_long_words=False, break_on_hyphens=False,
+        subsequent_indent=" " * len(start) if indent is None else indent,
+    )  # fmt: skip
+
+
+def preformatted(text: str) -> str:
+    """A text as a notebook shows it: every line as it is, and nothing in it is HTML.
+
+    >>> preformatted("<b>")
+    '<pre>&lt;b&gt;</pre>'
+    """
+    return f"<pre>{escape(visible(text, keep=chr(10)))}</pre>"
 
 
 class Unfailing:
