@@ -6,6 +6,7 @@ import shutil
 import signal
 import statistics
 from collections.abc import Callable, Iterator
+from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -153,6 +154,12 @@ def copy(grid: tuple[Path, Comparison], tmp_path: Path) -> Path:
 
 
 # The runs of a grid.
+
+
+def test_a_notebook_shows_a_comparison_as_its_table(grid: tuple[Path, Comparison]) -> None:
+    _, result = grid
+    assert repr(result) == "<Comparison on digits: 8 of 8 runs>"
+    assert result._repr_html_() == f"<pre>{escape(result.rows.text())}</pre>"
 
 
 def test_every_cell_is_trained_and_scored(grid: tuple[Path, Comparison]) -> None:

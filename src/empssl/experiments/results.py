@@ -13,14 +13,14 @@ from empssl.experiments.grid import EqualBudget, decisive
 from empssl.experiments.protocol import SEED, EvalProtocol, check_alike
 from empssl.experiments.run_spec import RunStatus
 from empssl.experiments.table import ComparisonTable
-from empssl.progress import visible
+from empssl.progress import preformatted, visible
 from empssl.reports.charts import numeral
 
 # What seconds depend on besides the method.
 _PACE = {"device": "devices", "threads": "numbers of threads", "precision": "precisions"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What a comparison found so far.
 
@@ -148,6 +148,13 @@ class Comparison:
             "cells": [_record(status) for status in self.statuses],
         }  # fmt: skip
         return json.dumps(record, indent=1)
+
+    def __repr__(self) -> str:
+        done = len(self.outcomes) - len(self.failed) - len(self.missing)
+        return f"<Comparison on {self.protocol.data}: {done} of {len(self.outcomes)} runs>"
+
+    def _repr_html_(self) -> str:
+        return preformatted(self.rows.text())
 
     def table(self) -> str:
         """As Markdown."""
