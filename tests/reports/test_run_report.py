@@ -297,7 +297,9 @@ def test_a_collapsed_run_is_warned_of(make: Callable[..., Run]) -> None:
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = page_of(run)
     assert "During training, step 49: the projections are collapsing: they are nearly all" in page
-    assert "At the last step the projections are nearly all alike: their spread is 0.05" in page
+    assert (
+        "At the last step the projections are nearly all alike: their embedding std is 0.05" in page
+    )
     assert '<span class="low" style="width:5.0%">' in page
 
 

@@ -125,8 +125,8 @@ WARN_STEPS, FIRST_STEP = 20, 20
 # among them: where it is low depends on objective, batch and dim.
 LOW = {"spread": 0.2, "participation": 1.5}
 _LOOKS = {
-    "spread": "are nearly all alike: their spread is {value:.2f}, where 0 is one point",
-    "participation": "lie nearly on one line: they use {value:.1f} directions",
+    "spread": "are nearly all alike: their embedding std is {value:.2f}, where 0 is one point",
+    "participation": "lie nearly on one line: their participation ratio is {value:.1f}, where 1 is one line",
 }
 
 
@@ -137,7 +137,7 @@ def collapse(measured: Mapping[str, Any]) -> str | None:
         measured: what the gauge measured, or a line of metrics. What it lacks is not low.
 
     >>> collapse({"spread": 0.05, "participation": 12.0})
-    'are nearly all alike: their spread is 0.05, where 0 is one point'
+    'are nearly all alike: their embedding std is 0.05, where 0 is one point'
     >>> collapse({"spread": 0.9, "participation": 4.0})
     """
     for name, low in LOW.items():
