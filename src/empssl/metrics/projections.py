@@ -126,7 +126,8 @@ WARN_STEPS, FIRST_STEP = 20, 20
 LOW = {"spread": 0.2, "participation": 1.5}
 _LOOKS = {
     "spread": "are nearly all alike: their embedding std is {value:.2f}, where 0 is one point",
-    "participation": "lie nearly on one line: their participation ratio is {value:.1f}, where 1 is one line",
+    "participation": "lie nearly on one line: their participation ratio is {value:.1f}, where 1 "
+    "is one line",
 }
 
 

@@ -75,3 +75,15 @@ def verdict(last: Mapping[str, Any], plan: Mapping[str, Any], batch: int) -> Ver
         state = "not measured"
     measured = {words: last[name] for name, words in NAMES.items() if name in last}
     return Verdict(state, looks, measured, steps, seen, images, passes, last["seconds"])
+
+
+def percent(share: float) -> str:
+    """A share in percent: never 0 of what is some, nor 100 of what is not all.
+
+    >>> [percent(share) for share in (1.0, 0.9999, 0.283, 0.0028, 0.00001)]
+    ['100', '99.9', '28', '0.28', '0.001']
+    """
+    value = 100 * share
+    if 99.5 <= value < 100:
+        return f"{min(value, 99.9):.1f}"
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

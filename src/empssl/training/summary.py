@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from empssl.metrics.verdict import Verdict
+from empssl.metrics.verdict import Verdict, percent
 from empssl.training.budget import format_duration
 
 _ADVICE = {
@@ -43,15 +43,3 @@ def closing_lines(verdict: Verdict, run: str | Path) -> list[str]:
         f"{format_duration(verdict.seconds_per_pass)}",
         f"next: empssl report {shlex.quote(str(run))}",
     ]
-
-
-def percent(share: float) -> str:
-    """A share in percent: never 0 of what is some, nor 100 of what is not all.
-
-    >>> [percent(share) for share in (1.0, 0.9999, 0.283, 0.0028, 0.00001)]
-    ['100', '99.9', '28', '0.28', '0.001']
-    """
-    value = 100 * share
-    if 99.5 <= value < 100:
-        return f"{min(value, 99.9):.1f}"
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
