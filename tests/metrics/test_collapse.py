@@ -165,7 +165,7 @@ def test_so_few_that_they_must_lie_on_one_line_are_left_alone(batch: int, dim: i
 
 def test_the_warning_says_what_was_measured_and_what_to_do() -> None:
     ((_, text),) = warnings(spreads([0.05] * 100))
-    assert "they are nearly all alike: their standard deviation is 0.05" in text
+    assert "they are nearly all alike: their embedding std is 0.05, where 0 is one point" in text
     assert "Lower the learning rate" in text
 
 

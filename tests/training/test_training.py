@@ -826,6 +826,18 @@ def test_no_warning_in_a_healthy_run(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "collapsing" not in capfd.readouterr().err
 
 
+def test_training_ends_with_a_verdict_what_was_seen_and_the_next_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = train_tiny(tmp_path / "run", **HEALTHY)
+    out, err = capfd.readouterr()
+    state, seen, following = err.splitlines()[-3:]
+    assert state.startswith("empssl: healthy: images are told apart (embedding std 0.")
+    assert seen.startswith("empssl: 800 of 1,437 images seen (56 %), in ")
+    assert following == f"empssl: next: empssl report {run}"
+    assert out == ""
+
+
 def test_a_flipped_sign_is_noticed_within_50_steps(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,32 @@ class EncodedImages(ImageSet):
         valid = torch.tensor([bad is None for bad in found], dtype=torch.bool)
         return ImageBatch(torch.from_numpy(pixels), valid, tuple(filter(None, found)))
 
+    def file(self, index: int) -> Path | None:
+        """The file of image `index`; None where it has none of its own, or none to be read."""
+        try:
+            source = self._source(index)
+        except UndecodableError:
+            return None
+        return source if isinstance(source, Path) else None
+
+    def thumbnails(
+        self, indices: Sequence[int], side: int
+    ) -> list[UInt8[Tensor, "3 side side"] | None]:
+        """Images for people to look at: what is read, with up to `side` pixels and none made up.
+
+        Returns:
+            For each index a square no larger than its file has it; None where it cannot be read.
+        """
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(lambda index: self._thumbnail(index, side), indices))
+
+    def _thumbnail(self, index: int, side: int) -> Tensor | None:
+        try:
+            image = decode_with_values(self._source(index), self.decoding, shrink_to=side).image
+        except UndecodableError:
+            return None
+        return torch.from_numpy(square(image, min(side, *image.size)).copy())
+
     def _read_into(self, row: UInt8[np.ndarray, "3 side side"], index: int) -> BadSample | None:
         size = None
         try:

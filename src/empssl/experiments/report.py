@@ -7,8 +7,8 @@ from empssl.experiments.results import Comparison
 from empssl.experiments.table import EFFORTS, percent, seeds, share
 from empssl.reports.charts import numeral
 from empssl.reports.html import render
-from empssl.reports.run_report import entries
 from empssl.reports.sections.embedding_map import COLORS
+from empssl.reports.sections.record import entries
 
 
 def page(comparison: Comparison) -> str:

@@ -125,8 +125,9 @@ WARN_STEPS, FIRST_STEP = 20, 20
 # where it is low depends on objective, batch and dim.
 LOW = {"embedding_std": 0.2, "participation_ratio": 1.5}
 _LOOKS = {
-    "embedding_std": "are nearly all alike: their standard deviation is {value:.2f}",
-    "participation_ratio": "lie nearly on one line: they use {value:.1f} directions",
+    "embedding_std": "are nearly all alike: their embedding std is {value:.2f}, where 0 is one point",
+    "participation_ratio": "lie nearly on one line: their participation ratio is {value:.1f}, where 1 "
+    "is one line",
 }
 
 
@@ -137,7 +138,7 @@ def collapse(measured: Mapping[str, Any]) -> str | None:
         measured: `projection_metrics`, or a line of metrics. What it lacks is not low.
 
     >>> collapse({"embedding_std": 0.05, "participation_ratio": 12.0})
-    'are nearly all alike: their standard deviation is 0.05'
+    'are nearly all alike: their embedding std is 0.05, where 0 is one point'
     >>> collapse({"embedding_std": 0.9, "participation_ratio": 4.0})
     """
     for name, low in LOW.items():

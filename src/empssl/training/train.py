@@ -29,6 +29,7 @@ from empssl.distributed.launch import launch
 from empssl.distributed.processes import Call, alone_again
 from empssl.distributed.signals import stop_requests
 from empssl.distributed.watchdog import watchdog
+from empssl.metrics.verdict import verdict
 from empssl.progress import progress, say
 from empssl.runs.run import Run
 from empssl.training.budget import parse_duration
@@ -36,6 +37,7 @@ from empssl.training.memory import Memory
 from empssl.training.settings import resolve_settings, restarted_by_torchrun
 from empssl.training.setup import build_trainer, check_room, compile_step
 from empssl.training.sharding import Shard
+from empssl.training.summary import closing_lines
 
 
 @names_in_docstring(datasets=DATASETS)
@@ -204,6 +206,10 @@ def train(
         trainer.enter(on_rank_zero(fabric, open_run) or Run(out))
         trainer.restore() if resume else trainer.start()
         trainer.fit(stop, heartbeat)
+        if fabric.is_global_zero:
+            done = verdict(trainer.run.metrics()[-1], trainer.plan, settings["batch"])
+            for line in closing_lines(done, trainer.run.path):
+                say(line)
     return trainer.run.path
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from empssl.metrics.projections import LOW
+from empssl.metrics.verdict import NAMES
 from empssl.reports.charts import HEIGHT, WIDTH, Axis, Chart, Line, Tick, envelope, numeral, path
 
 # How far the run is, rather than what it measured.
@@ -38,7 +39,7 @@ class Curve:
     """One measured quantity against the step.
 
     Attributes:
-        name: as in metrics.jsonl.
+        name: in words.
         about: what it is, in a sentence.
         first, last, least, most: its values, written out.
         window: steps in the moving mean; 1 where there is none.
@@ -89,7 +90,7 @@ def _curve(name: str, steps: np.ndarray, values: np.ndarray) -> Curve:
     mark = Tick(float(y.place(LOW[name])), "") if name in LOW else None
     chart = Chart(x.ticks(4, whole=True), y.ticks(4), lines, mark)
     return Curve(
-        name=name,
+        name=NAMES.get(name, name.replace("_", " ")),
         about=ABOUT.get(name, ""),
         first=numeral(finite[0]),
         last=numeral(finite[-1]),
