@@ -6,7 +6,7 @@ from empssl.metrics.projections import FIRST_STEP
 from empssl.metrics.verdict import verdict
 
 PLAN = {"steps_per_epoch": 100, "usable_samples": 1010}
-HEALTHY = {"spread": 0.9, "participation": 12.0, "fill": 0.8}
+HEALTHY = {"embedding_std": 0.9, "participation_ratio": 12.0, "coding_rate_ratio": 0.8}
 
 
 def last(steps: int, **measured: float) -> dict[str, Any]:
@@ -17,12 +17,12 @@ def last(steps: int, **measured: float) -> dict[str, Any]:
     ("steps", "measured", "state"),
     [
         (100, HEALTHY, "healthy"),
-        (100, HEALTHY | {"spread": 0.05}, "collapsed"),
-        (100, HEALTHY | {"participation": 1.1}, "collapsed"),
-        (30, HEALTHY | {"spread": 0.05}, "collapsed"),  # however little it saw
+        (100, HEALTHY | {"embedding_std": 0.05}, "collapsed"),
+        (100, HEALTHY | {"participation_ratio": 1.1}, "collapsed"),
+        (30, HEALTHY | {"embedding_std": 0.05}, "collapsed"),  # however little it saw
         (49, HEALTHY, "barely trained"),
         (50, HEALTHY, "healthy"),
-        (100, {"fill": 0.8}, "not measured"),  # as runs of version 0.1.0 are
+        (100, {"coding_rate_ratio": 0.8}, "not measured"),  # as runs of version 0.1.0 are
     ],
 )
 def test_state_follows_from_collapse_metrics_and_images_seen(
@@ -33,7 +33,7 @@ def test_state_follows_from_collapse_metrics_and_images_seen(
 
 def test_the_first_steps_are_not_called_collapsed() -> None:
     few = {"steps_per_epoch": 1, "usable_samples": 10}  # so that every step is a pass
-    low = HEALTHY | {"spread": 0.05}
+    low = HEALTHY | {"embedding_std": 0.05}
     assert verdict(last(FIRST_STEP - 1, **low), few, batch=10).state == "barely trained"
     assert verdict(last(FIRST_STEP, **low), few, batch=10).state == "collapsed"
 

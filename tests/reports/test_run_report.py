@@ -314,7 +314,7 @@ def test_a_collapsed_run_is_warned_of(make: Callable[..., Run]) -> None:
 
 # What the page says first, and in which order.
 
-HEALTHY = {"spread": 0.9, "participation": 9.0, "fill": 0.6}
+HEALTHY = {"embedding_std": 0.9, "participation_ratio": 9.0, "coding_rate_ratio": 0.6}
 
 
 def measured(run: Run, steps: int = 60, **values: float) -> None:

@@ -3,7 +3,7 @@ import shlex
 from empssl.metrics.verdict import verdict
 from empssl.training.summary import closing_lines
 
-HEALTHY = {"spread": 0.9, "participation": 12.0, "fill": 0.8}
+HEALTHY = {"embedding_std": 0.9, "participation_ratio": 12.0, "coding_rate_ratio": 0.8}
 PLAN = {"steps_per_epoch": 600, "usable_samples": 60_000}
 
 

@@ -116,7 +116,7 @@ class EncodedImages(ImageSet):
 
     def _thumbnail(self, index: int, side: int) -> Tensor | None:
         try:
-            image = decode_with_values(self._source(index), self.decoding, shrink_to=side).image
+            image = decode_source(self._source(index), self.decoding, shrink_to=side).image
         except UndecodableError:
             return None
         return torch.from_numpy(square(image, min(side, *image.size)).copy())

@@ -150,8 +150,8 @@ class Comparison:
         return json.dumps(record, indent=1)
 
     def __repr__(self) -> str:
-        done = len(self.outcomes) - len(self.failed) - len(self.missing)
-        return f"<Comparison on {self.protocol.data}: {done} of {len(self.outcomes)} runs>"
+        done = len(self.statuses) - len(self.failed) - len(self.missing)
+        return f"<Comparison on {self.protocol.data}: {done} of {len(self.statuses)} runs>"
 
     def _repr_html_(self) -> str:
         return preformatted(self.rows.text())

@@ -125,9 +125,10 @@ WARN_STEPS, FIRST_STEP = 20, 20
 # where it is low depends on objective, batch and dim.
 LOW = {"embedding_std": 0.2, "participation_ratio": 1.5}
 _LOOKS = {
-    "embedding_std": "are nearly all alike: their embedding std is {value:.2f}, where 0 is one point",
-    "participation_ratio": "lie nearly on one line: their participation ratio is {value:.1f}, where 1 "
-    "is one line",
+    "embedding_std": "are nearly all alike: their embedding std is {value:.2f}, "
+    "where 0 is one point",
+    "participation_ratio": "lie nearly on one line: their participation ratio is {value:.1f}, "
+    "where 1 is one line",
 }
 
 

@@ -8,9 +8,9 @@ from empssl.metrics.projections import FIRST_STEP, LOW, collapse
 
 LEAST_SHARE = 0.5  # of a pass over the images: methods that learn in one pass need most of it
 NAMES = {
-    "spread": "embedding std",
-    "participation": "participation ratio",
-    "fill": "coding rate ratio",
+    "embedding_std": "embedding std",
+    "participation_ratio": "participation ratio",
+    "coding_rate_ratio": "coding rate ratio",
 }
 
 State = Literal["healthy", "collapsed", "barely trained", "not measured"]
@@ -56,7 +56,7 @@ def verdict(last: Mapping[str, Any], plan: Mapping[str, Any], batch: int) -> Ver
     """What the last line of a run's metrics, its plan and its images in a step say of it.
 
     >>> plan = {"steps_per_epoch": 600, "usable_samples": 60_000}
-    >>> last = {"step": 16, "spread": 0.9, "seconds": 70.0}
+    >>> last = {"step": 16, "embedding_std": 0.9, "seconds": 70.0}
     >>> found = verdict(last, plan, batch=100)
     >>> found.state, found.seen, round(found.seconds_per_pass)
     ('barely trained', 1700, 2471)

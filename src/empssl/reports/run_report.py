@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from empssl._version import __version__
-from empssl.data.run_images import PLACE, is_name, open_run_images
+from empssl.data.open import is_name
+from empssl.data.run_images import PLACE, open_run_images
 from empssl.device import resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.evaluation.encoder import Encoder

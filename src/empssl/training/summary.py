@@ -21,7 +21,7 @@ def closing_lines(verdict: Verdict, run: str | Path) -> list[str]:
 
     >>> from empssl.metrics.verdict import verdict
     >>> plan = {"steps_per_epoch": 15, "usable_samples": 600}
-    >>> last = {"step": 29, "spread": 0.89, "participation": 18.9, "seconds": 50.0}
+    >>> last = {"step": 29, "embedding_std": 0.89, "participation_ratio": 18.9, "seconds": 50.0}
     >>> for line in closing_lines(verdict(last, plan, batch=40), "runs/my photos"):
     ...     print(line)
     healthy: images are told apart (embedding std 0.89, participation ratio 18.9)
