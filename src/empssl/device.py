@@ -1,14 +1,17 @@
 """Where a run computes: device, precision, memory. The only file that knows Lightning Fabric."""
 
 import ctypes
+import logging
 import os
 import platform
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from empssl._version import __version__
 from empssl.errors import UsageError, nearest
@@ -72,6 +75,8 @@ def build_fabric(**options: Any) -> Fabric:
         from lightning_fabric import Fabric as Lightning
     except ImportError:  # the same package, installed as part of lightning
         from lightning.fabric import Fabric as Lightning  # type: ignore[no-redef]
+    for name in ("lightning.fabric", "lightning_fabric"):  # whose import sets another level
+        logging.getLogger(name).setLevel(logging.WARNING)
     return Lightning(**options)
 
 
@@ -83,6 +88,27 @@ Compile = Literal["auto", "none", "default", "reduce-overhead", "max-autotune-no
 # bfloat16, 2,000 patches a step, two cores).
 _KEPT_BYTES = 2**31 - 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves weights undrawn."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def outlines() -> Iterator[None]:
+    """Modules that are made while the block runs have shapes only, however large they are.
+
+    Weights are not drawn either: on the meta device that would import torch's compiler.
+    """
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 def resolve_device(device: str) -> str:
