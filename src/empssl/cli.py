@@ -30,7 +30,7 @@ from empssl.errors import (
     nearest,
 )
 from empssl.help import EXAMPLES, OTHER, SUBJECTS, VERBS, Formatter, overview, subject
-from empssl.progress import RANKS, log, say, show, status
+from empssl.progress import first_process, log, say, show, status
 from empssl.runs.schema import check_references
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _speaks(verb: str) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_initialized():
         return bool(torch.distributed.get_rank() == 0)
-    return all(os.environ.get(rank, "0") == "0" for rank in RANKS)
+    return first_process()
 
 
 def parse(

@@ -139,6 +139,11 @@ def log(text: str) -> None:
 _waiting: list[str] = []  # the lines of `status` that are on the terminal; one at most
 
 
+def first_process() -> bool:
+    """Whether this process is the first of those of a run, or the only one, by launchers' words."""
+    return all(os.environ.get(rank, "0") == "0" for rank in RANKS)
+
+
 @contextmanager
 def status(text: str) -> Iterator[None]:
     """Say on a terminal what is waited for while the block runs, in a line that is then erased.
@@ -146,8 +151,7 @@ def status(text: str) -> Iterator[None]:
     Of the processes of a run the first does; a file or pipe gets nothing.
     """
     stream = Unfailing(sys.stderr)
-    first = all(os.environ.get(rank, "0") == "0" for rank in RANKS)
-    if not (first and stream.isatty()):
+    if not (first_process() and stream.isatty()):
         yield
         return
     line = visible(f"empssl: {text} ...")
@@ -225,10 +229,12 @@ def progress(title: str, total: int, *, done: int = 0, silent: bool = False) -> 
     from rich.progress import Progress as Bar
 
     # A terminal that is gone, as after a hang-up, ends the bar and not the job.
-    console = Console(file=Unfailing(sys.stderr))  # type: ignore[arg-type]
+    stream = Unfailing(sys.stderr)
+    console = Console(file=stream)  # type: ignore[arg-type]
     if silent:
         yield lambda done, note="", total=None: None
     elif console.is_terminal:
+        stream.write(_erased())
         columns = (
             TextColumn("{task.description}"),
             BarColumn(_BAR_WIDTH, complete_style="cyan", finished_style="green"),
