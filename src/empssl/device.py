@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -209,12 +210,14 @@ def cpu_name() -> str:
             line = next((x for x in file if x.startswith("model name")), "")
     except OSError:
         line = ""
-    return f"{line.partition(':')[2].strip() or platform.machine()}, {os.cpu_count()} cores"
+    return f"{line.partition(':')[2].strip() or platform.machine()}, {psutil.cpu_count()} cores"
 
 
 def cores() -> int:
     """How many of them this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(psutil.Process, "cpu_affinity"):  # not on macOS
+        return len(psutil.Process().cpu_affinity() or ()) or 1
+    return psutil.cpu_count() or 1
 
 
 # What torch says in errors without a type of their own: of the CPU, of Apple's GPUs, of CUDA.
@@ -235,10 +238,6 @@ def free_bytes(device: torch.device) -> float | None:
     """Memory that a step could still take; None where that is not told."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
-    except OSError:
+    if device.type == "mps":  # whose share of the main memory is its own affair
         return None
-    available = lines.get("MemAvailable")
-    return None if available is None else 1024.0 * int(available.split()[0])
+    return float(psutil.virtual_memory().available)
