@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] = lambd
             return int(getattr(result, "exit_code", 0))
     except EmpsslError as error:
         return _fail(speaker, error, error.exit_code, as_json)
+    except SystemExit as shown:  # of a verb's help, which ends as every command does: at once
+        return int(shown.code or 0)
     except KeyboardInterrupt as stop:  # with the signal's number, if it was not Ctrl-C
         code = 128 + int(stop.args[0] if stop.args else signal.SIGINT)
         return _fail(speaker, StoppedError("interrupted", code), code, as_json)
