@@ -1,10 +1,13 @@
 """The layout of the package: what may import what, and one name for one thing."""
 
 import ast
+import subprocess
+import sys
 from collections import defaultdict
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import empssl
 
@@ -103,3 +106,25 @@ def test_a_package_only_hands_names_on() -> None:
             ):
                 long.append(f"{name}.{node.name}")
     assert long == []
+
+
+def test_no_module_needs_what_only_unix_has() -> None:
+    """Of the standard library; a lock, which does, says so in a sentence."""
+    code = (
+        "import sys, pathlib, psutil  # which has its own of each system\n"
+        "sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        "from importlib import import_module\n"
+        f"for name in {[name for name, _ in modules() if name != 'empssl.__main__']!r}:\n"
+        "    import_module(name)\n"
+        "from empssl.errors import CheckpointError\n"
+        "from empssl.runs.files import hold\n"
+        "try:\n"
+        "    with hold(pathlib.Path(sys.argv[1]), pathlib.Path('run')): pass\n"
+        "except CheckpointError as error: print(error)"
+    )
+    with TemporaryDirectory() as folder:
+        words = [sys.executable, "-c", code, f"{folder}/lock"]
+        done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout == (
+        "run cannot be locked: this system has no flock; use Linux, macOS or WSL\n"
+    ), done.stderr

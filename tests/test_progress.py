@@ -1,11 +1,21 @@
 """What is said survives a stream that is full, closed or ASCII, and nothing in it is obeyed."""
 
 import io
+import re
 import sys
 
 import pytest
 
-from empssl.progress import log, markdown, progress, say, show, status, visible
+from empssl.progress import (
+    fitting_parts,
+    log,
+    markdown,
+    progress,
+    say,
+    show,
+    status,
+    visible,
+)
 
 ESCAPE = "\x1b[31mred\x1b[0m \x9b2J \u202e \udcff\b\r"
 
@@ -53,6 +63,8 @@ def test_a_bar_on_a_stream_that_is_gone_stops_no_job(
 class Terminal(io.StringIO):
     """A terminal, and what has been written to it."""
 
+    encoding = "utf-8"
+
     def isatty(self) -> bool:
         return True
 
@@ -79,6 +91,54 @@ def test_neither_a_file_nor_another_process_is_told_what_is_waited_for(
     with status("loading torch"):
         pass
     assert stream.getvalue() == ""
+
+
+def shown_bar(monkeypatch: pytest.MonkeyPatch, note: str, columns: str = "80") -> str:
+    """What a bar on a terminal of 80 columns looks like half way, with its escapes."""
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("COLORTERM", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with progress("training", 60_000) as advance:
+        advance(30_000, note)
+    return terminal.getvalue()
+
+
+def test_a_bar_tells_the_share_and_fits_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown_bar(monkeypatch, "51 images/s, loss -2.5"))
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    assert all(len(line) <= 80 for line in lines)
+    assert any(line.endswith("51 images/s, loss -2.5") for line in lines)
+    assert " 50% " in lines[-1]
+
+
+def test_of_a_note_whole_parts_are_left_out_where_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = shown_bar(monkeypatch, "51 images/s, loss -2.5", columns="64")
+    assert "51 images/s" in text
+    assert "loss" not in text
+    assert fitting_parts("51 images/s, loss -2.5", 5) == ""
+
+
+def test_a_running_bar_has_no_color_of_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither red, nor rich's own magenta."""
+    codes = set(re.findall(r"\x1b\[([0-9;]*)m", shown_bar(monkeypatch, "")))
+    assert codes <= {"0", "2", "32", "36", "90", "38;5;237"}  # dim, green, cyan and gray
+
+
+def test_a_message_breaks_no_word_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = "10 classes in 1437 train images: " + ", ".join(f"{i} 14{i}" for i in range(10))
+    say(text)
+    lines = terminal.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert " ".join(lines) == f"empssl: {text}"
+    monkeypatch.setattr(sys, "stderr", plain := io.StringIO())
+    say(text)
+    assert plain.getvalue() == f"empssl: {text}\n"
 
 
 def test_a_result_that_is_not_taken_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

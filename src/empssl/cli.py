@@ -31,7 +31,7 @@ from empssl.errors import (
     nearest,
 )
 from empssl.help import EXAMPLES, OTHER, SUBJECTS, VERBS, Formatter, overview, subject
-from empssl.progress import RANKS, log, say, show, status
+from empssl.progress import first_process, log, say, show, status
 from empssl.runs.schema import check_references
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] = lambd
             return int(getattr(result, "exit_code", 0))
     except EmpsslError as error:
         return _fail(speaker, error, error.exit_code, as_json)
+    except SystemExit as shown:  # of a verb's help, which ends as every command does: at once
+        return int(shown.code or 0)
     except KeyboardInterrupt as stop:  # with the signal's number, if it was not Ctrl-C
         code = 128 + int(stop.args[0] if stop.args else signal.SIGINT)
         return _fail(speaker, StoppedError("interrupted", code), code, as_json)
@@ -138,7 +140,7 @@ def _speaks(verb: str) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_initialized():
         return bool(torch.distributed.get_rank() == 0)
-    return all(os.environ.get(rank, "0") == "0" for rank in RANKS)
+    return first_process()
 
 
 def parse(

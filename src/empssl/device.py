@@ -1,14 +1,18 @@
 """Where a run computes: device, precision, memory. The only file that knows Lightning Fabric."""
 
 import ctypes
+import logging
 import os
 import platform
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import psutil
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from empssl._version import __version__
 from empssl.errors import UsageError, nearest
@@ -72,6 +76,8 @@ def build_fabric(**options: Any) -> Fabric:
         from lightning_fabric import Fabric as Lightning
     except ImportError:  # the same package, installed as part of lightning
         from lightning.fabric import Fabric as Lightning  # type: ignore[no-redef]
+    for name in ("lightning.fabric", "lightning_fabric"):  # whose import sets another level
+        logging.getLogger(name).setLevel(logging.WARNING)
     return Lightning(**options)
 
 
@@ -83,6 +89,27 @@ Compile = Literal["auto", "none", "default", "reduce-overhead", "max-autotune-no
 # bfloat16, 2,000 patches a step, two cores).
 _KEPT_BYTES = 2**31 - 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves weights undrawn."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def outlines() -> Iterator[None]:
+    """Modules that are made while the block runs have shapes only, however large they are.
+
+    Weights are not drawn either: on the meta device that would import torch's compiler.
+    """
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 def resolve_device(device: str) -> str:
@@ -183,12 +210,14 @@ def cpu_name() -> str:
             line = next((x for x in file if x.startswith("model name")), "")
     except OSError:
         line = ""
-    return f"{line.partition(':')[2].strip() or platform.machine()}, {os.cpu_count()} cores"
+    return f"{line.partition(':')[2].strip() or platform.machine()}, {psutil.cpu_count()} cores"
 
 
 def cores() -> int:
     """How many of them this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(psutil.Process, "cpu_affinity"):  # not on macOS
+        return len(psutil.Process().cpu_affinity() or ()) or 1
+    return psutil.cpu_count() or 1
 
 
 # What torch says in errors without a type of their own: of the CPU, of Apple's GPUs, of CUDA.
@@ -209,10 +238,6 @@ def free_bytes(device: torch.device) -> float | None:
     """Memory that a step could still take; None where that is not told."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
-    except OSError:
+    if device.type == "mps":  # whose share of the main memory is its own affair
         return None
-    available = lines.get("MemAvailable")
-    return None if available is None else 1024.0 * int(available.split()[0])
+    return float(psutil.virtual_memory().available)

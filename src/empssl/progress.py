@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from html import escape
 from textwrap import fill
 from typing import Any, Protocol, runtime_checkable
@@ -109,7 +110,23 @@ class Unfailing:
 
 def say(text: str, speaker: str = "empssl") -> None:
     """Write a message to the error stream, if that takes it, with who says it before it."""
-    log(f"{speaker}: {text}")
+    text = f"{speaker}: {text}"
+    if width := _terminal_width():
+        lines = (fill(line, width, break_long_words=False, break_on_hyphens=False)
+                 for line in visible(text, keep="\n").split("\n"))  # fmt: skip
+        text = "\n".join(lines)
+    log(text)
+
+
+def _terminal_width() -> int:
+    """Columns of the terminal that the error stream is, where words are not to be broken; or 0."""
+    stream = Unfailing(sys.stderr)
+    if not stream.isatty():
+        return 0
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return WIDTH
 
 
 def log(text: str) -> None:
@@ -122,6 +139,11 @@ def log(text: str) -> None:
 _waiting: list[str] = []  # the lines of `status` that are on the terminal; one at most
 
 
+def first_process() -> bool:
+    """Whether this process is the first of those of a run, or the only one, by launchers' words."""
+    return all(os.environ.get(rank, "0") == "0" for rank in RANKS)
+
+
 @contextmanager
 def status(text: str) -> Iterator[None]:
     """Say on a terminal what is waited for while the block runs, in a line that is then erased.
@@ -129,8 +151,7 @@ def status(text: str) -> Iterator[None]:
     Of the processes of a run the first does; a file or pipe gets nothing.
     """
     stream = Unfailing(sys.stderr)
-    first = all(os.environ.get(rank, "0") == "0" for rank in RANKS)
-    if not (first and stream.isatty()):
+    if not (first_process() and stream.isatty()):
         yield
         return
     line = visible(f"empssl: {text} ...")
@@ -168,6 +189,19 @@ def _encodable(text: str, encoding: str) -> str:
 
 
 PLAIN_SECONDS = 10.0
+_BAR_WIDTH = 20
+_NUMBERS_WIDTH = 22  # of "100% 10:23:45 left" and the spaces between columns
+
+
+def fitting_parts(note: str, room: int) -> str:
+    """As many of the parts of a note as there is room for, from the first on.
+
+    >>> fitting_parts("51 images/s, loss -221.4", 20)
+    '51 images/s'
+    """
+    while len(note) > room:
+        note = note.rpartition(", ")[0]
+    return note
 
 
 @runtime_checkable
@@ -191,23 +225,33 @@ def progress(title: str, total: int, *, done: int = 0, silent: bool = False) -> 
         silent: show nothing, as processes other than the first do.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
     # A terminal that is gone, as after a hang-up, ends the bar and not the job.
-    console = Console(file=Unfailing(sys.stderr))  # type: ignore[arg-type]
+    stream = Unfailing(sys.stderr)
+    console = Console(file=stream)  # type: ignore[arg-type]
     if silent:
         yield lambda done, note="", total=None: None
     elif console.is_terminal:
+        stream.write(_erased())
         columns = (
-            TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.description}"),
+            BarColumn(_BAR_WIDTH, complete_style="cyan", finished_style="green"),
+            TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[left]}"),
+            TextColumn("[dim]{task.fields[note]}"),
         )  # fmt: skip
+        room = console.width - len(title) - _BAR_WIDTH - _NUMBERS_WIDTH
         with Bar(*columns, console=console) as bar:
-            task = bar.add_task(title, total=total, completed=done, note="")
-            yield lambda done, note="", total=None: bar.update(
-                task, completed=done, note=note, total=total
-            )
+            task = bar.add_task(title, total=total, completed=done, note="", left="")
+
+            def advance(done: int, note: str = "", total: int | None = None) -> None:
+                bar.update(task, completed=done, note=fitting_parts(note, room), total=total)
+                seconds = bar.tasks[0].time_remaining
+                left = f"{timedelta(seconds=round(seconds))} left" if seconds else ""
+                bar.update(task, left=left)
+
+            yield advance
     else:
         yield _plain(title, total, done)
 

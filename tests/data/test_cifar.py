@@ -4,7 +4,7 @@ import io
 import os
 import pickle
 import tarfile
-import urllib.request
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from bad_images import encoded
 from PIL import Image
 from test_parquet import write
 
-from empssl.data import cifar, open_images
+from empssl.data import cifar, download, open_images
 from empssl.errors import DataError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -149,8 +150,13 @@ def test_planted_pickle_does_not_run(
     assert not canary.exists()
 
 
-class Response(io.BytesIO):
-    headers = {"Content-Length": "7"}  # noqa: RUF012
+class Response(requests.Response):
+    """An answer with these bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.status_code, self.raw = 200, io.BytesIO(data)
+        self.headers["Content-Length"] = str(len(data))
 
 
 def archive(files: Files, folder: str) -> bytes:
@@ -169,11 +175,12 @@ def serve(
     """Answer with the archive; expect the sums of these files and of the archive, or another."""
     asked: list[str] = []
 
-    def urlopen(url: str, timeout: float) -> Response:
+    def get(url: str, **options: Any) -> Response:
         asked.append(url)
         return Response(packed)
 
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(requests, "get", get)
+    monkeypatch.setattr(download, "RETRIES", 0)
     kind = with_sums(cifar.CIFARS["cifar10"], files)
     kind = replace(kind, archive_md5=archive_md5 or md5(packed))
     monkeypatch.setitem(cifar.CIFARS, "cifar10", kind)
@@ -194,7 +201,7 @@ def test_download_is_checked_unpacked_and_not_repeated(
         )  # fmt: skip
         assert len(images) == 4
     assert asked == ["https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"]
-    assert told == [(len(packed), 7)]
+    assert told[-1] == (len(packed), len(packed))
     written = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
     assert written == sorted(f"new/cifar-10-batches-py/{name}" for name in files)
 
@@ -224,13 +231,47 @@ def test_a_place_that_cannot_be_written_is_named(
         open_images("cifar10", split="test", data_dir=tmp_path / "file", download=True)
 
 
-def test_no_network_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def urlopen(url: str, timeout: float) -> Response:
-        raise urllib.error.URLError("no route")
+def without_network(monkeypatch: pytest.MonkeyPatch, *, times: int) -> list[str]:
+    """The connection breaks off so many times; then the answer is what `serve` gives."""
+    asked, answer = list[str](), requests.get
 
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    def get(url: str, **options: Any) -> requests.Response:
+        asked.append(url)
+        if len(asked) <= times:
+            raise requests.ConnectionError("no route")
+        return answer(url, **options)
+
+    monkeypatch.setattr(requests, "get", get)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return asked
+
+
+def test_no_network_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = without_network(monkeypatch, times=100)
     with pytest.raises(DataError, match=r"cannot fetch https://.*no route"):
         open_images("cifar10", split="test", data_dir=tmp_path, download=True)
+    assert len(asked) == 1 + download.RETRIES
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_connection_that_breaks_off_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = small("cifar10")
+    serve(monkeypatch, archive(files, "cifar-10-batches-py"), files)
+    monkeypatch.setattr(download, "RETRIES", 3)
+    asked = without_network(monkeypatch, times=2)
+    assert len(open_images("cifar10", split="test", data_dir=tmp_path, download=True)) == 4
+    assert len(asked) == 3
+
+
+def test_a_download_is_shown_while_it_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = small("cifar10")
+    serve(monkeypatch, archive(files, "cifar-10-batches-py"), files)
+    open_images("cifar10", split="test", data_dir=tmp_path, download=True)
+    assert capsys.readouterr().err.startswith("fetching cifar-10-python.tar.gz: ")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import requests
 import torch
 from bad_images import encoded, photo
 from PIL import Image
 from test_cifar import Response
 from test_parquet import cell, write
 
-from empssl.data import open_images, tiny_imagenet
+from empssl.data import download, open_images, tiny_imagenet
 from empssl.data.base import ImageSet
 from empssl.errors import DataError
 from empssl.evaluation.evaluate import evaluate
@@ -208,11 +208,12 @@ def serve(monkeypatch: pytest.MonkeyPatch, packed: bytes, *, md5: str | None = N
     """Answer with these bytes, and expect their sum or another."""
     asked: list[str] = []
 
-    def urlopen(url: str, timeout: float) -> Response:
+    def get(url: str, **options: Any) -> Response:
         asked.append(url)
         return Response(packed)
 
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(requests, "get", get)
+    monkeypatch.setattr(download, "RETRIES", 0)
     sum_of = hashlib.md5(packed, usedforsecurity=False).hexdigest()
     monkeypatch.setattr(tiny_imagenet, "ARCHIVE_MD5", md5 or sum_of)
     return asked

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -122,7 +123,7 @@ def test_the_least_torch_is_the_one_that_the_package_asks_for() -> None:
 
 
 def test_few_open_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_module.resource, "getrlimit", lambda which: (64, 4096))
+    monkeypatch.setattr(psutil.Process, "rlimit", lambda self, which: (64, 4096))
     assert doctor()["open files"].advice == "set ulimit -n 1024"
 
 

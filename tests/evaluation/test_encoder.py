@@ -2,6 +2,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +47,18 @@ def files(tmp_path: Path) -> list[Path]:
 def model(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy of the model, to be spoiled."""
     return Path(shutil.copytree(tiny_run / "model", tmp_path / "model"))
+
+
+def test_embedding_needs_no_compiler(tiny_run: Path) -> None:
+    """Its import takes as long as torch's own."""
+    code = (
+        "import sys, numpy; from empssl import Encoder\n"
+        f"encoder = Encoder.from_pretrained({str(tiny_run)!r}, device='cpu')\n"
+        "encoder.encode(numpy.zeros((16, 16, 3), dtype=numpy.uint8))\n"
+        "print({'torch._dynamo', 'lightning_fabric', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_an_encoder_is_shown_in_a_line(encoder: Encoder) -> None:

@@ -1,5 +1,6 @@
 """Two processes and one run directory: one of them writes to it."""
 
+import fcntl
 from pathlib import Path
 
 import lives
@@ -47,12 +48,12 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(
     from empssl.runs import files
 
     file = quick / "lock"
-    real = files.fcntl.flock
+    real = fcntl.flock
 
     def removed(*arguments: int) -> None:
         real(*arguments)
         file.unlink()
 
-    monkeypatch.setattr(files.fcntl, "flock", removed)
+    monkeypatch.setattr(fcntl, "flock", removed)
     with pytest.raises(RunInUseError, match="try again"), files.hold(file, quick):
         pass

@@ -1,8 +1,10 @@
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from empssl.device import cores
 from empssl.training import cpu_load
 from empssl.training.cpu_load import CpuReading, LoadWatch, advice, reading, taken_by_others
 
@@ -78,3 +80,14 @@ def test_own_work_is_not_others() -> None:
         assert now.own - first.own > 0.2
         assert now.busy - first.busy > 0.2
         assert taken_by_others(first, now) >= 0.0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no such limit")
+def test_only_the_cores_that_this_process_may_use_are_counted() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert cores() == len(before)

@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -257,6 +258,13 @@ def test_nothing_is_measured_where_nothing_could_follow(monkeypatch: pytest.Monk
     """On Apple's GPUs it could not be."""
     monkeypatch.setattr(memory, "_stages", lambda *_: pytest.fail("it was"))
     assert choose("auto", None) == MemoryPlan()
+
+
+def test_what_is_free_is_told_of_the_main_memory_and_not_of_apples_gpus() -> None:
+    free = memory.free_bytes(torch.device("cpu"))
+    assert free is not None
+    assert 0 < free < psutil.virtual_memory().total
+    assert memory.free_bytes(torch.device("mps")) is None
 
 
 def test_where_no_process_knows_what_is_free_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

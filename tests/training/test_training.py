@@ -1,5 +1,6 @@
 import copy
 import itertools
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -328,6 +329,23 @@ def test_a_budget_fixes_the_steps_before_it_trains(timed: Path) -> None:
     assert 0 < lrs[-1] < 0.01
     assert run.plan["replanned"] == [[0, 14]]
     assert run.plan["startup_seconds"] == 3.0
+
+
+def test_the_speed_is_measured_after_saying_so_and_images_a_second_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def measured(self: Any, step: int, progress: float, **options: Any) -> Any:
+        said.append(capsys.readouterr().err)
+        return taken(self, step, progress, **options)
+
+    taken = trainer.Trainer.train_step
+    monkeypatch.setattr(trainer.Trainer, "train_step", measured)
+    with paced():
+        train_tiny(tmp_path / "run", epochs=None, budget="4s", batch=30)
+    assert said[0].endswith("empssl: measuring the speed, for the budget of 4s\n")
+    assert re.search(r"^training: .*, 60 images/s, loss -", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_steps_that_measure_the_speed_leave_no_trace(timed: Path, tmp_path: Path) -> None:

@@ -176,10 +176,10 @@ def _download(cifar: Cifar, folder: Path, progress: Progress | None) -> None:
     """Only the files that are expected leave the archive, each compared with its sum."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)  # first, lest it be fetched in vain
-        with tempfile.TemporaryFile(dir=folder.parent) as archive:
-            fetch(cifar.archive, cifar.archive_md5, archive, progress)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{cifar.folder}-") as place:
+            archive = fetch(cifar.archive, cifar.archive_md5, Path(place), progress)
             folder.mkdir(exist_ok=True)
-            with tarfile.open(fileobj=archive, mode="r:gz") as tar:
+            with tarfile.open(archive, mode="r:gz") as tar:
                 for file, md5 in (cifar.train | cifar.test | cifar.meta).items():
                     member = tar.extractfile(f"{cifar.folder}/{file}")
                     data = member.read() if member is not None else b""

@@ -1,43 +1,81 @@
 """A file from the network, kept only if it is the one that was published."""
 
-import hashlib
-import urllib.request
 from collections.abc import Callable
-from typing import BinaryIO
+from contextlib import nullcontext
+from pathlib import Path
 
 from empssl.errors import DataError
+from empssl.progress import first_process
+from empssl.progress import progress as progress_bar
 
 Progress = Callable[[int, int], None]
 
+RETRIES = 3  # of a connection that broke off, each after a second more
+_CHUNK = 2**20  # bytes between two reports
+_PATIENCE = 60.0  # seconds without an answer
 
-def fetch(url: str, md5: str, into: BinaryIO, progress: Progress | None = None) -> None:
-    """Write what is at an address to an open file, and go back to the file's beginning.
+
+def fetch(url: str, md5: str, folder: Path, progress: Progress | None = None) -> Path:
+    """Fetch what is at an address into a folder, where it has the name that it has there.
 
     Args:
         url: the address.
         md5: the sum that its authors' file has.
-        into: open for writing.
-        progress: called with the bytes fetched and the bytes in all.
+        folder: of its own, as of a download that breaks off nothing is removed.
+        progress: called with the bytes fetched and the bytes in all; a bar by default.
 
     Raises:
         DataError: it cannot be fetched, or is another file.
     """
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response:
-            total = int(response.headers.get("Content-Length") or 0)
-            done = 0
-            while block := response.read(2**20):
-                into.write(block)
-                digest.update(block)
-                done += len(block)
-                if progress is not None:
-                    progress(done, total)
-    except OSError as error:
-        raise DataError(f"cannot fetch {url}: {error}") from error
-    if digest.hexdigest() != md5:
-        raise DataError(
-            f"what came from {url} is not the authors' archive: its MD5 sum is "
-            f"{digest.hexdigest()}, expected {md5}"
-        )
-    into.seek(0)
+    import pooch
+
+    name = url.rpartition("/")[2]
+    pooch.get_logger().setLevel("WARNING")
+    store = pooch.create(
+        folder, url.removesuffix(name), registry={name: f"md5:{md5}"}, retry_if_failed=RETRIES
+    )
+    bar = progress_bar(f"fetching {name}", 1, silent=not first_process())
+    with nullcontext() if progress else bar as advance:
+
+        def told(done: int, total: int) -> None:
+            if progress is not None:
+                progress(done, total)
+            elif advance is not None:
+                advance(done, f"{done / 2**20:.0f} MiB", max(total, done, 1))
+
+        way = pooch.HTTPDownloader(progressbar=_Told(told), chunk_size=_CHUNK, timeout=_PATIENCE)
+        try:
+            return Path(store.fetch(name, downloader=way))
+        except OSError as error:
+            raise DataError(f"cannot fetch {url}: {error}") from error
+        except ValueError as error:
+            raise DataError(
+                f"what came from {url} is not the authors' archive: {error}; its authors may have "
+                "replaced it, so fetch it by hand and look"
+            ) from error
+
+
+class _Told:
+    """What pooch takes for a bar; a download that starts again counts from 0."""
+
+    def __init__(self, told: Progress) -> None:
+        self.told = told
+        self.done = self._total = 0
+
+    @property
+    def total(self) -> int:
+        return self._total
+
+    @total.setter
+    def total(self, value: int) -> None:  # at the beginning of each try
+        self.done, self._total = 0, value
+
+    def update(self, count: int) -> None:
+        self.done += count
+        self.told(min(self.done, self._total) if self._total else self.done, self._total)
+
+    def reset(self) -> None:
+        self.done = 0
+
+    def close(self) -> None:
+        pass

@@ -157,11 +157,8 @@ def _download(folder: Path, progress: Progress | None) -> None:
     """Fetch, compare, unpack beside `folder` and rename, so that it is there whole or not."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryFile(dir=folder.parent) as archive,
-            tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{FOLDER}-") as unpacked,
-        ):
-            fetch(ARCHIVE, ARCHIVE_MD5, archive, progress)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{FOLDER}-") as unpacked:
+            archive = fetch(ARCHIVE, ARCHIVE_MD5, Path(unpacked), progress)
             with zipfile.ZipFile(archive) as members:
                 wanted = [name for name in members.namelist() if name.startswith(f"{FOLDER}/")]
                 members.extractall(unpacked, wanted)

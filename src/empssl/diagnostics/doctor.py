@@ -5,7 +5,6 @@ import json
 import locale
 import os
 import platform
-import resource
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -182,7 +182,7 @@ def _versions() -> Iterator[Check]:
 
 def _threads() -> Check:
     threads, allowed = torch.get_num_threads(), cores()
-    found = f"{threads} of torch, {allowed} cores for this process, {os.cpu_count()} in all"
+    found = f"{threads} of torch, {allowed} cores for this process, {psutil.cpu_count()} in all"
     if threads > allowed:
         return Check("threads", "slow", found, f"set OMP_NUM_THREADS={allowed}: more threads "
                        "than cores wait for each other")  # fmt: skip
@@ -278,7 +278,9 @@ def _disk(out: Path) -> Check:
 
 
 def _files() -> Check:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not hasattr(psutil.Process, "rlimit"):  # as on macOS and Windows
+        return Check("open files", "ok", "this system does not tell how many")
+    soft, hard = psutil.Process().rlimit(psutil.RLIMIT_NOFILE)
     if soft < LEAST_FILES:
         return Check("open files", "slow", f"at most {soft}",
                        f"set ulimit -n {min(hard, 1024) if hard > 0 else 1024}")  # fmt: skip

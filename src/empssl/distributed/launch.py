@@ -1,7 +1,6 @@
 """Starting the processes of a run, or joining those that a launcher has started."""
 
 import atexit
-import logging
 import os
 import warnings
 from typing import Any
@@ -50,8 +49,6 @@ def launch(
     # float64 is left to the network's own type: Fabric's hands float32 projections back.
     half = resolve_precision(precision, device) == "bf16-mixed"
     keep_freed_memory()
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Fabric advises srun, job schedulers and more workers; none of it concerns this program.
         warnings.simplefilter("ignore")

@@ -20,7 +20,7 @@ from empssl.data.any_image import ImageLike, Source, convert, each_image, opened
 from empssl.data.base import BadSample
 from empssl.data.decode import UndecodableError, decode_with_values, decoding_threads, square
 from empssl.data.value_range import DEFAULT_DECODING, Decoding, RangeWords, Values, range_warning
-from empssl.device import keep_freed_memory, resolve_device
+from empssl.device import keep_freed_memory, outlines, resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError, nearest
 from empssl.evaluation.pooling import Crops, embed_bags, embed_patch_subsets
 from empssl.models import Layer, Network, build_network
@@ -158,7 +158,7 @@ class Encoder:
 
         try:
             specs, side = source.state["network"], source.state["image_side"]
-            with torch.device("meta"):  # however large, it takes no memory there
+            with outlines():
                 outline = made()
             policy = build(POLICIES, specs["views"])
             decoding = Decoding.recorded(source.state.get("decoding", {}))

@@ -183,7 +183,8 @@ def embed_sample(
         yield from ((images, _WHOLE) for images in turned(pixels))
 
     parts = []
-    with progress(f"embedding images by {encoder.identity[:12]}", len(rows)) as advance:
+    whose = " with random weights" if encoder.identity.startswith("random-") else ""
+    with progress(f"embedding images{whose}", len(rows)) as advance:
         for batch in encoder.batches(len(rows), _AT_ONCE):
             at = slice(batch.start, batch.stop)
             found = [encoder.embed(x, rows[at], crop, layers) for x, crop in kinds(pixels[at])]

@@ -4,10 +4,10 @@ Everything in a run directory is opened here. Its files may have come from someb
 are not followed, pipes are not waited for, and no file is written to that has a second name.
 """
 
-import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import stat
 from collections.abc import Iterator
@@ -168,17 +168,16 @@ def sweep_dead(folder: Path) -> None:
 
 
 def _host() -> str:
-    return short_hash(os.uname().nodename)
+    return short_hash(platform.node())
 
 
 def _is_alive(process: int) -> bool:
+    import psutil  # here, because `--help` needs nothing but the standard library
+
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # another user's
+        return psutil.pid_exists(process)
+    except (OSError, OverflowError):  # which no system gives
         return True
-    return True
 
 
 def discard(path: Path) -> None:
@@ -223,6 +222,12 @@ def hold(file: Path, what: Path) -> Iterator[None]:
     with stream:
         with writing(what):
             try:
+                import fcntl  # filelock follows what it opens: pipes, and files of two names
+            except ImportError as error:
+                raise CheckpointError(
+                    f"{what} cannot be locked: this system has no flock; use Linux, macOS or WSL"
+                ) from error
+            try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 stream.seek(0)
@@ -233,7 +238,7 @@ def hold(file: Path, what: Path) -> Iterator[None]:
         with suppress(OSError):  # who holds it is good to know, but a full disk may refuse
             os.ftruncate(stream.fileno(), 0)
             # Past the buffer, which would try again, and fail, when it is closed.
-            os.write(stream.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
+            os.write(stream.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
         yield
 
 
@@ -264,8 +269,7 @@ def free_disk(path: Path) -> int:
         CheckpointError: the storage refused.
     """
     with writing(path):
-        found = os.statvfs(nearest_existing(path))
-    return found.f_bavail * found.f_frsize
+        return shutil.disk_usage(nearest_existing(path)).free
 
 
 def nearest_existing(path: Path) -> Path:

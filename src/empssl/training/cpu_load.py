@@ -1,13 +1,16 @@
 """Whether other programs take the cores that this one computes on."""
 
 import math
-import os
 import time
 from dataclasses import dataclass
+
+import psutil
 
 FULL = 0.9  # share of all cores that are at work before anybody waits for one
 OTHERS = 0.25  # cores
 SECONDS = 5.0  # before a look says something
+# Of a system's clocks those that somebody computes by; not all systems have all of them.
+WORK = ("user", "nice", "system", "irq", "softirq", "interrupt", "dpc")
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,8 @@ def taken_by_others(first: CpuReading, now: CpuReading) -> float:
 def reading() -> CpuReading | None:
     """The clocks now; None where the system does not tell."""
     try:
-        with open("/proc/stat") as file:
-            words = file.readline().split()
-    except OSError:
+        times = psutil.cpu_times()
+    except (psutil.Error, OSError):
         return None
-    user, nice, system, _idle, _wait, irq, soft = (int(word) for word in words[1:8])
-    ticks = user + nice + system + irq + soft
-    busy = ticks / os.sysconf("SC_CLK_TCK")
-    return CpuReading(time.monotonic(), busy, time.process_time(), os.cpu_count() or 1)
+    busy = sum(getattr(times, kind, 0.0) for kind in WORK)
+    return CpuReading(time.monotonic(), busy, time.process_time(), psutil.cpu_count() or 1)

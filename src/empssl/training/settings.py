@@ -4,13 +4,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from empssl.config import build
 from empssl.data import Decoding
 from empssl.data.objects import GivenImages
 from empssl.data.run_images import check_same_kind
+from empssl.device import outlines
 from empssl.distributed.processes import restarted, torchrun_launch
 from empssl.errors import (
     CheckpointError,
@@ -19,6 +19,7 @@ from empssl.errors import (
 from empssl.models import build_network
 from empssl.objectives import build_objective
 from empssl.optim import SCHEDULES, build_optimizers
+from empssl.progress import status
 from empssl.runs.run import Run
 from empssl.training.budget import parse_duration
 from empssl.training.recipes import completed, resolve
@@ -66,7 +67,8 @@ def resolve_settings(
         decoding = Decoding.recorded(settings)
         Run.check_free(out, overwrite=overwrite)
     check_settings(settings)
-    build_on_meta(settings)
+    with status("checking the settings"):
+        build_on_meta(settings)
     return settings, decoding
 
 
@@ -114,7 +116,7 @@ def build_on_meta(settings: dict[str, Any]) -> None:
     """
     build(SCHEDULES, settings["schedule"], steps=1)
     build(POLICIES, settings["views"])
-    with torch.device("meta"):
+    with outlines():
         network = build_network(settings["backbone"], settings["projector"], settings["whitened"])
         objective = build_objective(settings["objective"], dim=network.projector.dim)
     build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])

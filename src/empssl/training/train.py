@@ -30,7 +30,7 @@ from empssl.distributed.processes import Call, alone_again
 from empssl.distributed.signals import stop_requests
 from empssl.distributed.watchdog import watchdog
 from empssl.metrics.verdict import verdict
-from empssl.progress import progress, say
+from empssl.progress import progress, say, status
 from empssl.runs.run import Run
 from empssl.training.budget import parse_duration
 from empssl.training.memory import Memory
@@ -237,10 +237,12 @@ def load_images(
     Raises:
         DataError: there are none, or other ones than the run began with.
     """
-    images = open_images(
-        data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
-        decoding=decoding, download=download, division=resumed.division if resumed else "stable",
-    )  # fmt: skip
+    with status("listing the images"):
+        images = open_images(
+            data, split=settings["split"], data_dir=data_dir, side=settings["image_side"],
+            decoding=decoding, download=download,
+            division=resumed.division if resumed else "stable",
+        )  # fmt: skip
     if settings["split"] == "auto":
         settings["split"] = images.split
     if resumed:

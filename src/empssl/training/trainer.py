@@ -158,8 +158,7 @@ class Trainer:
         self.say(
             f"{len(self.sampler.usable):,} of {len(self.images):,} images can be used "
             f"({self.images.split} split), {self.bad.count} are bad; {steps:,} steps of {views:,} "
-            f"patches, {steps / per_epoch:.2f} epochs, "
-            f"{steps * views * self.flops_per_view / 1e15:.3g} PFLOP"
+            f"patches, {steps / per_epoch:.2f} epochs"
         )
         if self.budget is not None and steps < per_epoch:
             self.say(
@@ -316,8 +315,8 @@ class Trainer:
                     self._replan()
                     steps = budget.steps
                     spectra, keep = spectrum_steps(steps), self._kept_at()
-                advance(self.step, f"loss {entry['loss']:.1f}, {entry['patches_per_second']:.0f} "
-                                   "patches/s", steps)  # fmt: skip
+                advance(self.step, f"{self.settings['batch'] / each:,.0f} images/s, "
+                                   f"loss {entry['loss']:.1f}", steps)  # fmt: skip
                 if kept:  # before any checkpoint from which this step is not taken again
                     self._check_weights()
                     for epoch in kept if first else ():
@@ -407,6 +406,7 @@ class Trainer:
 
         From steps that are then undone.
         """
+        self.say(f"measuring the speed, for the budget of {self.settings['budget']}")
         before = copy.deepcopy({g: module.state_dict() for g, module in self.modules.items()})
         set_lr(self.optimizers, 0.0)
         self.module.train()
