@@ -508,16 +508,6 @@ def test_images_without_labels_have_no_command_that_needs_some(
     assert "<code>" not in shown
 
 
-def test_commands_name_the_images_where_they_are_found(
-    make: Callable[..., Run], folder: Path
-) -> None:
-    run = make()
-    config = run.path / "config.yaml"
-    config.write_text(config.read_text().replace(str(folder), "typed/elsewhere"))
-    run.plan = run.plan | {"data_path": str(folder), "data_dir": None}
-    assert f"<code>empssl evaluate {run.path} {folder}</code>" in page_of(run)
-
-
 def test_pictures_are_shown_at_their_size_and_never_larger_than_their_files(
     tmp_path: Path, make: Callable[..., Run], folder: Path
 ) -> None:

@@ -28,10 +28,17 @@ def test_a_collapsed_run_is_called_so_with_what_to_do() -> None:
 def test_a_budget_that_covers_few_images_says_so_with_what_all_would_take() -> None:
     first, seen, _ = lines(17)
     assert first.startswith("barely trained: too little to judge it by")
-    assert "--budget of 1h10m or more" in first  # twice a pass
+    assert first.endswith("Train for longer, such as --epochs 1, which takes about 35m18s")
     assert seen == (
         "1,700 of 60,000 images seen (2.8 %), in 1m; a full pass takes 35m18s"
     )  # fmt: skip
+
+
+def test_few_steps_of_few_images_call_for_more_passes_than_there_were() -> None:
+    last = {"step": 9, "seconds": 18.0} | HEALTHY
+    few = {"steps_per_epoch": 7, "usable_samples": 300}
+    first, *_ = closing_lines(verdict(last, few, batch=40), "run")
+    assert first.endswith("such as --epochs 3, which takes about 38s")
 
 
 def test_images_seen_several_times_are_counted_once() -> None:

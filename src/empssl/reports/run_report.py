@@ -133,7 +133,7 @@ def report(
         verdict=judged,
         answer=judged and did_it_work(judged, tables, with_map=bool(embedded["queries"])),
         labels=label_kind(source, sample, evaluations),
-        commands=_commands(source, config, plan, parts),
+        commands=_commands(source, config, parts),
         config=config,
         with_labels=source.needs_labels,
         plan=plan,
@@ -353,17 +353,12 @@ def _parts(grounds: list[ScoreProtocol]) -> Parts:
     return Parts(found, grounds[0].data if grounds else None)
 
 
-def _commands(
-    run: Run, config: dict[str, Any], plan: dict[str, Any], parts: Parts
-) -> dict[str, str]:
-    """What to type next."""
-    path, typed = shlex.quote(str(run.path)), config["data"]
-    # From another folder than it was typed in, images are where they were when they were read.
-    known = is_name(typed) or Path(typed).expanduser().exists()
-    data = shlex.quote(typed if known else plan.get("data_path", typed))
+def _commands(run: Run, config: dict[str, Any], parts: Parts) -> dict[str, str]:
+    """What to type next, where the run was started; images are called as they were then."""
+    path, data = shlex.quote(str(run.path)), shlex.quote(config["data"])
     place = f" --data-dir {shlex.quote(str(config['data_dir']))}" if config["data_dir"] else ""
-    scored = typed if parts.data is None else parts.data
-    there = f"{data}{place}" if scored == typed else shlex.quote(scored)
+    scored = config["data"] if parts.data is None else parts.data
+    there = f"{shlex.quote(scored)}{place if scored == config['data'] else ''}"
     return {
         "evaluate": f"empssl evaluate {path} {data}{place}",
         "more": " ".join([f"empssl evaluate {path} {there}", *parts.options]),

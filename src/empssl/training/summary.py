@@ -1,17 +1,18 @@
 """What `train` says at its end: healthy or not, how much was seen, and what to type next."""
 
+import math
 import shlex
 from pathlib import Path
 
-from empssl.metrics.verdict import Verdict, percent
+from empssl.metrics.verdict import LEAST_SHARE, Verdict, percent
 from empssl.training.budget import format_duration
 
 _ADVICE = {
     "healthy": "images are told apart{measured}",
     "collapsed": "the projections {collapse}. Do not use its embeddings: lower the learning rate, "
     "or strengthen what keeps images apart",
-    "barely trained": "too little to judge it by{measured}. Train for longer: --epochs 1 or more, "
-    "or a --budget of {longer} or more",
+    "barely trained": "too little to judge it by{measured}. Train for longer, such as --epochs "
+    "{epochs}, which takes about {time}",
     "not measured": "no collapse metrics were recorded",
 }
 
@@ -29,11 +30,13 @@ def closing_lines(verdict: Verdict, run: str | Path) -> list[str]:
     next: empssl report 'runs/my photos'
     """
     values = ", ".join(f"{name} {value:.3g}" for name, value in verdict.measured.items())
+    # A pass where it was not even half; where few images made few steps, twice as many passes.
+    epochs = 1 if verdict.passes < LEAST_SHARE else math.ceil(2 * verdict.passes)
     advice = _ADVICE[verdict.state].format(
         collapse=verdict.collapse,
         measured=f" ({values})" if values else "",
-        # Never shorter than what it had: few images make few steps of a pass.
-        longer=format_duration(2 * max(verdict.seconds, verdict.seconds_per_pass)),
+        epochs=epochs,
+        time=format_duration(epochs * verdict.seconds_per_pass),
     )
     times = f", {verdict.passes:.1f} times each" if verdict.passes > 1 else ""
     return [
