@@ -16,7 +16,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import empssl
 from empssl._version import __version__
@@ -48,6 +49,8 @@ VERBS = {
 }
 SHARED = ("train", "doctor")  # several processes may carry them out together
 FRONT = ("--help", "--version", "--json-errors")
+WORDS = (str, int, float, bool, Path, NoneType)
+CONTAINERS = (dict, list, tuple, Sequence, Literal)
 METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
 
 ArgumentValues = dict[str, Any]
@@ -163,6 +166,7 @@ def parse(
     """
     parameters = inspect.signature(function).parameters
     hints = get_type_hints(function)
+    hints |= {name: _in_words(hints[name]) for name in parameters}
     parser = _parser(verb, function, hints)
     flags = _strictly(parser.parse_args, _spelled(words, parser, hints), hints)
     layers = [_load(path, parser, hints) for path in flags.pop("config", [])]
@@ -385,6 +389,17 @@ def _fail(speaker: str, error: BaseException, code: int, as_json: bool) -> int:
 def _unknown(kind: str, word: str, choices: Sequence[str] | dict[str, Any]) -> UsageError:
     hint = nearest(word, choices)
     return UsageError(f"no {kind} '{word}', {hint[0].lower()}{hint[1:]}")
+
+
+def _in_words(hint: Any) -> Any:
+    """A type hint without the objects that only a program can give.
+
+    A parser would take the name of any class for one, and import it.
+    """
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    kept = [kind for kind in get_args(hint) if kind in WORDS or get_origin(kind) in CONTAINERS]
+    return Union[tuple(kept)] if kept else hint  # noqa: UP007 (a list of them)
 
 
 def _name(parameter: inspect.Parameter) -> str:

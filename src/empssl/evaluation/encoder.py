@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from empssl.config import build
+from empssl.config import ObjectSpec, build, is_object, object_missing
 from empssl.data.any_image import ImageLike, Source, convert, each_image, opened
 from empssl.data.base import BadSample
 from empssl.data.decode import UndecodableError, decode_with_values, decoding_threads, square
@@ -92,6 +92,7 @@ class Encoder:
         cls,
         path: str | Path,
         *,
+        backbone: nn.Module | None = None,
         device: str = "auto",
         range: RangeWords = (),  # noqa: A002 (what it is)
         max_pixels: int | None = None,
@@ -100,16 +101,19 @@ class Encoder:
 
         Args:
             path: of either.
+            backbone: a module made as the one that a program gave to `train`; only for such a run.
+                It is used itself, and gets the run's weights.
             device: auto, cpu, cuda or mps.
             range: as of `train`; the run's own by default.
             max_pixels: as of `train`; the run's own by default.
 
         Raises:
             CheckpointError: it is missing, damaged, or not what its configuration says.
-            UsageError: a range or a device that is none.
+            UsageError: a range or a device that is none; or the run's backbone is an object of a
+                program, and is not given.
         """
         source, folder = _model(Path(path))
-        encoder = cls._untrained(source, folder)
+        encoder = cls._untrained(source, folder, backbone)
         # A run in float64 is embedded in float32, as all others are.
         checkpoint.load_strictly(
             encoder.network, source.tensors["model"], folder, also=(torch.float64,)
@@ -146,15 +150,28 @@ class Encoder:
         return encoder._to(device)
 
     @classmethod
-    def _untrained(cls, source: Checkpoint, folder: Path) -> "Encoder":
+    def _untrained(
+        cls, source: Checkpoint, folder: Path, given: nn.Module | None = None
+    ) -> "Encoder":
         def made() -> Network:
-            return build_network(specs["backbone"], specs["projector"], specs.get("whitened", 0))
+            return build_network(
+                specs["backbone"] if given is None else ObjectSpec(given), specs["projector"],
+                specs.get("whitened", 0), side=policy.view_side(side),
+            )  # fmt: skip
 
+        recorded = source.state.get("network", {}).get("backbone", {})
+        if is_object(recorded) and given is None:
+            raise object_missing(str(folder), "backbone", recorded)
+        if given is not None and not is_object(recorded):
+            raise UsageError(
+                f"the backbone of {folder} is '{recorded.get('name')}', which is made by its name; "
+                "leave out backbone="
+            )
         try:
             specs, side = source.state["network"], source.state["image_side"]
+            policy = build(POLICIES, specs["views"])
             with torch.device("meta"):  # however large, it takes no memory there
                 outline = made()
-            policy = build(POLICIES, specs["views"])
             decoding = Decoding.recorded(source.state.get("decoding", {}))
         except (CheckpointError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise CheckpointError(

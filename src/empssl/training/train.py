@@ -2,10 +2,13 @@
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
 
 from empssl.config import Spec
 from empssl.data import Decoding, in_memory, open_images
@@ -50,11 +53,11 @@ def train(
     range: RangeWords = (),  # noqa: A002 (what it is)
     max_pixels: int = MAX_PIXELS,
     views: Spec | str | None = None,
-    backbone: Spec | str | None = None,
+    backbone: Spec | str | nn.Module | None = None,
     projector: Spec | str | None = None,
     whitened: int | None = None,
-    objective: Spec | str | None = None,
-    optimizer: Spec | str | None = None,
+    objective: Spec | str | nn.Module | None = None,
+    optimizer: Spec | str | Callable[..., Optimizer] | None = None,
     schedule: Spec | str | None = None,
     split: Literal["auto", "train", "test", "all"] = "auto",
     seed: int = 0,
@@ -97,14 +100,17 @@ def train(
         max_pixels: an image with more is not decoded, and counted as bad.
         views: patches, of fixed size, or crops, of random size and shape; and how they are
             augmented.
-        backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
+        backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options; or, from Python,
+            a module from images to embeddings or maps, which is trained itself, from its weights.
         projector: paper or official, and its options.
         whitened: features of whitened patches that stand beside the network's in the joint
             embedding; 0 for none. They are measured on the images, not learned.
         objective: what training minimises: emp; barlow_twins, byol, frossl, mmcr, ressl, simclr,
             simsiam, spectral_contrastive, ssl_ey, swav, tcr, vicreg, vne or wmse; or supcon, which
-            learns from labels; and its options.
-        optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
+            learns from labels; and its options; or, from Python, an Objective or a module from
+            projections (view, batch, dim) to a loss, which is used itself.
+        optimizer: lars, adamw, muon, muon_lars or sgd, and its options; or, from Python, a function
+            from parameters to an optimizer, whose rate is the peak that the schedule scales.
         schedule: cosine or linear, and its options.
         split: train leaves out what `evaluate` tests on: the test images of a known data set or of
             a folder that has some, else a fifth of a folder with classes; all leaves out nothing.
