@@ -1,13 +1,14 @@
-"""What the gauges of healthy and of faulty runs show, and when the warning comes.
+"""What the collapse metrics of healthy and of faulty runs show, and when the warning comes.
 
     python benchmarks/alarm.py --out runs.jsonl [--objectives emp vicreg] [--seeds 5]
                                [--faults NAMES] [--write]
     python benchmarks/alarm.py --runs RUNS...
 
 Trains every objective with recipe `demo` on digits, as it is and with each fault of
-`tests/wrong_objectives.py`, and adds a line for each run to a file: its gauges at every step, the
+`tests/wrong_objectives.py`, and adds a line for each run to a file: its measures at every step, the
 k-NN accuracy after it and of random weights. Runs that the file has are not run again. In the end,
-for each run of the file: the level that `spread` and `participation` stayed under for some 20
+for each run of the file: the level that `embedding_std` and `participation_ratio` stayed under for
+some 20
 steps from step 20 on, and the step of the warning. The claim is how many faults were told of.
 With --runs nothing is trained: those finished runs are looked at, and the ones told of are named.
 """
@@ -16,6 +17,7 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from typing import Any
 import torch
 from claim import ROOT, claim
 
-from empssl.data import open as data_open
+from empssl.data import DATASETS
 from empssl.errors import DivergenceError
 from empssl.evaluation.encoder import Encoder
 from empssl.evaluation.pooling import Crops
@@ -36,7 +38,9 @@ from empssl.training.train import train
 sys.path.insert(0, str(ROOT / "tests"))
 from wrong_objectives import FAULTS, planted
 
-GAUGES = ("loss", "fill", "participation", "spread", "alignment", "uniformity")
+MEASURES = (
+    "loss", "coding_rate_ratio", "participation_ratio", "embedding_std", "alignment", "uniformity",
+)  # fmt: skip
 PATCHES, BATCH, IMAGES = 4, 40, 1437
 
 
@@ -57,7 +61,8 @@ def main() -> None:
     if args.out is None:
         parser.error("give --out, or --runs")
     done = {(run["objective"], run["fault"], run["seed"]) for run in read(args.out)}
-    data_open.open_digits = cache(data_open.open_digits)
+    digits = DATASETS["digits"]
+    DATASETS["digits"] = replace(digits, open=cache(digits.open))
     wanted = [(name, None, seed) for seed in range(args.seeds) for name in args.objectives]
     wanted[len(args.objectives) : len(args.objectives)] = [
         (name, fault, 0) for name in args.objectives for fault in args.faults or FAULTS[name]
@@ -75,11 +80,11 @@ def look(runs: list[Path]) -> None:
     told = 0
     for path in runs:
         metrics = Run(path).metrics()
-        gauges = {g: [entry[g] for entry in metrics] for g in ("loss", *LOW)}
-        step = warned(gauges)
+        measures = {g: [entry[g] for entry in metrics] for g in ("loss", *LOW)}
+        step = warned(measures)
         if step is not None:
             told += 1
-            levels = ", ".join(f"{measure} {level(gauges[measure]):.2f}" for measure in LOW)
+            levels = ", ".join(f"{measure} {level(measures[measure]):.2f}" for measure in LOW)
             print(f"{path.name}: warning at step {step} of {len(metrics)}; {levels}")
     print(f"{told} of {len(runs)} runs told of")
 
@@ -120,7 +125,7 @@ def warned(run: dict[str, Any]) -> int | None:
 
 
 def measure(name: str, fault: str | None, seed: int, steps: int) -> dict[str, Any]:
-    """One run: its gauges, and what it learned."""
+    """One run: its measures, and what it learned."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         diverged = None
@@ -135,7 +140,7 @@ def measure(name: str, fault: str | None, seed: int, steps: int) -> dict[str, An
         metrics = Run(out).metrics()
         line: dict[str, Any] = {
             "objective": name, "fault": fault, "seed": seed, "diverged": diverged,
-        } | {g: [round(entry[g], 5) for entry in metrics] for g in GAUGES}  # fmt: skip
+        } | {g: [round(entry[g], 5) for entry in metrics] for g in MEASURES}  # fmt: skip
         if diverged is None:
             line["knn"] = knn(Encoder.from_pretrained(out, device="cpu"))
             line["random"] = knn(Encoder.random(out, device="cpu"))
@@ -145,7 +150,7 @@ def measure(name: str, fault: str | None, seed: int, steps: int) -> dict[str, An
 def knn(encoder: Encoder) -> float:
     """Accuracy of the head on the held-out digits, of whole images."""
     train_set, test_set = (
-        data_open.open_digits(split=split, side=encoder.image_side) for split in ("train", "test")
+        DATASETS["digits"].open(split=split, side=encoder.image_side) for split in ("train", "test")
     )
     bags = [
         encoder.embed(part.pixels, torch.arange(len(part)), Crops.parse("whole"), ["head"])["head"]

@@ -58,7 +58,8 @@ def main() -> None:
         trained.append(
             {"seed": seed, "seconds": round(last["seconds"], 1), "steps": last["step"] + 1,
              "patches": last["patches"], "pflop": round(last["pflop"], 4),
-             "epochs": round(last["epoch"], 3), "fill": round(last["fill"], 4)}
+             "epochs": round(last["epoch"], 3),
+             "coding_rate_ratio": round(last["coding_rate_ratio"], 4)}
         )  # fmt: skip
         rows += [result | {"train_seed": seed} for result in found["results"]]
         baselines = baselines or found["baselines"]

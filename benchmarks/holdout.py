@@ -68,7 +68,7 @@ def main() -> None:
         "holdout", scores["head"], "% ridge, head layer, 5,000 images of train", seeds=args.seeds,
         backbone=scores["backbone"], probed=args.probed, crops=args.crops, recipe=args.recipe,
         changes=changes, steps=last["step"] + 1,
-        patches=last["patches"], pflop=last["pflop"], fill=last["fill"],
+        patches=last["patches"], pflop=last["pflop"], fill=last["coding_rate_ratio"],
     )  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def _short(cell: dict[str, Any]) -> dict[str, Any]:
         if key.split(".")[0] in ("objective", "optimizer", "projector", "views", "batch")
     }  # fmt: skip
     scores = {f"{s['probe']} {s['layer']}": round(s["accuracy"], 2) for s in cell["scores"]}
-    gauge = {k: cell["last_step"][k] for k in ("fill", "participation") if k in cell["last_step"]}
+    last = cell["last_step"]
+    gauge = {k: last[k] for k in ("coding_rate_ratio", "participation_ratio") if k in last}
     return {key: cell[key] for key in kept} | {"scores": scores, "gauge": gauge, "own": own}
 
 

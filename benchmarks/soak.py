@@ -23,11 +23,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from empssl.data import open as data_open
+from empssl.data import DATASETS
 from empssl.training import setup
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, for this process and its victims
@@ -165,7 +165,8 @@ def main() -> int:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     began = time.monotonic()
     until = began + 60 * args.minutes
-    data_open.open_digits = cache(data_open.open_digits)
+    digits = DATASETS["digits"]
+    DATASETS["digits"] = replace(digits, open=cache(digits.open))
     setup.flops_per_view = lambda *_: 1.0  # counting takes longer than a step
     trials, tried, failures = Counter[str](), Counter[str](), list[str]()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -1,18 +1,25 @@
+import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 from tiny import train_tiny
 
-from empssl.data import open as data_open
+from empssl.data import DATASETS
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _digits_once() -> Iterator[None]:
     """Enlarge the digits once for all the runs that train on them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_open, "open_digits", cache(data_open.open_digits))
+        digits = DATASETS["digits"]
+        patch.setitem(DATASETS, "digits", replace(digits, open=cache(digits.open)))
         yield
 
 

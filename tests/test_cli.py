@@ -14,6 +14,7 @@ import yaml
 import empssl
 from empssl import cli
 from empssl.errors import DataError, UsageError
+from empssl.help import EXAMPLES, SUBJECTS, subject
 from empssl.training.recipes import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +100,37 @@ def test_front_imports_neither_torch_nor_jsonargparse(words: list[str]) -> None:
     assert answer.stdout.endswith("set()\n")
 
 
+HEAVY = {"torch._dynamo", "lightning_fabric", "sklearn", "scipy", "pandas", "timm", "rich"}
+DRAWING = {"compare", "report", "reproduce"}  # whose charts have matplotlib's ticks
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_a_verb_imports_what_takes_long_only_when_it_is_needed(verb: str) -> None:
+    """Torch's compiler, which comes with Lightning Fabric, takes as long as torch itself."""
+    heavy = sorted(HEAVY if verb in DRAWING else HEAVY | {"matplotlib"})
+    code = (
+        "import sys; from empssl import cli\n"
+        f"try: cli.main([{verb!r}, '--help'])\n"
+        f"except SystemExit: print(sorted(set({heavy}) & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.endswith("\n[]\n"), answer.stderr
+
+
+def test_real_work_begins_when_the_words_are_understood(verb: Callable[..., None]) -> None:
+    order: list[str] = []
+
+    def work(data: str) -> str:
+        order.append(data)
+        return data
+
+    verb(work)
+    assert cli.main(["train", "--nonsense"], begin=lambda: order.append("begun")) == 2
+    assert order == []
+    assert cli.main(["train", "digits"], begin=lambda: order.append("begun")) == 0
+    assert order == ["begun", "digits"]
+
+
 def test_version_is_the_packages() -> None:
     assert command("--version").stdout == f"empssl {empssl.__version__}\n"
 
@@ -112,7 +144,10 @@ def test_unknown_verb_names_the_nearest() -> None:
 
 def test_no_verb_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
-    assert "usage: empssl VERB" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "usage: empssl VERB" in shown
+    assert f"\nexample:\n  {EXAMPLES['train']}\n" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
 
 
 # Words to arguments.
@@ -405,12 +440,59 @@ def test_every_parameter_of_every_verb_is_explained(
     with pytest.raises(SystemExit):
         cli.parse(name, function, ["--help"])
     shown = capsys.readouterr().out
-    lines = re.split(r"^(?:positional arguments|options):$", shown, maxsplit=1, flags=re.MULTILINE)[
+    lines = re.split(r"^(?:arguments|images|measurement):$", shown, maxsplit=1, flags=re.MULTILINE)[
         1
     ]
     for parameter in get_type_hints(function).keys() - {"return"}:
         spelled = f"(--{parameter.replace('_', '-')}|{parameter.upper()})"
         assert re.search(rf"^  {spelled}\b.*\s+[a-z]", lines, re.MULTILINE), parameter
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_help_is_in_groups_with_an_example_and_fits_a_terminal(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.parse(name, getattr(empssl, name), ["--help"])
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    headings = re.findall(r"^([a-z][a-z ]*):$", shown, re.MULTILINE)
+    assert [h for h in headings if h in SUBJECTS] == [h for h in SUBJECTS if h in headings]
+    assert {"hardware", "command line"} <= set(headings) <= {"arguments", *SUBJECTS, "example"}
+    assert f"\nexample:\n  {EXAMPLES[name]}\n" in shown
+
+
+def test_every_option_of_every_verb_has_one_subject() -> None:
+    options = {
+        name: [p.name for p in signature(getattr(empssl, name)).parameters.values()
+               if p.kind is p.KEYWORD_ONLY]
+        for name in cli.VERBS
+    }  # fmt: skip
+    listed = [option for names in SUBJECTS.values() for option in names]
+    assert len(listed) == len(set(listed))
+    without = [(verb, o) for verb, found in options.items() for o in found
+               if subject(verb, o) not in SUBJECTS]  # fmt: skip
+    assert without == []
+    known = {o for found in options.values() for o in found} | {"json", "config", "print_config"}
+    known |= {f"{verb}.{o}" for verb, found in options.items() for o in found} | {"help"}
+    assert set(listed) <= known
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_the_example_of_a_verb_is_one_that_the_program_takes(name: str) -> None:
+    program, verb, *words = shlex.split(EXAMPLES[name])
+    assert (program, verb) == ("empssl", name)
+    cli.parse(name, getattr(empssl, name), words)
+
+
+def test_help_shows_defaults_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse("train", empssl.train, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "replace the run at `out`. (default: no)" in text
+    assert "--precision NAME auto is bfloat16" in text
+    assert "One of auto, 32-true, bf16-mixed, 64-true. (default: auto)" in text
 
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

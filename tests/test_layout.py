@@ -13,7 +13,7 @@ ROOT = Path(empssl.__file__).parent
 # other, but not in a circle.
 FLOORS = [
     {"_version", "errors", "types"},
-    {"progress", "rng", "runs"},
+    {"help", "progress", "rng", "runs"},
     {"config", "device"},
     {"data", "distributed", "optim", "views"},
     {"metrics", "models"},

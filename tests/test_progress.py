@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from empssl.progress import log, markdown, progress, say, show, visible
+from empssl.progress import log, markdown, progress, say, show, status, visible
 
 ESCAPE = "\x1b[31mred\x1b[0m \x9b2J \u202e \udcff\b\r"
 
@@ -48,6 +48,37 @@ def test_a_bar_on_a_stream_that_is_gone_stops_no_job(
             advance(step + 1)
             done += 1
     assert done == 3
+
+
+class Terminal(io.StringIO):
+    """A terminal, and what has been written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_is_waited_for_is_said_at_once_and_erased(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    line = "empssl: loading torch ..."
+    erased = f"\r{' ' * len(line)}\r"
+    with status("loading torch"):
+        assert terminal.getvalue() == line
+        say("hello")
+        assert terminal.getvalue() == line + erased + "empssl: hello\n"
+    say("and more")
+    assert terminal.getvalue() == line + erased + "empssl: hello\nempssl: and more\n"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_neither_a_file_nor_another_process_is_told_what_is_waited_for(
+    rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Terminal() if rank == "1" else io.StringIO()
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with status("loading torch"):
+        pass
+    assert stream.getvalue() == ""
 
 
 def test_a_result_that_is_not_taken_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from empssl.data import MemoryImages
-from empssl.data import open as data_open
+from empssl.data import DATASETS, MemoryImages
 from empssl.runs import checkpoint
 from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
@@ -36,10 +36,13 @@ CLOCKS = {"seconds", "patches_per_second"}
 @contextmanager
 def few_digits(train: int, test: int) -> Iterator[pytest.MonkeyPatch]:
     """In this process `digits` are the first so many: to score all takes most of a test's time."""
-    full = data_open.open_digits
+    full = DATASETS["digits"]
 
-    def few(*, split: Literal["train", "test", "all"], side: int = 16) -> MemoryImages:
-        images, count = full(split=split, side=side), test if split == "test" else train
+    def few(
+        *, split: Literal["train", "test", "all"], side: int = 16, **others: Any
+    ) -> MemoryImages:
+        images, count = full.open(split=split, side=side), test if split == "test" else train
+        assert isinstance(images, MemoryImages)
         assert images.labels is not None
         return MemoryImages(
             images.pixels[:count], name="digits", split=split, labels=images.labels[:count],
@@ -47,7 +50,7 @@ def few_digits(train: int, test: int) -> Iterator[pytest.MonkeyPatch]:
         )  # fmt: skip
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_open, "open_digits", cache(few))
+        patch.setitem(DATASETS, "digits", replace(full, open=cache(few)))
         yield patch
 
 

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import empssl
@@ -30,37 +30,28 @@ from empssl.errors import (
     UsageError,
     nearest,
 )
-from empssl.progress import log, say, show
+from empssl.help import EXAMPLES, OTHER, SUBJECTS, VERBS, Formatter, overview, subject
+from empssl.progress import RANKS, log, say, show, status
 from empssl.runs.schema import check_references
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-VERBS = {
-    "train": "learn an encoder from images without labels",
-    "embed": "write an embedding of every image to a Parquet, CSV or NumPy file",
-    "evaluate": "score a run's encoder on labeled images",
-    "examine": "measure how healthy a run's embeddings are, without labels",
-    "compare": "put runs, or a grid of objectives, in one table with plots",
-    "reproduce": "make a table or figure of the paper, theirs beside ours",
-    "report": "write one HTML file that shows a run",
-    "bench": "measure what a training step costs on this machine",
-    "doctor": "say what this machine has, and what will be slow on it",
-}
 SHARED = ("train", "doctor")  # several processes may carry them out together
 FRONT = ("--help", "--version", "--json-errors")
-WORDS = (str, int, float, bool, Path, NoneType)
-CONTAINERS = (dict, list, tuple, Sequence, Literal)
+LONGEST_METAVAR = 24  # characters; more choices are told in the text
 METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
 
 ArgumentValues = dict[str, Any]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] = lambda: None) -> int:
     """Run one command.
 
     Args:
         argv: the words after `empssl`; those of the process by default.
+        begin: called when modules have been imported and the words are understood, before the
+            verb is carried out.
 
     Returns:
         The exit code: 0, 2 for a command that cannot be carried out, or that of the error.
@@ -73,17 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     speaker = "empssl"  # with the verb while its words are read
     try:
         if not words or words[0] in ("-h", "--help"):
-            _show(_overview())
+            _show(overview((empssl.__doc__ or "").splitlines()[0]))
         elif words[0] == "--version":
             _show(f"empssl {__version__}")
         elif words[0] not in VERBS:
             kind, choices = ("option", FRONT) if words[0].startswith("-") else ("verb", VERBS)
             raise _unknown(kind, words[0], choices)
         else:
-            function = getattr(empssl, words[0])
-            speaker = f"empssl {words[0]}"
-            values, switches = parse(words[0], function, words[1:])
+            with status("loading torch"):
+                function = getattr(empssl, words[0])
+                speaker = f"empssl {words[0]}"
+                values, switches = parse(words[0], function, words[1:])
             speaker = "empssl"
+            begin()
             if switches["print_config"]:
                 result = values
             else:
@@ -145,7 +138,7 @@ def _speaks(verb: str) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_initialized():
         return bool(torch.distributed.get_rank() == 0)
-    return all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK"))
+    return all(os.environ.get(rank, "0") == "0" for rank in RANKS)
 
 
 def parse(
@@ -165,8 +158,7 @@ def parse(
         UsageError: a word or a key that is unknown, missing or of the wrong type.
     """
     parameters = inspect.signature(function).parameters
-    hints = get_type_hints(function)
-    hints |= {name: _in_words(hints[name]) for name in parameters}
+    hints = {name: _written(hint) for name, hint in get_type_hints(function).items()}
     parser = _parser(verb, function, hints)
     flags = _strictly(parser.parse_args, _spelled(words, parser, hints), hints)
     layers = [_load(path, parser, hints) for path in flags.pop("config", [])]
@@ -190,8 +182,6 @@ def parse(
 
 def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> ArgumentParser:
     """A parser that only knows what was said: it fills in no default, and requires nothing."""
-    from argparse import HelpFormatter
-
     from docstring_parser import DocstringStyle
     from docstring_parser import parse as parse_docstring
     from jsonargparse import ActionYesNo, ArgumentParser
@@ -205,45 +195,62 @@ def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> A
     usage += [f"[{_name(p)} ...]" for p in optional]
     parser = ArgumentParser(
         prog=f"empssl {verb}", usage=" ".join(["%(prog)s", *usage, "[--option value ...]"]),
-        description=docs.short_description, formatter_class=HelpFormatter, print_config=None,
-        allow_abbrev=False, exit_on_error=False,
+        description=docs.short_description, formatter_class=Formatter, print_config=None,
+        allow_abbrev=False, exit_on_error=False, add_help=False,
     )  # fmt: skip
+    groups = {name: parser.add_argument_group(name) for name in ("arguments", *SUBJECTS, OTHER)}
+
+    def group(option: str) -> Any:
+        return groups[subject(verb, option)]
+
     for p in parameters:
-        hint, text = hints[p.name], helps.get(p.name, "")
-        options: ArgumentValues = {"type": hint, "help": text, "metavar": _metavar(hint)}
-        if not any(p.default is no for no in (None, False, True, p.empty, ())):
-            options["help"] += f" (default: {_default(p.default)})"
-        if p.kind is not p.KEYWORD_ONLY and get_origin(hint) is Sequence:
-            options |= {"type": get_args(hint)[0], "metavar": _name(p)}
-            action = parser.add_argument(p.name, nargs="*", **options)
-        elif p.kind is not p.KEYWORD_ONLY:
-            action = parser.add_argument(p.name, **options | {"metavar": _name(p)})
+        hint, placed = hints[p.name], p.kind is not p.KEYWORD_ONLY
+        text, metavar = helps.get(p.name, ""), _metavar(hint)
+        if placed:
+            metavar = _name(p)
+        elif len(metavar) > LONGEST_METAVAR:
+            choices, metavar = metavar[1:-1].split(","), "NAME"
+            if any(choice not in text for choice in choices):
+                text += f" One of {', '.join(choices)}."
+        if not any(p.default is no for no in (None, p.empty)) and p.default != ():
+            text += f" (default: {_default(p.default)})"
+        options: ArgumentValues = {"type": hint, "help": text.strip(), "metavar": metavar}
+        within = groups["arguments"] if placed else group(p.name)
+        if placed and get_origin(hint) is Sequence:
+            action = within.add_argument(p.name, nargs="*", **options | {"type": get_args(hint)[0]})
+        elif placed:
+            action = within.add_argument(p.name, **options)
         elif hint is bool:
-            action = parser.add_argument(_name(p), action=ActionYesNo(no_prefix="no-"), help=text)
+            action = within.add_argument(
+                _name(p), action=ActionYesNo(no_prefix="no-"), help=options["help"]
+            )
         elif get_origin(hint) in (list, Sequence):
-            options["type"] = get_args(hint)[0]
-            action = parser.add_argument(_name(p), nargs="+", **options)
+            action = within.add_argument(
+                _name(p), nargs="+", **options | {"type": get_args(hint)[0]}
+            )
         else:
-            action = parser.add_argument(_name(p), **options)
+            action = within.add_argument(_name(p), **options)
         action.required = False
     result = hints.get("return")
     if any(hasattr(kind, "to_json") for kind in (result, *get_args(result))):
-        parser.add_argument(
+        group("json").add_argument(
             "--json", dest="as_json", action="store_true", help="print JSON instead of a table"
         )
-    parser.add_argument(
+    group("config").add_argument(
         "--config", action="append", type=str, metavar="FILE",
         help="YAML with values by parameter name; an option outweighs it",
     )  # fmt: skip
-    parser.add_argument(
+    group("print_config").add_argument(
         "--print-config", action="store_true", help="print all values as such a file, and stop"
     )
-    specs = [_name(p) for p in parameters if _is_spec(hints[p.name])]
-    if specs:
-        parser.epilog = (
+    group("help").add_argument("-h", "--help", action="help", help="show this, and stop")
+    notes = [f"example:\n  {EXAMPLES[verb]}"] if verb in EXAMPLES else []
+    if specs := [_name(p) for p in parameters if _is_spec(hints[p.name])]:
+        notes.append(
             f"{', '.join(specs)} take a NAME and, each as an option of its own, what the name "
             f"takes: {specs[0]}.KEY VALUE."
         )
+    parser.epilog = "\n\n".join(notes)
     return parser
 
 
@@ -391,17 +398,6 @@ def _unknown(kind: str, word: str, choices: Sequence[str] | dict[str, Any]) -> U
     return UsageError(f"no {kind} '{word}', {hint[0].lower()}{hint[1:]}")
 
 
-def _in_words(hint: Any) -> Any:
-    """A type hint without the objects that only a program can give.
-
-    A parser would take the name of any class for one, and import it.
-    """
-    if get_origin(hint) not in (Union, UnionType):
-        return hint
-    kept = [kind for kind in get_args(hint) if kind in WORDS or get_origin(kind) in CONTAINERS]
-    return Union[tuple(kept)] if kept else hint  # noqa: UP007 (a list of them)
-
-
 def _name(parameter: inspect.Parameter) -> str:
     """What the help calls it: `DATA`, `--data-dir`."""
     if parameter.kind is not parameter.KEYWORD_ONLY:
@@ -421,23 +417,25 @@ def _metavar(hint: Any) -> str:
     return next((text for kind, text in METAVARS.items() if kind in kinds), "VALUE")
 
 
+def _written(hint: Any) -> Any:
+    """Of what a parameter takes, what words can say; objects are for programs."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    kept = tuple(kind for kind in get_args(hint) if _is_written(kind))
+    return Union[kept] if kept else hint  # noqa: UP007 (made of a tuple)
+
+
+def _is_written(hint: Any) -> bool:
+    if get_origin(hint) in (list, tuple, Sequence):
+        return all(map(_is_written, get_args(hint)))
+    return hint in (*METAVARS, bool, type(None)) or get_origin(hint) in (dict, Literal)
+
+
 def _is_spec(hint: Any) -> bool:
     return any(get_origin(kind) is dict for kind in get_args(hint))
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
-
-
-def _overview() -> str:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {name:{width}}  {does}" for name, does in VERBS.items())
-    return f"""usage: empssl VERB ... [--option value ...]
-
-{(empssl.__doc__ or "").splitlines()[0]}
-
-{verbs}
-
-`empssl VERB --help` lists what a verb takes. Elsewhere:
-  --version      print the version
-  --json-errors  end the error stream with a line of JSON where something goes wrong"""

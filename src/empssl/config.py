@@ -8,9 +8,9 @@ such as a module of its own, is an `ObjectSpec`.
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from empssl.errors import UsageError, nearest
 from empssl.runs.schema import fits, kind
@@ -18,6 +18,7 @@ from empssl.runs.schema import fits, kind
 Spec = dict[str, Any]
 Table = dict[str, Callable[..., Any]]
 OBJECT = "object:"  # what the name of an object begins with, which is in no table
+F = TypeVar("F", bound=Callable[..., Any])
 _MOST_REPR = 1000  # letters of an object whose options are not known
 
 
@@ -95,6 +96,26 @@ def object_missing(where: str, setting: str, spec: Spec) -> UsageError:
         f"{str(spec['name']).removeprefix(OBJECT)}({options}), which is not kept with it; give the "
         f"same again from Python, as {setting}="
     )
+
+
+def names_in_docstring(**names: Iterable[str]) -> Callable[[F], F]:
+    """Put lists of names, as of a table, in place of `{key}` in a function's docstring.
+
+    So `help` and the command line say what the table says.
+
+    >>> @names_in_docstring(sizes=["small", "large"])
+    ... def make() -> None: "Make one of {sizes}."
+    >>> make.__doc__
+    'Make one of small, large.'
+    """
+
+    def filled(function: F) -> F:
+        for key, listed in names.items():
+            if function.__doc__:  # python -OO has none
+                function.__doc__ = function.__doc__.replace(f"{{{key}}}", ", ".join(listed))
+        return function
+
+    return filled
 
 
 def complete(table: Table, spec: Spec, *, given: tuple[str, ...] = ()) -> Spec:

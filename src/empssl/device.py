@@ -3,11 +3,12 @@
 import ctypes
 import os
 import platform
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from empssl._version import __version__
 from empssl.errors import UsageError, nearest
@@ -39,10 +40,40 @@ def has_room(size: int, device: torch.device) -> bool:
     return size <= RESIDENT_SHARE * free
 
 
-try:
-    from lightning_fabric import Fabric as Fabric
-except ImportError:  # the same package, installed as part of lightning
-    from lightning.fabric import Fabric as Fabric  # type: ignore[no-redef]
+@runtime_checkable
+class Fabric(Protocol):
+    """What this package asks of Lightning Fabric: the processes of a run, and their device."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def global_rank(self) -> int: ...
+    @property
+    def is_global_zero(self) -> bool: ...
+    @property
+    def strategy(self) -> Any: ...
+    def launch(self) -> Any: ...
+    def setup(self, module: nn.Module) -> Any: ...
+    def autocast(self) -> AbstractContextManager[None]: ...
+    def backward(self, tensor: Tensor) -> None: ...
+    def broadcast(self, obj: Any) -> Any: ...
+    def barrier(self) -> None: ...
+
+
+def build_fabric(**options: Any) -> Fabric:
+    """Lightning's `Fabric`, with its own options.
+
+    Imported only here: it imports torch's compiler, which takes as long as torch itself, and only
+    training needs it.
+    """
+    try:
+        from lightning_fabric import Fabric as Lightning
+    except ImportError:  # the same package, installed as part of lightning
+        from lightning.fabric import Fabric as Lightning  # type: ignore[no-redef]
+    return Lightning(**options)
+
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
 Compile = Literal["auto", "none", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]

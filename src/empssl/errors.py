@@ -81,7 +81,7 @@ class RankError(EmpsslError):
         self.exit_code, self.told = exit_code, told
 
 
-class CellsFailedError(EmpsslError):
+class FailedRunsError(EmpsslError):
     """Cells of a comparison that have no result. The others are in its table."""
 
     exit_code = 10

@@ -5,11 +5,16 @@ does not take is lost, and work goes on. Names come from files of others, so tha
 characters, which would move a terminal's cursor or change its colors, are shown as escapes.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from html import escape
+from textwrap import fill
 from typing import Any, Protocol, runtime_checkable
+
+RANKS = ("RANK", "LOCAL_RANK")  # what launchers call the number of a process, 0 in the first
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -37,6 +42,36 @@ def markdown(text: str) -> str:
     '&lt;b>[x]&#40;https://example.org)&lt;/b>'
     """
     return visible(text, keep="\n").replace("<", "&lt;").replace("](", "]&#40;")
+
+
+WIDTH = 80  # of a terminal, which lines for a person fit
+
+
+def paragraph(text: str, start: str = "", indent: str | None = None) -> str:
+    """A text in lines that fit a terminal; no word is broken.
+
+    Args:
+        text: in one line.
+        start: what stands before it.
+        indent: before all other lines; as wide as `start` if it is not given.
+
+    >>> print(paragraph("word " * 18, start="ok  "))
+    ok  word word word word word word word word word word word word word word word
+        word word word
+    """
+    return fill(
+        text, WIDTH, initial_indent=start, break_long_words=False, break_on_hyphens=False,
+        subsequent_indent=" " * len(start) if indent is None else indent,
+    )  # fmt: skip
+
+
+def preformatted(text: str) -> str:
+    """A text as a notebook shows it: every line as it is, and nothing in it is HTML.
+
+    >>> preformatted("<b>")
+    '<pre>&lt;b&gt;</pre>'
+    """
+    return f"<pre>{escape(visible(text, keep=chr(10)))}</pre>"
 
 
 class Unfailing:
@@ -80,8 +115,38 @@ def say(text: str, speaker: str = "empssl") -> None:
 def log(text: str) -> None:
     """Write a line, or several, to the error stream, if that takes them."""
     stream = Unfailing(sys.stderr)
-    stream.write(visible(text, keep="\n") + "\n")
+    stream.write(_erased() + visible(text, keep="\n") + "\n")
     stream.flush()
+
+
+_waiting: list[str] = []  # the lines of `status` that are on the terminal; one at most
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Say on a terminal what is waited for while the block runs, in a line that is then erased.
+
+    Of the processes of a run the first does; a file or pipe gets nothing.
+    """
+    stream = Unfailing(sys.stderr)
+    first = all(os.environ.get(rank, "0") == "0" for rank in RANKS)
+    if not (first and stream.isatty()):
+        yield
+        return
+    line = visible(f"empssl: {text} ...")
+    stream.write(_erased() + line)
+    stream.flush()
+    _waiting.append(line)
+    try:
+        yield
+    finally:
+        stream.write(_erased())
+        stream.flush()
+
+
+def _erased() -> str:
+    """What takes the line of `status` from the terminal again, if one is there."""
+    return f"\r{' ' * len(_waiting.pop())}\r" if _waiting else ""
 
 
 def show(text: str) -> None:

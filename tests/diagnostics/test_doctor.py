@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,10 +28,42 @@ def run_doctor(*words: str, env: dict[str, str]) -> "subprocess.CompletedProcess
 
 
 def test_every_line_has_a_verdict_and_what_is_not_well_has_advice(found: Checkup) -> None:
-    lines = [line for line in found.table().splitlines() if not line.startswith(" ")]
-    assert {line.split()[0] for line in lines} <= {"ok", "slow", "problem"}
-    assert [line.split()[1] for line in lines[:2]] == ["empssl", "torch"]
+    lines = found.table().splitlines()
+    assert lines[0] == found.verdict
+    starts = [line.split()[0] for line in lines[1:] if line and not line.startswith(" ")]
+    assert set(starts) <= {"ok", "slow", "problem"}
+    assert all(len(line) <= 80 for line in lines)
     assert all(f.advice for f in found.findings if f.verdict != "ok" and f.what != "gpu")
+    text = " ".join(found.table().split())
+    assert all(f.found in text for f in found.findings)
+
+
+def test_what_is_wrong_comes_first_then_what_is_slow_and_what_is_well_is_below() -> None:
+    checks = Checkup((
+        Check("a", "ok", "fine"), Check("b", "slow", "late", "hurry"),
+        Check("torch", "ok", "2.13"), Check("c", "problem", "broken", "mend it"),
+        Check("numpy", "ok", "2.4"),
+    ))  # fmt: skip
+    assert checks.table().splitlines() == [
+        "Not ready: something does not work here (c).", "",
+        "problem  c: broken", "         -> mend it", "slow     b: late", "         -> hurry", "",
+        "ok       a: fine", "ok       torch 2.13, numpy 2.4",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "sentence"),
+    [
+        (("ok", "slow"), "Ready, but slower than it could be (1)."),
+        (("ok", "ok"), "Ready: all is well here."),
+        (("slow", "problem"), "Not ready: something does not work here (1)."),
+    ],
+)
+def test_a_checkup_begins_with_its_verdict(verdicts: tuple[Any, ...], sentence: str) -> None:
+    found = Checkup(tuple(Check(str(i), v, "x") for i, v in enumerate(verdicts)))
+    assert found.table().splitlines()[0] == found.verdict == sentence
+    assert repr(found) == f"<Checkup: {sentence}>"
+    assert found._repr_html_().startswith(f"<pre>{sentence}\n")
 
 
 def test_one_problem_makes_the_exit_code_2() -> None:

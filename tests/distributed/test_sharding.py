@@ -158,8 +158,8 @@ def test_two_processes_that_share_patches_train_the_network_of_one(tmp_path: Pat
     assert "Warning" not in said
     assert Run(tmp_path / "run").environment["processes"] == 2
     assert max(furthest(alone, tmp_path / "run").values()) < 1e-10
-    assert Run(alone).metrics()[-1]["fill"] == pytest.approx(
-        Run(tmp_path / "run").metrics()[-1]["fill"], rel=1e-10
+    assert Run(alone).metrics()[-1]["coding_rate_ratio"] == pytest.approx(
+        Run(tmp_path / "run").metrics()[-1]["coding_rate_ratio"], rel=1e-10
     )
 
 

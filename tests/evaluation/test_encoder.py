@@ -47,6 +47,13 @@ def model(tiny_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run / "model", tmp_path / "model"))
 
 
+def test_an_encoder_is_shown_in_a_line(encoder: Encoder) -> None:
+    assert repr(encoder) == (
+        f"<Encoder {encoder.identity[:12]}: images of {encoder.image_side} px, "
+        f"{encoder.dim('backbone')} features at backbone, {encoder.dim('head')} at head>"
+    )
+
+
 def spoil(model: Path, **changes: torch.Tensor) -> None:
     """Change tensors by name, and seal the folder again."""
     path = model / "model.safetensors"

@@ -50,6 +50,15 @@ def test_every_score_says_how_it_was_made(scored: Evaluation) -> None:
     assert found["protocol"]["epoch"] == "last"
 
 
+def test_a_notebook_shows_scores_in_a_line_or_as_the_table(scored: Evaluation) -> None:
+    [first, *_] = scored.results
+    start = f"<Evaluation of {scored.run} on digits: linear backbone {first.accuracy:.2f}%, knn "
+    assert repr(scored).startswith(start)
+    assert len(repr(scored)) < 300
+    html = scored._repr_html_()
+    assert (html[:5], html[-6:], "random-0" in html) == ("<pre>", "</pre>", True)
+
+
 def test_baselines_stand_beside_the_scores(scored: Evaluation) -> None:
     rows = {(row.model, row.probe, row.layer) for row in scored.baselines}
     for probe in ("linear", "knn"):

@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,14 @@ from empssl.data import open_images
 from empssl.errors import DataError, UsageError
 from empssl.evaluation.encoder import Encoder
 from empssl.evaluation.examine import examine
-from empssl.evaluation.label_free import MEASURES, embed_sample, read_sample, sample_rows
+from empssl.evaluation.label_free import (
+    MEASURES,
+    MeasureReading,
+    Quality,
+    embed_sample,
+    read_sample,
+    sample_rows,
+)
 from empssl.evaluation.pooling import Crops
 from empssl.evaluation.probes.rotation import rotation, turned
 from empssl.metrics.embeddings import (
@@ -88,7 +96,7 @@ def test_the_order_of_images_does_not_matter(name: str) -> None:
     assert ALL[name](x[..., order, :]) == pytest.approx(ALL[name](x), rel=1e-8)
 
 
-@pytest.mark.parametrize("name", ["fill", "uniformity"])
+@pytest.mark.parametrize("name", ["coding_rate_ratio", "uniformity"])
 def test_what_training_logs_is_the_same_measure(name: str) -> None:
     x = mixed(40, 8)
     assert ALL[name](x) == pytest.approx(float(projection_metrics(x[None])[name]), rel=1e-8)
@@ -168,8 +176,8 @@ def test_lidar_is_blind_to_how_far_images_stand_apart_and_separation_is_not() ->
 
 
 COLLAPSED = {
-    "rankme": 1, "covariance_rank": 1, "fill": 0, "uniformity": 0, "alignment": 0, "lidar": 1,
-    "separation": 0,
+    "rankme": 1, "covariance_rank": 1, "coding_rate_ratio": 0, "uniformity": 0, "alignment": 0,
+    "lidar": 1, "separation": 0,
 }  # fmt: skip
 
 
@@ -182,7 +190,7 @@ def test_collapse_is_the_end_of_the_scale(name: str, noisy: bool) -> None:
     assert ALL[name](x) == pytest.approx(COLLAPSED[name], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["rankme", "covariance_rank", "alpha_req", "fill"])
+@pytest.mark.parametrize("name", ["rankme", "covariance_rank", "alpha_req", "coding_rate_ratio"])
 def test_the_fewer_directions_the_less_healthy(name: str) -> None:
     """From variances that fall as 1 / k to ever fewer of them."""
     fall = 1 / torch.arange(1, 33)
@@ -331,7 +339,9 @@ def test_a_run_is_examined_at_each_layer_beside_random_weights(run: Path) -> Non
     assert [(r.measure, r.layer) for r in quality.readings] == [
         (name, layer) for name in MEASURES for layer in ("backbone", "head")
     ]
-    assert all(r.random is not None and r.random != r.value for r in quality.readings)
+    assert all(r.random is not None for r in quality.readings)
+    # Of a few turned images, both may tell as many.
+    assert all(r.random != r.value for r in quality.readings if r.measure != "rotation")
     assert quality.protocol["images"] == 30
     assert quality.protocol["model"] == Run(run).identity
     [file] = (run / "quality").glob("digits-*.json")
@@ -366,11 +376,54 @@ def test_a_folder_without_classes_is_examined_on_the_command_line(
     words = ["examine", str(run), "--data", str(tmp_path / "photos"), "--views", "2"]
     assert main([*words, "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 2 * len(MEASURES)
-    rank = next(line for line in lines if line.startswith("rankme") and " head " in line)
-    assert "higher" in rank
-    assert "directions that embeddings use; 1 is collapse (Garrido et al. 2023)" in rank
+    assert re.match(r"(Not collapsed|Collapsed|Little learned): ", lines[0])
+    assert all(len(line) <= 80 for line in lines)
+    ranks = [line for line in lines if line.startswith("rankme ")]
+    assert [line.split()[1] for line in ranks] == ["backbone", "head"]
+    assert all("  higher" in line for line in ranks)
+    [meaning] = [line for line in lines if line.startswith("rankme: ")]
+    assert meaning == "rankme: directions that embeddings use; 1 is collapse (Garrido et al. 2023)"
     assert len(list((run / "quality").glob("photos-*.json"))) == 1
+
+
+def quality(random: dict[str, float] | None = None, **values: float) -> Quality:
+    readings = [
+        MeasureReading(name, "head", value, (random or {}).get(name), MEASURES[name].healthy,
+                       MEASURES[name].meaning, MEASURES[name].source)
+        for name, value in values.items()
+    ]  # fmt: skip
+    protocol = {"images": 20, "crops": "grid3", "views": 2, "widths": {"head": 64}}
+    return Quality("photos", "runs/x", protocol, readings)
+
+
+HEALTHY = {"covariance_rank": 12.3, "uniformity": -2.0, "separation": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("changed", "random", "verdict"),
+    [
+        ({}, {}, "Not collapsed: images differ in about 12 of 64 directions at layer head."),
+        ({}, HEALTHY | {"separation": 0.2, "uniformity": -0.1},
+         "Not collapsed: images differ in about 12 of 64 directions at layer head, and 2 of 3 "
+         "measures are healthier than with random weights."),
+        ({"separation": 0.1}, HEALTHY,
+         "Little learned: images stand no further apart from patches of one than with random "
+         "weights: images differ in about 12 of 64 directions at layer head, and 0 of 3 measures "
+         "are healthier than with random weights."),
+        ({"uniformity": -0.001}, HEALTHY,
+         "Collapsed: all images have nearly the same embedding at layer head (uniformity -0.00)."),
+        ({"covariance_rank": 1.2}, {},
+         "Collapsed: images differ in one direction only at layer head (covariance_rank 1.20)."),
+    ],
+)  # fmt: skip
+def test_a_verdict_says_in_a_sentence_whether_embeddings_are_healthy(
+    changed: dict[str, float], random: dict[str, float], verdict: str
+) -> None:
+    found = quality(random, **HEALTHY | changed)
+    assert found.verdict == verdict
+    assert " ".join(found.table().split()).startswith(verdict)
+    assert repr(found) == f"<Quality of runs/x on photos: {verdict}>"
+    assert found._repr_html_().startswith("<pre>")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import shutil
 import signal
 import statistics
 from collections.abc import Callable, Iterator
+from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from tiny import differences, few_digits, start, train_tiny
 
 import empssl
 from empssl import cli
-from empssl.errors import CellsFailedError, DataError, RunInUseError, StoppedError, UsageError
+from empssl.errors import DataError, FailedRunsError, RunInUseError, StoppedError, UsageError
 from empssl.evaluation.encoder import Encoder
 from empssl.experiments import runner
 from empssl.experiments.compare import compare as compare_any
@@ -88,7 +89,7 @@ def record(out: Path) -> dict[str, Any]:
 
 
 def states(out: Path) -> dict[str, str]:
-    return {cell["name"]: cell["state"] for cell in record(out)["cells"]}
+    return {spec["name"]: spec["state"] for spec in record(out)["cells"]}
 
 
 def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -152,7 +153,13 @@ def copy(grid: tuple[Path, Comparison], tmp_path: Path) -> Path:
     return Path(shutil.copytree(grid[0], tmp_path / "copy", ignore=table))
 
 
-# The cells of a grid.
+# The runs of a grid.
+
+
+def test_a_notebook_shows_a_comparison_as_its_table(grid: tuple[Path, Comparison]) -> None:
+    _, result = grid
+    assert repr(result) == "<Comparison on digits: 8 of 8 runs>"
+    assert result._repr_html_() == f"<pre>{escape(result.rows.text())}</pre>"
 
 
 def test_every_cell_is_trained_and_scored(grid: tuple[Path, Comparison]) -> None:
@@ -169,8 +176,8 @@ def test_equal_patches_are_equal(grid: tuple[Path, Comparison]) -> None:
 
 
 def test_equal_pflop_is_so_many_steps_of_the_network(tmp_path: Path) -> None:
-    [two, four] = forecast(tmp_path, patches=[2, 4], equal="pflop=1e-6").cells
-    [small] = forecast(tmp_path, backbone={"width": 2}, equal="pflop=1e-6").cells
+    [two, four] = forecast(tmp_path, patches=[2, 4], equal="pflop=1e-6").specs
+    [small] = forecast(tmp_path, backbone={"width": 2}, equal="pflop=1e-6").specs
     assert two.pflop is not None
     assert four.pflop is not None
     assert small.patches is not None
@@ -198,10 +205,10 @@ def test_equal_seconds_are_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise DataError("not now")
 
     monkeypatch.setattr(runner, "train", train)
-    with pytest.raises(CellsFailedError):
+    with pytest.raises(FailedRunsError):
         compare(tmp_path, equal="seconds=90")
     assert budgets == ["90s"]
-    assert forecast(tmp_path, equal="seconds=90").cells[0].seconds == 90
+    assert forecast(tmp_path, equal="seconds=90").specs[0].seconds == 90
 
 
 def test_an_objective_may_have_settings_of_its_own(grid: tuple[Path, Comparison]) -> None:
@@ -216,15 +223,15 @@ def test_an_objective_may_have_settings_of_its_own(grid: tuple[Path, Comparison]
 def test_a_cell_after_others_is_the_run_that_it_would_be_alone(
     grid: tuple[Path, Comparison], tmp_path: Path
 ) -> None:
-    cell = grid[0] / "runs" / "weak-n4-seed1"
-    alone = train(**Run(cell).config, out=tmp_path / "alone")
-    assert differences(cell, alone) == []
+    spec = grid[0] / "runs" / "weak-n4-seed1"
+    alone = train(**Run(spec).config, out=tmp_path / "alone")
+    assert differences(spec, alone) == []
 
 
 def test_a_grid_leaves_nothing_behind_in_the_process(copy: Path) -> None:
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(s) for s in signals], torch.get_num_threads()
-    with pytest.raises(CellsFailedError):
+    with pytest.raises(FailedRunsError):
         compare(copy, objectives=["broken", "emp"], seeds=[7], set=BROKEN)
     assert ([signal.getsignal(s) for s in signals], torch.get_num_threads()) == before
 
@@ -298,7 +305,7 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(
     found = forecast(grid[0], seeds=[0, 5])
     assert stamps(grid[0]) == before
     assert steps_taken == []
-    done, new = found.cells
+    done, new = found.specs
     assert (done.name, done.state, done.steps, done.patches) == (
         "emp-n2-seed0", "finished", 4, 64,
     )  # fmt: skip
@@ -307,11 +314,11 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(
     last = Run(grid[0] / "runs" / "emp-n2-seed0").metrics()[-1]
     assert new.pflop == pytest.approx(last["pflop"])
     assert new.seconds == pytest.approx(last["seconds"])  # as long as its like took
-    assert "1 of 2 cells to train" in found.table()
+    assert "1 of 2 runs to train" in found.table()
 
 
 def test_without_a_trained_cell_seconds_are_not_guessed(tmp_path: Path) -> None:
-    assert forecast(tmp_path).cells[0].seconds is None
+    assert forecast(tmp_path).specs[0].seconds is None
 
 
 # A table that is there already.
@@ -346,7 +353,7 @@ def test_a_table_is_not_replaced_by_one_that_shows_less(
 def test_a_table_that_was_removed_or_damaged_makes_room_for_a_smaller_one(
     grid: tuple[Path, Comparison], copy: Path
 ) -> None:
-    for content in (None, "{", "[]", '{"cells": [{}]}'):
+    for content in (None, "{", "[]", '{"runs": [{}]}'):
         (copy / "compare.json").unlink(missing_ok=True)
         if content is not None:
             (copy / "compare.json").write_text(content)
@@ -366,7 +373,7 @@ def test_a_table_stays_while_a_run_that_it_shows_has_lost_its_scores(
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "evaluate", full)
-        with pytest.raises(CellsFailedError) as failed:
+        with pytest.raises(FailedRunsError) as failed:
             compare(copy, seeds=[0, 1])
     assert "emp-n2-seed0 failed: DataError: the images are gone" in str(failed.value)
     assert "shows scores of emp-n2-seed0 from before, and is kept" in str(failed.value)
@@ -395,7 +402,7 @@ def test_a_grid_stopped_in_a_cell_goes_on_from_there(
     tmp_path: Path, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context():
-        at_step(5, lambda: signal.raise_signal(signal.SIGTERM))  # step 1 of the second cell
+        at_step(5, lambda: signal.raise_signal(signal.SIGTERM))  # step 1 of the second run
         with pytest.raises(StoppedError, match="emp-n2-seed1; the same command goes on") as stop:
             compare(tmp_path / "grid", seeds=[0, 1])
     assert stop.value.exit_code == 143
@@ -434,7 +441,7 @@ def test_ctrl_c_while_scoring_says_how_to_go_on(
     assert stamps(copy / "runs" / "emp-n2-seed0" / "model") == trained
 
 
-@pytest.mark.parametrize("step", [0, 2])  # before the cell's first step, and within it
+@pytest.mark.parametrize("step", [0, 2])  # before the run's first step, and within it
 def test_a_grid_that_was_killed_goes_on(
     step: int, copy: Path, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,7 +464,7 @@ def test_a_grid_that_was_killed_goes_on(
 def test_a_failed_cell_is_named_and_the_others_go_on(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(CellsFailedError, match="1 of 2 cells failed: broken-n2-seed7") as failed:
+    with pytest.raises(FailedRunsError, match="1 of 2 runs failed: broken-n2-seed7") as failed:
         compare(copy, objectives=["broken", "emp"], seeds=[7], set=BROKEN)
     assert failed.value.exit_code == 10
     assert states(copy) == {"broken-n2-seed7": "failed", "emp-n2-seed7": "finished"}
@@ -477,7 +484,7 @@ def test_a_failed_cell_is_tried_again(copy: Path, monkeypatch: pytest.MonkeyPatc
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "train", full)
-        with pytest.raises(CellsFailedError):
+        with pytest.raises(FailedRunsError):
             compare(copy, seeds=[7])
     assert record(copy)["cells"][0]["error"] == "DataError: the disk is on fire"
     compare(copy, seeds=[7])
@@ -495,7 +502,7 @@ def test_a_bug_in_one_cell_shows_its_place_and_costs_only_that_cell(
         return original(**settings) if settings["seed"] == 8 else Path(str(1 / 0))
 
     monkeypatch.setattr(runner, "train", buggy)
-    with pytest.raises(CellsFailedError, match="emp-n2-seed7"):
+    with pytest.raises(FailedRunsError, match="emp-n2-seed7"):
         compare(copy, seeds=[7, 8])
     assert states(copy) == {"emp-n2-seed7": "failed", "emp-n2-seed8": "finished"}
     assert "in buggy\n" in capsys.readouterr().err
@@ -503,7 +510,7 @@ def test_a_bug_in_one_cell_shows_its_place_and_costs_only_that_cell(
 
 def test_a_run_that_is_damaged_fails_alone(copy: Path) -> None:
     (copy / "runs" / "emp-n2-seed0" / "model" / "manifest.json").write_text("{")
-    with pytest.raises(CellsFailedError, match="1 of 2 cells failed: emp-n2-seed0"):
+    with pytest.raises(FailedRunsError, match="1 of 2 runs failed: emp-n2-seed0"):
         compare(copy, seeds=[0, 7])
     assert states(copy)["emp-n2-seed7"] == "finished"
 
@@ -529,13 +536,13 @@ def test_what_failed_elsewhere_meanwhile_is_not_tried_again(
     original, trained = runner.train, []
 
     def train(**settings: Any) -> Path:
-        if not trained:  # another process, while this one is at its first cell
+        if not trained:  # another process, while this one is at its first run
             Folder(copy).fail("emp-n2-seed8", "DataError: no")
         trained.append(settings["seed"])
         return original(**settings)
 
     monkeypatch.setattr(runner, "train", train)
-    with pytest.raises(CellsFailedError, match="emp-n2-seed8"):
+    with pytest.raises(FailedRunsError, match="emp-n2-seed8"):
         compare(copy, seeds=[7, 8])
     assert trained == [7]
 
@@ -643,13 +650,13 @@ def test_whitened_patches_stand_under_their_own_probe_only(
     results = [row("whitened-patches", probe, "none", value)
                for probe, value in [("linear", 60.0), *extra]]  # fmt: skip
     protocol = EvalProtocol("digits", ("linear",), "grid1")
-    cell = RunSpec("a", "emp", 2, 0, Path("a"), {}, 4, 4, 1.0, {})
-    outcome = RunStatus(
-        cell, "finished", scores=[row("x", "linear", "head", 50.0)],
+    spec = RunSpec("a", "emp", 2, 0, Path("a"), {}, 4, 4, 1.0, {})
+    status = RunStatus(
+        spec, "finished", scores=[row("x", "linear", "head", 50.0)],
         baselines=[*results, row("random-0", "linear", "head", 20.0)],
     )  # fmt: skip
     assert {found["probe"] for found in protocol.rows(results)} == {"linear"}
-    random, white = ComparisonTable.of([outcome]).baselines
+    random, white = ComparisonTable.of([status]).baselines
     assert (random.label, white.label) == ("random weights", "whitened patches")
     for baseline, value in ((random, 20.0), (white, 60.0)):
         found = baseline.scores["linear head"]
@@ -663,10 +670,10 @@ def test_the_record_says_what_its_numbers_depend_on(grid: tuple[Path, Comparison
     assert kept["protocol"]["crops"] == "grid1"
     assert kept["empssl"] == empssl.__version__
     assert kept["versions"]["torch"] == [torch.__version__]
-    cell = kept["cells"][0]
-    assert cell["settings"]["objective.invariance_weight"] == 200.0
-    assert cell["scored"]["test_fingerprint"]
-    assert (cell["seed"], cell["n"], cell["patches"], cell["steps"]) == (0, 2, 64, 4)
+    spec = kept["cells"][0]
+    assert spec["settings"]["objective.invariance_weight"] == 200.0
+    assert spec["scored"]["test_fingerprint"]
+    assert (spec["seed"], spec["n"], spec["patches"], spec["steps"]) == (0, 2, 64, 4)
 
 
 def test_the_table_says_that_the_batch_was_held_fixed(grid: tuple[Path, Comparison]) -> None:
@@ -708,18 +715,18 @@ def test_runs_are_scored_where_they_are_not_and_told_apart(
     assert [row["label"] for row in record(tmp_path)["rows"]] == [
         "emp, objective.invariance_weight 200.0", "emp, objective.invariance_weight 5.0",
     ]  # fmt: skip
-    for cell, path in zip(record(tmp_path)["cells"], two_runs, strict=True):
-        assert cell["name"] == path.name
-        assert cell["scores"] in [evaluation["results"] for evaluation in Run(path).evaluations()]
+    for spec, path in zip(record(tmp_path)["cells"], two_runs, strict=True):
+        assert spec["name"] == path.name
+        assert spec["scores"] in [evaluation["results"] for evaluation in Run(path).evaluations()]
 
 
 def test_scores_of_another_protocol_do_not_count(two_runs: list[Path], tmp_path: Path) -> None:
     empssl.evaluate(two_runs[0], "digits", probes=["knn"], crops=["grid2"])
     empssl.evaluate(two_runs[0], "digits", probes=["knn"], crops=["grid1"], train_size=50)
     compare_runs(two_runs[:1], tmp_path)
-    [cell] = record(tmp_path)["cells"]
-    assert {(row["crops"], row["train_size"]) for row in cell["scores"]} == {("grid1", TRAIN)}
-    assert cell["baselines"]
+    [spec] = record(tmp_path)["cells"]
+    assert {(row["crops"], row["train_size"]) for row in spec["scores"]} == {("grid1", TRAIN)}
+    assert spec["baselines"]
 
 
 def test_every_layer_that_was_scored_has_its_column(two_runs: list[Path], tmp_path: Path) -> None:
@@ -741,7 +748,7 @@ def test_all_runs_may_learn_from_few_images(two_runs: list[Path], tmp_path: Path
     compare_runs(two_runs, tmp_path, train_size=50)
     kept = record(tmp_path)
     assert kept["protocol"]["train_size"] == 50
-    assert {row["train_size"] for cell in kept["cells"] for row in cell["scores"]} == {50}
+    assert {row["train_size"] for spec in kept["cells"] for row in spec["scores"]} == {50}
 
 
 def test_scores_of_earlier_weights_do_not_count(two_runs: list[Path], tmp_path: Path) -> None:
@@ -753,8 +760,8 @@ def test_scores_of_earlier_weights_do_not_count(two_runs: list[Path], tmp_path: 
             row |= {"model": "other weights", "accuracy": 100.0}
         file.write_text(json.dumps(evaluation))
     compare_runs(two_runs[:1], tmp_path)
-    [cell] = record(tmp_path)["cells"]
-    assert all(row["model"] == run.identity for row in cell["scores"])
+    [spec] = record(tmp_path)["cells"]
+    assert all(row["model"] == run.identity for row in spec["scores"])
 
 
 def test_runs_of_different_data_are_refused(two_runs: list[Path], tmp_path: Path) -> None:
@@ -773,7 +780,7 @@ def test_one_folder_may_be_written_in_two_ways(tmp_path: Path) -> None:
     ways = [plain, f"{plain}/../photos"]
     runs = [train_tiny(tmp_path / name, data=way) for name, way in zip("xy", ways, strict=True)]
     compare_runs(runs, tmp_path / "out", data=plain)
-    assert [cell["state"] for cell in record(tmp_path / "out")["cells"]] == ["finished"] * 2
+    assert [spec["state"] for spec in record(tmp_path / "out")["cells"]] == ["finished"] * 2
 
 
 def test_scores_on_different_images_are_refused(two_runs: list[Path], tmp_path: Path) -> None:
@@ -854,7 +861,7 @@ def test_every_plot_says_in_words_what_it_shows(grid: tuple[Path, Comparison]) -
     ]  # fmt: skip
     curves = [
         f"{name} against patches seen, n = {n}; at the end"
-        for n in (2, 4) for name in ("fill", "alignment", "uniformity")
+        for n in (2, 4) for name in ("coding_rate_ratio", "alignment", "uniformity")
     ]  # fmt: skip
     kinds = [(label, n) for label in ("emp", "weak") for n in (2, 4)]
     maps = [f"Map of 80 test images by {label}, n = {n}, colored by class" for label, n in kinds]
@@ -938,9 +945,9 @@ def test_the_table_has_what_the_script_sorts_by(grid: tuple[Path, Comparison]) -
     rows = re.findall(r"<tr class=.*?</tr>", table, re.DOTALL)
     at = heads.index("knn head")
     for row in rows:
-        cells = re.findall(r"<td([^>]*)>", row)
-        assert len(cells) == len(heads)
-        assert re.search(r'data-value="[\d.]+"', cells[at])  # the mean, without its range
+        specs = re.findall(r"<td([^>]*)>", row)
+        assert len(specs) == len(heads)
+        assert re.search(r'data-value="[\d.]+"', specs[at])  # the mean, without its range
 
 
 def test_names_at_the_ends_of_lines_do_not_cover_each_other() -> None:
@@ -973,7 +980,7 @@ def test_the_command_prints_the_table_or_json(
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == record(copy)
     assert cli.main([*words, "--dry-run"]) == 0
-    assert "0 of 2 cells to train" in capsys.readouterr().out
+    assert "0 of 2 runs to train" in capsys.readouterr().out
 
 
 def test_settings_of_an_objective_are_yaml_on_the_command_line(
@@ -989,7 +996,7 @@ def test_a_failed_cell_has_an_exit_code_of_its_own(
 ) -> None:
     own = "broken: {name: emp, invariance_weight: 1.0e+300}"
     assert cli.main([*WORDS, "--objectives", "broken", "--set", own, "--out", str(copy)]) == 10
-    assert "empssl: 1 of 1 cells failed: broken-n2-seed0" in capsys.readouterr().err
+    assert "empssl: 1 of 1 runs failed: broken-n2-seed0" in capsys.readouterr().err
 
 
 def test_runs_are_given_by_place(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tiny import few_digits
 import empssl
 from empssl import cli
 from empssl.config import build
-from empssl.errors import CellsFailedError, StoppedError, UsageError
+from empssl.errors import FailedRunsError, StoppedError, UsageError
 from empssl.evaluation.evaluate import Probe
 from empssl.evaluation.pooling import Crops
 from empssl.experiments.folder import Folder
@@ -207,7 +207,7 @@ def test_a_dry_run_measures_this_machine(tmp_path: Path) -> None:
 def test_a_finished_run_costs_nothing_more(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "_teraflops", lambda *_: 1 / 0)
     found = plan(made, "figure6", data={"cifar10": "digits"})
-    assert {(cost.state, cost.looks, cost.train_seconds) for cost in found.costs} == {
+    assert {(cost.state, cost.requests, cost.train_seconds) for cost in found.costs} == {
         ("finished", 0, 0.0)
     }
 
@@ -357,7 +357,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(scores, "evaluate", broken)
         with pytest.raises(
-            CellsFailedError, match="1 of 5 runs and baselines failed: emp-digits-n3-"
+            FailedRunsError, match="1 of 5 runs and baselines failed: emp-digits-n3-"
         ) as failed:
             reproduce(tmp_path, "figure6")
     assert failed.value.exit_code == 10
@@ -412,14 +412,14 @@ def test_what_needs_no_training_stands_below_the_numbers_under_their_probe(made:
 
 
 def test_baselines_of_each_probe_are_kept_apart(made: Path) -> None:
-    cell = next(iter(plan_of(made, "figure6").runs()))
-    looks = [EvalRequest("digits", 0.0, "whole", probe) for probe in ("linear", "ridge", "knn")]
-    found = [Untrained("cifar10", cell, look) for look in looks]
+    spec = next(iter(plan_of(made, "figure6").runs()))
+    requests = [EvalRequest("digits", 0.0, "whole", probe) for probe in ("linear", "ridge", "knn")]
+    found = [Untrained("cifar10", spec, request) for request in requests]
     assert len({each.name for each in found}) == len({each.whitened for each in found}) == 3
     store = scores.Scores(made)
     store.begin(found[1])
     assert not store.has_begun(found[2])
-    patches = scores._whitened(found[1], cell.settings["image_side"] or 16)
+    patches = scores._whitened(found[1], spec.settings["image_side"] or 16)
     assert {row.whitened for row in store.begun(found[1])} == {patches}
     assert [(row.probe, row.layer) for row in store.begun(found[1])] == [
         ("ridge", "backbone"), ("ridge", "head"),
@@ -438,8 +438,8 @@ def test_whitened_patches_are_scored_by_the_probe_of_the_rows_above(
 
     stubs = {name: scorer(accuracy) for name, accuracy in accuracies.items()}
     monkeypatch.setattr(scores, "PROBES", stubs)
-    [cell, *_] = plan_of(tmp_path, "figure6").runs()
-    it = Untrained("cifar10", cell, EvalRequest("digits", 0.0, "whole", probe))
+    [spec, *_] = plan_of(tmp_path, "figure6").runs()
+    it = Untrained("cifar10", spec, EvalRequest("digits", 0.0, "whole", probe))
     assert scores._whitened(it, 16) == accuracies[probe]
 
 
@@ -466,16 +466,16 @@ def plan_of(out: Path, *names: str) -> PaperPlan:
 
 def test_compute_is_counted_by_this_version_and_not_by_the_one_that_trained(made: Path) -> None:
     plan = plan_of(made, "figure6")
-    [cell, *_] = plan.runs()
-    doubled = replace(cell, gflop_per_patch=2 * cell.gflop_per_patch)
-    for count, run in ((1, cell), (2, doubled)):
-        changed = replace(plan, cells=dict.fromkeys(plan.cells, (run,)))
+    [spec, *_] = plan.runs()
+    doubled = replace(spec, gflop_per_patch=2 * spec.gflop_per_patch)
+    for count, run in ((1, spec), (2, doubled)):
+        changed = replace(plan, specs=dict.fromkeys(plan.specs, (run,)))
         [found, *_] = finding_module.reproduced_numbers(
             changed, EXHIBITS["figure6"], scores.Scores(made), Folder(made)
         )
         assert found.last is not None
         assert found.last.pflop == pytest.approx(
-            count * run.steps * run.patches_per_step * cell.gflop_per_patch / 1e6
+            count * run.steps * run.patches_per_step * spec.gflop_per_patch / 1e6
         )
 
 
@@ -546,7 +546,7 @@ EPOCHS, COMPUTE = (Basis(equal, "head", "bag") for equal in ("epochs", "compute"
 AHEAD = Claim("ahead", "cifar10", (A,), (B,))
 
 
-def finding(experiment: Experiment) -> ReproducedNumber:
+def reproduced(experiment: Experiment) -> ReproducedNumber:
     return ReproducedNumber(Number(experiment, "cifar10", "curve"), "done", "")
 
 
@@ -583,7 +583,7 @@ def written(result: ClaimResult) -> str:
 def test_a_difference_of_means_within_its_spread_over_seeds_is_a_tie() -> None:
     """Seed by seed +5, -4 and +5: the mean is +2, and the interval from -10.9 to 14.9."""
     found = compared(result := checked(ends(70.0, 60.0, 75.0), ends(65.0, 64.0, 70.0)))
-    assert (found.mean, found.won, found.outcome) == (2.0, 2, "tie")
+    assert (found.mean, found.won, found.status) == (2.0, 2, "tie")
     assert found.interval == pytest.approx((-10.908, 14.908), abs=1e-3)
     assert "| +2.0 [−10.9, +14.9], 2 of 3 seeds: tie |" in written(result)
     assert "At equal epochs, same layer and same crops of both: not decided" in written(result)
@@ -593,8 +593,8 @@ def test_a_small_difference_that_every_seed_has_is_one() -> None:
     """Accuracies of the seeds lie 20 points apart; a difference that is not paired is lost."""
     ours, theirs = ends(50.0, 60.0, 70.0), ends(49.0, 58.9, 68.8)
     found = compared(checked(ours, theirs))
-    assert (found.won, found.outcome) == (3, "ahead")
-    assert compared(checked(theirs, ours)).outcome == "behind"
+    assert (found.won, found.status) == (3, "ahead")
+    assert compared(checked(theirs, ours)).status == "behind"
 
 
 def test_differences_are_paired_by_seed_and_not_by_place() -> None:
@@ -606,11 +606,11 @@ def test_differences_are_paired_by_seed_and_not_by_place() -> None:
 
 def test_one_seed_decides_nothing() -> None:
     found = compared(result := checked(ends(70.0), ends(60.0)))
-    assert (found.interval, found.outcome) == (None, "undecided")
+    assert (found.interval, found.status) == (None, "undecided")
     assert "| +10.0: ahead in one seed, not decided |" in written(result)
     assert result.status(EPOCHS) == "not decided"
     two = compared(checked(ends(70.0, 71.0), ends(60.0, 61.0)))
-    assert two.outcome == "undecided"
+    assert two.status == "undecided"
 
 
 def test_the_interval_is_students() -> None:
@@ -693,7 +693,7 @@ def test_layers_and_crops_are_compared_like_with_like() -> None:
     }  # fmt: skip
     text = written(result)
     head = next(line for line in text.splitlines() if line.startswith("| pair |"))
-    assert [cell.strip() for cell in head.split("|")[3:-1]] == [
+    assert [spec.strip() for spec in head.split("|")[3:-1]] == [
         "head, same bag", "backbone, same bag", "head, whole image", "backbone, whole image",
         "each one's own layer and crops (as their authors do)",
     ]  # fmt: skip
@@ -745,11 +745,11 @@ def test_every_claim_is_measured_at_equal_epochs_and_equal_compute(
         for claim in exhibit.claims:
             seen = {}
             for experiment in claim.experiments:
-                [cell] = made.runs_of(exhibit, experiment)
+                [spec] = made.runs_of(exhibit, experiment)
                 end = made.scale.length(experiment)
                 scores = {crops: {"head": 50.0, "backbone": 50.0} for crops in made.claim_crops}
                 seen[experiment] = {0: [
-                    Snapshot(epoch, made.pflop(cell, epoch), epoch == end, scores)
+                    Snapshot(epoch, made.pflop(spec, epoch), epoch == end, scores)
                     for epoch in made.claim_looks(claim, experiment)
                 ]}  # fmt: skip
             result = check_claim(claim, seen)
@@ -772,21 +772,21 @@ def test_same_protocol_looks_at_every_end_and_at_equal_epochs_only(tmp_path: Pat
         )
         for name, exhibit in names.items()
     )
-    assert {cell.name for cell in one.runs() if cell.seed == 0} <= {c.name for c in two.runs()}
+    assert {spec.name for spec in one.runs() if spec.seed == 0} <= {c.name for c in two.runs()}
     assert len(one.runs()) == 3 * 7
-    ends = [one.pflop(cell, 2.0) for cell in one.runs() if not cell.label.startswith("emp")]
-    for cell in one.runs():
-        looks = one.looks_at(cell)
-        expected = {None} if cell.label.startswith("emp") else {None, 1.0}
-        if cell.label.startswith("emp") and cell.n == 16:
-            places = {at: one.pflop(cell, at) for at in LAPTOP.kept}
+    ends = [one.pflop(spec, 2.0) for spec in one.runs() if not spec.label.startswith("emp")]
+    for spec in one.runs():
+        requests = one.looks_at(spec)
+        expected = {None} if spec.label.startswith("emp") else {None, 1.0}
+        if spec.label.startswith("emp") and spec.n == 16:
+            places = {at: one.pflop(spec, at) for at in LAPTOP.kept}
             for end in (end for end in ends if end * EQUAL < places[1.0]):
                 # On both sides of where a rival ends that takes less compute.
                 expected |= {max(at for at, pflop in places.items() if pflop <= end)}
                 expected |= {min(at for at, pflop in places.items() if pflop >= end)} - {1.0}
-        assert {look.epoch for look in looks} == expected
-        assert {look.crops for look in looks} == {"grid2@0.5", "whole"}
-        assert len(looks) == 2 * len(expected)
+        assert {request.epoch for request in requests} == expected
+        assert {request.crops for request in requests} == {"grid2@0.5", "whole"}
+        assert len(requests) == 2 * len(expected)
 
 
 def test_data_of_one_last_name_are_told_apart() -> None:
@@ -802,7 +802,7 @@ def test_a_change_is_worth_the_mean_of_its_paired_differences() -> None:
     # Of the base, and of the first two changes; seed 1 of the second one failed.
     values = {0: {0: 60.0, 1: 70.0, 2: 75.0}, 1: {0: 61.0, 2: 78.0}, 2: {1: 65.0}}
     found = [
-        replace(finding(n.experiment), number=n, values=tuple(values.get(at, {}).values()),
+        replace(reproduced(n.experiment), number=n, values=tuple(values.get(at, {}).values()),
                 seeds=tuple(values.get(at, {})))
         for at, n in enumerate(numbers)
     ]  # fmt: skip

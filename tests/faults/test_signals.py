@@ -99,6 +99,7 @@ def test_evaluating_stops_and_leaves_nothing(
 def test_a_signal_while_modules_are_imported_ends_the_command(
     number: signal.Signals, quick: Path
 ) -> None:
+    """Also where the module that is being imported answers it with an error, as NumPy's does."""
     script = (
         "import builtins, signal, sys\n"
         f"signal.signal({int(signal.SIGINT)}, signal.default_int_handler)\n"
@@ -106,7 +107,10 @@ def test_a_signal_while_modules_are_imported_ends_the_command(
         "def planted(name, *rest):\n"
         "    if name.startswith('torch.nn'):\n"
         "        builtins.__import__ = original\n"
-        f"        signal.raise_signal({int(number)})\n"
+        "        try:\n"
+        f"            signal.raise_signal({int(number)})\n"
+        "        except BaseException as error:\n"
+        "            raise ImportError('the C-extensions failed') from error\n"
         "    return original(name, *rest)\n"
         "from empssl.__main__ import run\n"
         "builtins.__import__ = planted\n"

@@ -109,7 +109,7 @@ def warnings(series: Iterable[dict[str, float]]) -> list[tuple[int, str]]:
 
 
 def spreads(series: list[float]) -> Iterator[dict[str, float]]:
-    return ({"spread": value, "participation": 9.0} for value in series)
+    return ({"embedding_std": value, "participation_ratio": 9.0} for value in series)
 
 
 def test_a_collapsing_fault_is_planted_in_every_objective() -> None:
@@ -140,7 +140,7 @@ def test_a_healthy_run_is_left_alone(name: str, seed: int) -> None:
 def test_a_temperature_too_high_learns_slowly_and_collapses_nothing(name: str, fault: str) -> None:
     *_, last = gauges(name, fault, steps=HEALTHY_STEPS)
     assert collapse(last) is None
-    assert last["spread"] > 0.8
+    assert last["embedding_std"] > 0.8
 
 
 def test_variances_that_are_rewarded_end_the_run() -> None:
@@ -150,7 +150,7 @@ def test_variances_that_are_rewarded_end_the_run() -> None:
 
 @pytest.mark.parametrize("measure", LOW)
 def test_each_measure_is_enough(measure: str) -> None:
-    healthy = {"spread": 0.9, "participation": 4.0}
+    healthy = {"embedding_std": 0.9, "participation_ratio": 4.0}
     ((step, _),) = warnings(healthy | {measure: 0.9 * LOW[measure]} for _ in range(100))
     assert step == 39
     assert warnings(healthy | {measure: 1.1 * LOW[measure]} for _ in range(100)) == []
@@ -165,7 +165,7 @@ def test_so_few_that_they_must_lie_on_one_line_are_left_alone(batch: int, dim: i
 
 def test_the_warning_says_what_was_measured_and_what_to_do() -> None:
     ((_, text),) = warnings(spreads([0.05] * 100))
-    assert "they are nearly all alike: their spread is 0.05, where 0 is one point" in text
+    assert "they are nearly all alike: their embedding std is 0.05, where 0 is one point" in text
     assert "Lower the learning rate" in text
 
 
@@ -189,4 +189,4 @@ def test_it_tells_only_once() -> None:
 
 
 def test_a_line_of_metrics_that_measured_neither_is_not_low() -> None:
-    assert collapse({"step": 3, "fill": 0.01}) is None
+    assert collapse({"step": 3, "coding_rate_ratio": 0.01}) is None

@@ -42,9 +42,10 @@ def plain(z: np.ndarray) -> dict[str, float]:
         for j, k in combinations(range(batch), 2)
     ]  # fmt: skip
     return {
-        "fill": rate / (rank / 2 * math.log(1 + dim / (rank * 0.2))),
-        "participation": float(values.sum() ** 2 / (values**2).sum()),
-        "spread": float(np.mean([np.std(Z[:, d], ddof=1) for d in range(dim)])) * math.sqrt(dim),
+        "coding_rate_ratio": rate / (rank / 2 * math.log(1 + dim / (rank * 0.2))),
+        "participation_ratio": float(values.sum() ** 2 / (values**2).sum()),
+        "embedding_std": float(np.mean([np.std(Z[:, d], ddof=1) for d in range(dim)]))
+        * math.sqrt(dim),
         "alignment": float(np.mean(pairs)),
         "uniformity": math.log(float(np.mean(between))),
     }
@@ -63,23 +64,32 @@ def test_all_alike_is_the_low_end() -> None:
     assert {
         name: float(value) for name, value in projection_metrics(given).items()
     } == pytest.approx(
-        {"fill": 0, "participation": 1, "spread": 0, "alignment": 0, "uniformity": 0}, abs=1e-5
+        {
+            "coding_rate_ratio": 0,
+            "participation_ratio": 1,
+            "embedding_std": 0,
+            "alignment": 0,
+            "uniformity": 0,
+        },
+        abs=1e-5,
     )
 
 
 def test_a_simplex_is_the_high_end() -> None:
     found = projection_metrics((torch.eye(8) - 1 / 8).repeat(3, 1, 1))
-    assert float(found["fill"]) == pytest.approx(1, abs=1e-5)
-    assert float(found["participation"]) == pytest.approx(7, rel=1e-5)
-    assert float(found["spread"]) == pytest.approx(math.sqrt(8 / 7), rel=1e-5)
+    assert float(found["coding_rate_ratio"]) == pytest.approx(1, abs=1e-5)
+    assert float(found["participation_ratio"]) == pytest.approx(7, rel=1e-5)
+    assert float(found["embedding_std"]) == pytest.approx(math.sqrt(8 / 7), rel=1e-5)
     assert float(found["uniformity"]) == pytest.approx(-4 * 8 / 7, rel=1e-5)
 
 
 def test_what_all_have_in_common_does_not_count_for_the_number_of_directions() -> None:
     given = torch.eye(8).repeat(3, 1, 1)
     near, far = (projection_metrics(given + common) for common in (0.0, 3.0))
-    assert float(far["participation"]) == pytest.approx(float(near["participation"]), rel=1e-4)
-    assert far["fill"] < 0.5 * near["fill"]
+    assert float(far["participation_ratio"]) == pytest.approx(
+        float(near["participation_ratio"]), rel=1e-4
+    )
+    assert far["coding_rate_ratio"] < 0.5 * near["coding_rate_ratio"]
 
 
 @pytest.mark.parametrize(("batch", "dim", "told"), [(4, 9, False), (5, 9, True), (9, 3, False)])
@@ -87,10 +97,10 @@ def test_participation_is_told_where_there_are_four_directions(
     batch: int, dim: int, told: bool
 ) -> None:
     given = torch.randn(2, batch, dim, generator=torch.Generator().manual_seed(0))
-    assert ("participation" in projection_metrics(given)) == told
+    assert ("participation_ratio" in projection_metrics(given)) == told
 
 
-@pytest.mark.parametrize("name", ["fill", "spread"])
+@pytest.mark.parametrize("name", ["coding_rate_ratio", "embedding_std"])
 def test_more_in_common_is_less_spread(name: str) -> None:
     values = [
         float(projection_metrics(projections(common))[name]) for common in (0.0, 0.5, 0.8, 0.95)

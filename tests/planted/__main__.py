@@ -25,7 +25,8 @@ from pathlib import Path
 from registry import ROOT, Fault, StaleError, registry
 
 PATIENCE = 300.0  # seconds for a test
-LEFT_OUT = (".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "runs", "build", "dist")
+LEFT_OUT = (".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis")
+MADE = ("runs", "build", "dist")  # left out at the top; further down folders are named so, too
 # Imported once, and not for each fault.
 WARM = ("torch", "lightning_fabric", "sklearn.linear_model", "pyarrow.parquet", "jsonargparse",
         "matplotlib.pyplot", "jinja2", "rich.progress", "hypothesis", "beartype")  # fmt: skip
@@ -95,7 +96,11 @@ def chosen(fault: Fault, names: Sequence[str]) -> bool:
 
 
 def copied(tree: Path, to: Path, left_out: Sequence[str] = LEFT_OUT) -> Path:
-    return Path(shutil.copytree(tree, to, ignore=shutil.ignore_patterns(*left_out)))
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        patterns = (*left_out, *MADE) if Path(folder) == tree else left_out
+        return shutil.ignore_patterns(*patterns)(folder, names)
+
+    return Path(shutil.copytree(tree, to, ignore=ignored))
 
 
 def tried(faults: Sequence[Fault], clean: Path, jobs: int) -> Iterator[Verdict]:

@@ -37,7 +37,7 @@ def alpha_req(embeddings: Array) -> float:
     return -float(slope)
 
 
-def fill(embeddings: Array) -> float:
+def coding_rate_ratio(embeddings: Array) -> float:
     count, dim = embeddings.shape
     z = unit(embeddings)
     rate = np.linalg.slogdet(np.eye(dim) + dim / 0.2 * covariance(z))[1] / 2

@@ -3,11 +3,14 @@ import hashlib
 import html
 import io
 import json
+import os
 import re
 from collections.abc import Callable
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -37,6 +40,7 @@ from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
 from empssl.training.recipes import resolve
 
+PAGE = Path("/nowhere")  # its folder, from which links start
 HOSTILE = "<script>alert(1)</script>\x1b[31m\n\udcff"
 
 
@@ -66,8 +70,9 @@ def settings(data: str) -> dict[str, Any]:
 def entry(step: int, **changes: float) -> dict[str, float]:
     return {
         "step": step, "epoch": (step + 1) / 2, "loss": -200.0 - step, "coding_rate": 30.0 + step,
-        "similarity": 0.9, "fill": 0.6, "gradient_norm": 3.0, "lr": 0.3, "clip_fraction": 0.5,
-        "patches": 12 * (step + 1), "pflop": 1e-6, "patches_per_second": 100.0, "seconds": 2.0,
+        "similarity": 0.9, "coding_rate_ratio": 0.6, "gradient_norm": 3.0, "lr": 0.3,
+        "clip_fraction": 0.5, "patches": 12 * (step + 1), "pflop": 1e-6,
+        "patches_per_second": 100.0, "seconds": 2.0,
         **changes,
     }  # fmt: skip
 
@@ -144,7 +149,11 @@ def test_page_needs_nothing_from_elsewhere(make: Callable[..., Run]) -> None:
     page = page_of(make())
     elements = Elements(page).found
     links = [a[k] for _, a in elements for k in ("src", "href") if k in a]
-    assert all(link is not None and link.startswith(("data:", "#")) for link in links)
+    files = [a["href"] for tag, a in elements if tag == "a" and not str(a["href"]).startswith("#")]
+    assert files  # to images, which are links and no part of the page
+    assert all(re.match(r"\.\.?/", str(link)) for link in files)
+    own = [link for link in links if link not in files]
+    assert all(link is not None and link.startswith(("data:", "#")) for link in own)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in elements}
     assert [a for tag, a in elements if tag == "script"] == [{}]  # and its text is in the page
     assert not re.search(r"url\(|@import|https?://|fetch\(|[\"'(]//", page)
@@ -297,8 +306,255 @@ def test_a_collapsed_run_is_warned_of(make: Callable[..., Run]) -> None:
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = page_of(run)
     assert "During training, step 49: the projections are collapsing: they are nearly all" in page
-    assert "At the last step the projections are nearly all alike: their spread is 0.05" in page
+    assert (
+        "At the last step the projections are nearly all alike: their embedding std is 0.05" in page
+    )
     assert '<span class="low" style="width:5.0%">' in page
+
+
+# What the page says first, and in which order.
+
+HEALTHY = {"embedding_std": 0.9, "participation_ratio": 9.0, "coding_rate_ratio": 0.6}
+
+
+def measured(run: Run, steps: int = 60, **values: float) -> None:
+    """Metrics of so many steps, of two in a pass over the images."""
+    lines = [entry(step, seconds=step + 1.0, **HEALTHY | values) for step in range(steps)]
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def said_first(page: str) -> str:
+    (text,) = re.findall(r'<p class="verdict[^>]*>(.*?)</p>', page)
+    return html.unescape(re.sub(r"<.*?>", "", text))
+
+
+def headline(table: str, own: float, base: float, *, count: int = 10_000) -> dict[str, Any]:
+    rows = [result(own, "new"), result(base, "random-0")]
+    mine, untrained = (row | {"test_size": count} for row in rows)
+    return {"dataset": table, "protocol": {}, "results": [mine], "baselines": [untrained]}
+
+
+def test_sections_stand_in_the_order_of_a_persons_questions(make: Callable[..., Run]) -> None:
+    run = make()
+    run.save_evaluation("pets", evaluation())
+    page = page_of(run)
+    assert re.findall(r'<section id="(\w+)"', page) == [
+        "map", "neighbors", "scores", "measures", "curves", "spectrum", "patches", "agreement",
+        "protocol", "record",
+    ]  # fmt: skip
+    assert page.index('class="verdict') < page.index('<section id="map"')
+
+
+def test_what_is_folded_is_closed_and_can_be_printed(make: Callable[..., Run]) -> None:
+    run = make()
+    own = str(run.identity)
+    scored = evaluation(few_shot=[few(own, 1, 60.0)], results=[result(70.0, own)])
+    run.save_evaluation("pets", scored)
+    page = page_of(run)
+    folded = re.findall(
+        r'<details class="fold">\s*<summary>.*?</summary>\s*<section id="(\w+)"', page
+    )
+    assert folded == [
+        "labels", "curves", "spectrum", "patches", "agreement", "protocol", "record",
+    ]  # fmt: skip
+    assert page.count("<details") == page.count("</details>") > len(folded)  # the dots, too
+    assert not re.search(r"<details[^>]* open", page)
+    assert "::details-content { content-visibility: visible;" in page.partition("@media print")[2]
+
+
+def test_a_healthy_run_that_nobody_scored_is_called_so(make: Callable[..., Run]) -> None:
+    run = make()
+    measured(run)
+    assert said_first(page_of(run)) == (
+        "Healthy, not scored. The network tells images apart, and training saw all 7 images, 30.0 "
+        "times each; whether that is of use shows in the neighbors below, or in scores on labeled "
+        "images."
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "base", "lead", "words"),
+    [
+        (70.0, 60.0, "It worked.", "10.0 points more than the best of the untrained baselines"),
+        (60.2, 60.0, "Healthy, but no better than the untrained", "about as many as the best"),
+        (50.0, 60.0, "Healthy, but no better than the untrained", "10.0 points less than"),
+    ],
+)  # fmt: skip
+def test_it_worked_only_with_a_gain_over_the_named_untrained_baseline(
+    make: Callable[..., Run], own: float, base: float, lead: str, words: str
+) -> None:
+    run = make(weights=False)
+    measured(run)
+    run.save_evaluation("pets", headline("pets", own, base))
+    said = said_first(page_of(run))
+    assert said.startswith(lead)
+    assert words in said
+    assert said.endswith(f"random weights ({base:.1f} %).")
+
+
+def test_a_gain_on_few_test_images_may_be_chance(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    measured(run)
+    run.save_evaluation("pets", headline("pets", 70.0, 60.0, count=20))
+    assert said_first(page_of(run)).startswith("Healthy, but no better")
+
+
+def test_a_collapsed_run_is_called_so_whatever_it_scores(make: Callable[..., Run]) -> None:
+    run = make()
+    measured(run, spread=0.05)
+    run.save_evaluation("pets", headline("pets", 70.0, 60.0))
+    page = page_of(run)
+    assert said_first(page).startswith(
+        "Collapsed. The network gives nearly the same answer for every image: its projections are "
+        "nearly all alike: their embedding std is 0.05, where 0 is one point. The map and"
+    )
+    assert '<p class="verdict poor">' in page
+
+
+def test_a_run_that_saw_few_images_is_called_barely_trained(make: Callable[..., Run]) -> None:
+    run = make()
+    run.plan = run.plan | {"steps": 3000, "steps_per_epoch": 3000, "usable_samples": 12_000}
+    measured(run, steps=30)
+    page = page_of(run)
+    assert said_first(page).startswith(
+        "Barely trained. Training saw 120 of 12,000 images (1 %) in 30 steps; a full pass takes "
+        "about 50 min 0 s."
+    )
+    assert "<dt>A full pass takes</dt><dd>50 min 0 s</dd>" in page
+
+
+def test_headline_numbers_are_those_of_a_person_with_images(make: Callable[..., Run]) -> None:
+    run = make()
+    measured(run)
+    page = page_of(run)
+    facts = page.partition('<dl class="facts">')[2].partition("</dl>")[0]
+    assert re.findall(r"<dt>(.*?)</dt>", facts) == [
+        "Images", "Images seen in training", "Training took", "A full pass takes",
+    ]  # fmt: skip
+    assert "100 % <small>30.0 times each</small>" in facts
+    assert "PFLOP" not in page.partition('<section id="curves"')[0]
+    assert "PFLOP in all" in section(page, "record")
+
+
+def test_the_record_has_words_for_keys_and_a_date(make: Callable[..., Run]) -> None:
+    run = make()
+    when = datetime(2025, 3, 9, 14, 5).timestamp()
+    os.utime(run.metrics_path, (when, when))
+    page = page_of(run)
+    record = section(page, "record")
+    assert '<dt title="patches">patches of each image</dt><dd>3</dd>' in record
+    assert '<dt title="steps_per_epoch">steps of a pass over the images</dt><dd>2</dd>' in record
+    assert "date of the last step</dt><dd>9 March 2025</dd>" in record
+    assert "last step on 9 March 2025" in page.partition("<h1>")[0]
+    # Every key has its words: none is shown as files have it.
+    assert [name for name in re.findall(r"<dt[^>]*>(.*?)</dt>", record) if "_" in name] == []
+    assert re.search(r"Written by empssl \S+ on \d+ \w+ \d{4}\.", page)
+
+
+def test_neighbors_have_the_names_of_their_files_and_links_to_them(
+    make: Callable[..., Run], folder: Path
+) -> None:
+    hostile = 'a "b" <b>&\'c%20#?.png'
+    for path in (folder / "cat").glob("*"):
+        path.rename(path.with_name(f"{path.stem} {hostile}"))
+    run = make()
+    shown = section(page_of(run), "neighbors")
+    assert "<b>&" not in shown
+    every = [a for tag, a in Elements(shown).found if tag == "a" and a.get("class") == "file"]
+    images = run.plan["usable_samples"]
+    assert len(every) == images * min(images, 9)  # each image and its eight nearest
+    for link in every:
+        file = run.path / unquote(str(link["href"]))
+        assert file.is_file()
+        assert link["title"] == file.resolve().relative_to(folder).as_posix()
+    names = [html.unescape(name) for name in re.findall(r'class="file"[^>]*>(.*?)</a>', shown)]
+    assert len({*names}) == images
+    assert {*names} <= {path.name for path in folder.glob("*/*")}
+
+
+def test_images_that_are_no_files_have_names_and_no_links(make: Callable[..., Run]) -> None:
+    shown = section(page_of(make(), data="digits", images=5), "neighbors")
+    assert "href" not in shown
+    assert re.search(r'<span class="file" title="[^"]+">\d+</span>', shown)
+
+
+def test_folders_are_no_classes_until_somebody_scores_them(
+    make: Callable[..., Run], folder: Path
+) -> None:
+    run = make()
+    shown = section(page_of(run), "neighbors")
+    assert 'class="differs"' not in shown
+    assert "no neighbor is right or wrong by them" in shown
+    run.save_evaluation("pictures", evaluation(str(folder)))
+    shown = section(page_of(run), "neighbors")
+    assert '<figure class="differs">' in shown
+    assert "have the class of their image" in shown
+
+
+def test_labels_of_a_known_data_set_are_classes(make: Callable[..., Run]) -> None:
+    shown = section(page_of(make(), data="digits", images=40), "neighbors")
+    assert "have the class of their image" in shown
+
+
+def test_images_without_labels_have_no_command_that_needs_some(
+    make: Callable[..., Run], folder: Path
+) -> None:
+    for path in list(folder.glob("*/*")):
+        path.rename(folder / path.name)
+    for empty in ("cat", "dog"):
+        (folder / empty).rmdir()
+    shown = section(page_of(make()), "scores")
+    assert "These images have no labels" in shown
+    assert "<code>" not in shown
+
+
+def test_commands_name_the_images_where_they_are_found(
+    make: Callable[..., Run], folder: Path
+) -> None:
+    run = make()
+    config = run.path / "config.yaml"
+    config.write_text(config.read_text().replace(str(folder), "typed/elsewhere"))
+    run.plan = run.plan | {"data_path": str(folder), "data_dir": None}
+    assert f"<code>empssl evaluate {run.path} {folder}</code>" in page_of(run)
+
+
+def test_pictures_are_shown_at_their_size_and_never_larger_than_their_files(
+    tmp_path: Path, make: Callable[..., Run], folder: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    sizes = {"cat": (300, 200), "dog": (40, 50)}
+    for path in folder.glob("*/*"):
+        pixels = generator.integers(0, 256, (*sizes[path.parent.name], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    page = section(page_of(make()), "neighbors")
+    pictures = [a for tag, a in Elements(page).found if tag == "img"]
+    for a in pictures:
+        content = base64.b64decode(str(a["src"]).partition(",")[2])
+        size = Image.open(io.BytesIO(content)).size
+        assert (str(size[0]), str(size[1])) == (a["width"], a["height"])
+    assert {a["width"] for a in pictures} == {"128", "40"}  # the network saw 16
+
+
+def test_blocks_are_shown_at_a_whole_multiple(make: Callable[..., Run]) -> None:
+    page = section(page_of(make()), "neighbors")  # pictures of 16 pixels
+    assert {(a["class"], a["width"]) for tag, a in Elements(page).found if tag == "img"} == {
+        ("blocks", "64")
+    }
+
+
+def test_bars_start_and_end_near_the_accuracies_and_say_where(make: Callable[..., Run]) -> None:
+    run = make(weights=False)
+    run.save_evaluation("pets", headline("pets", 84.0, 81.0))
+    shown = section(page_of(run), "scores")
+    assert "Bars start at 80 % and end at 85 %." in shown
+    assert re.findall(r'<span style="width:([\d.]+)%">', shown) == ["80.0", "20.0"]
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 3.0, 50.0, 100.0])
+def test_a_bar_stays_on_its_axis(accuracy: float) -> None:
+    [table] = scores([{"dataset": "pets", "results": [result(accuracy, "new")]}], None)
+    assert 0 <= table.bar(table.rows[0]) <= 100
+    assert 0 <= table.axis[0] < table.axis[1] <= 100
 
 
 def test_a_run_that_has_recovered_is_not_called_collapsed(make: Callable[..., Run]) -> None:
@@ -326,7 +582,7 @@ def test_nearest_neighbor_is_the_copy_and_never_the_image_itself() -> None:
     some = sample(6, labels=torch.tensor([0, 1, 0, 1, 0, 1]))
     embeddings = torch.eye(6)
     embeddings[3] = embeddings[0]  # a copy, whose label differs
-    first = queries(some, embeddings)[0]
+    first = queries(some, embeddings, PAGE)[0]
     assert (first.neighbors[0].name, first.neighbors[0].label) == ("train/00003", "dog")
     assert first.neighbors[0].similarity == pytest.approx(1.0)
     assert not first.neighbors[0].agrees
@@ -335,7 +591,7 @@ def test_nearest_neighbor_is_the_copy_and_never_the_image_itself() -> None:
 
 def test_a_neighbor_agrees_where_both_classes_are_known() -> None:
     some = sample(4, labels=torch.tensor([0, 0, 1, -1]))
-    found = {query.name: query.neighbors for query in queries(some, torch.eye(4))}
+    found = {query.name: query.neighbors for query in queries(some, torch.eye(4), PAGE)}
     known = {near.name: near.agrees for near in found["train/00000"]}
     assert known == {"train/00001": True, "train/00002": False, "train/00003": None}
     assert {near.agrees for near in found["train/00003"]} == {None}
@@ -354,7 +610,7 @@ def test_patches_shown_are_those_of_training() -> None:
 def test_few_embeddings_are_placed_by_principal_components() -> None:
     some = sample(8, labels=torch.tensor([0, 0, 0, 0, 1, 1, 1, -1]))
     generator = torch.Generator().manual_seed(0)
-    plane = embedding_map(some, torch.randn(8, 5, generator=generator))
+    plane = embedding_map(some, torch.randn(8, 5, generator=generator), PAGE)
     assert plane is not None
     assert "the first two principal components of 8" in plane.method
     assert [(g.name, g.count) for g in plane.groups] == [("unlabeled", 1), ("cat", 4), ("dog", 3)]
@@ -365,7 +621,7 @@ def test_map_of_many_keeps_clusters_apart() -> None:
     some = sample(60, labels=labels)
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(60, 8, generator=generator) * 0.05 + torch.eye(8)[labels]
-    plane = embedding_map(some, embeddings)
+    plane = embedding_map(some, embeddings, PAGE)
     assert plane is not None
     assert "t-SNE of 60" in plane.method
     assert "perplexity 19.7" in plane.method
@@ -396,7 +652,7 @@ def test_a_picture_on_the_map_lies_where_its_name_is_shown() -> None:
     pixels[:, 0] = reds[:, None, None].byte()
     images = MemoryImages(pixels, name="x", split="train", fingerprint="f")
     generator = torch.Generator().manual_seed(0)
-    plane = embedding_map(Sample.read(images, 60), torch.randn(60, 5, generator=generator))
+    plane = embedding_map(Sample.read(images, 60), torch.randn(60, 5, generator=generator), PAGE)
     assert plane is not None
     content = base64.b64decode(plane.pictures.uri.partition(",")[2])
     red = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), int)[..., 0]
@@ -408,12 +664,12 @@ def test_a_picture_on_the_map_lies_where_its_name_is_shown() -> None:
 
 
 def test_embeddings_that_are_all_alike_have_no_map() -> None:
-    assert embedding_map(sample(5), torch.ones(5, 3)) is None
+    assert embedding_map(sample(5), torch.ones(5, 3), PAGE) is None
 
 
 def test_curve_states_what_spikes_hide() -> None:
     metrics = [entry(s, gradient_norm=1e6 if s == 500 else 2.0) for s in range(1000)]
-    curve = next(c for c in curves(metrics) if c.name == "gradient_norm")
+    curve = next(c for c in curves(metrics) if c.name == "gradient norm")
     assert (curve.most, curve.last) == ("1,000,000", "2")
 
 
@@ -770,7 +1026,7 @@ def test_measures_are_shown_with_their_meaning_beside_random_weights(
 ) -> None:
     run = make(weights=False)
     run.save_quality("pets", quality())
-    shown = section(page_of(run), "health")
+    shown = section(page_of(run), "measures")
     assert "directions that embeddings use; higher is healthier <cite>(Garrido)</cite>" in shown
     assert cells(shown)[1] == ["<b>33.2</b> <small>random 11.7</small>"]
     assert "600 train images of 16 pixels, no labels; grid3 crops, and 8 random patches" in shown
@@ -814,7 +1070,7 @@ def test_hostile_names_of_classes_and_data_are_shown_as_text(make: Callable[...,
     page = page_of(run)
     assert page.count("<script") == 1
     assert "\x1b" not in page
-    for name in ("classes", "labels", "health"):
+    for name in ("classes", "labels", "measures"):
         assert "&lt;script&gt;" in section(page, name)
 
 

@@ -36,13 +36,15 @@ def test_it_is_the_variances_of_the_first_views_unit_rows(batch: int, dim: int) 
     assert np.allclose(found, expected[: len(found)], rtol=1e-9, atol=1e-15)
 
 
-def test_fill_and_participation_are_what_it_sums_to() -> None:
+def test_coding_rate_ratio_and_participation_ratio_are_what_it_sums_to() -> None:
     z = projections()
     e, measured = spectrum(z), projection_metrics(z)
     most = 5 / 2 * math.log1p(5 / (5 * 0.2))
-    assert float((1 + 5 / 0.2 * e).log().sum() / 2 / most) == pytest.approx(float(measured["fill"]))
+    assert float((1 + 5 / 0.2 * e).log().sum() / 2 / most) == pytest.approx(
+        float(measured["coding_rate_ratio"])
+    )
     rank = float(e.sum() ** 2 / e.square().sum())
-    assert rank == pytest.approx(float(measured["participation"]))
+    assert rank == pytest.approx(float(measured["participation_ratio"]))
 
 
 def test_projections_that_are_not_finite_do_not_stop_the_solver() -> None:
@@ -72,7 +74,7 @@ def test_a_run_keeps_the_spectrum_of_those_steps_alone(tmp_path: Path) -> None:
             assert len(values) == 7
             assert all(np.diff(values) <= 0)
             rank = values.sum() ** 2 / (values**2).sum()
-            assert rank == pytest.approx(entry["participation"], rel=1e-2)
+            assert rank == pytest.approx(entry["participation_ratio"], rel=1e-2)
 
 
 def test_it_changes_nothing_of_the_training(

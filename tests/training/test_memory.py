@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from empssl.device import Fabric
+from empssl.device import build_fabric
 from empssl.errors import UsageError
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import convert_to_global_batchnorm
@@ -26,7 +26,7 @@ from empssl.training.step import objective_loss
 
 COUNT, BATCH, SIDE = 3, 7, 8
 HEAD = {"name": "official", "hidden": 6, "dim": 5}
-FABRIC = Fabric(accelerator="cpu", devices=1)
+FABRIC = build_fabric(accelerator="cpu", devices=1)
 BODIES: dict[str, Callable[[], nn.Module]] = {
     "basic": lambda: ResNet(BasicBlock, (2, 1), width=4, stem="small"),
     "bottleneck": lambda: ResNet(Bottleneck, (1, 2), width=2, stem="small"),
@@ -153,7 +153,7 @@ def test_only_the_cpu_takes_statistics_of_little_at_a_time(
 
 
 def test_exact_holds_under_autocast() -> None:
-    half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    half = build_fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     gradients = []
     for how in (MemoryPlan(), MemoryPlan("exact", 5)):
         made = network().float()
@@ -214,7 +214,7 @@ def test_auto_expects_half_as_much_again_as_autograd_keeps_of_the_backbone(
 ) -> None:
     """Gradients and what lives for an operation only need room too."""
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 1)
-    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    fabric = build_fabric(accelerator="cpu", devices=1, precision=precision)
     made = build_network({"name": "resnet10", "width": 8}, HEAD).train()
     made = convert_to_global_batchnorm(made) if over_processes else made
     x, kept = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)), {}
@@ -246,7 +246,8 @@ def test_processes_plan_with_what_the_least_of_them_has(
     """Three of this machine, the others with 4 GB each."""
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     monkeypatch.setattr(memory, "all_reduce_max", lambda fabric, flag: [max(flag, -int(4e9))])
-    fabric, strategy = Fabric(accelerator="cpu", devices=1), SimpleNamespace(num_processes=3)
+    fabric = build_fabric(accelerator="cpu", devices=1)
+    strategy = SimpleNamespace(num_processes=3, is_global_zero=True)
     strategy.root_device = torch.device(device)
     monkeypatch.setattr(fabric, "_strategy", strategy)
     assert memory.free_of_each(fabric) == expected

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from empssl.device import Fabric, synchronize
+from empssl.device import build_fabric, synchronize
 from empssl.training.metrics_buffer import SYNC_EVERY_ON_GPU, MetricsBuffer
 
 SAMPLES = torch.tensor([3, 4])
@@ -60,7 +60,7 @@ def test_a_clock_is_read_when_the_device_has_done_all(
     for name in ("mps", "cuda"):
         at = f"torch.{name}.synchronize"
         monkeypatch.setattr(at, lambda *_, name=name: waited.append(name))
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = build_fabric(accelerator="cpu", devices=1)
     monkeypatch.setattr(fabric.strategy, "_root_device", torch.device(device))
     synchronize(fabric)
     assert waited == [device]

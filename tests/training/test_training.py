@@ -108,9 +108,9 @@ def test_every_step_has_one_line_of_metrics(tiny_run: Path) -> None:
     assert [entry["step"] for entry in entries] == list(range(6))
     for entry in entries:
         assert entry.keys() - {"spectrum"} == {  # which not every step measures
-            "step", "epoch", "loss", "coding_rate", "similarity", "fill", "participation",
-            "spread", "alignment", "uniformity", "gradient_norm", "lr", "clip_fraction", "patches",
-            "pflop", "patches_per_second", "seconds",
+            "step", "epoch", "loss", "coding_rate", "similarity", "coding_rate_ratio",
+            "participation_ratio", "embedding_std", "alignment", "uniformity", "gradient_norm",
+            "lr", "clip_fraction", "patches", "pflop", "patches_per_second", "seconds",
         }  # fmt: skip
 
 
@@ -826,6 +826,18 @@ def test_no_warning_in_a_healthy_run(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "collapsing" not in capfd.readouterr().err
 
 
+def test_training_ends_with_a_verdict_what_was_seen_and_the_next_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = train_tiny(tmp_path / "run", **HEALTHY)
+    out, err = capfd.readouterr()
+    state, seen, following = err.splitlines()[-3:]
+    assert state.startswith("empssl: healthy: images are told apart (embedding std 0.")
+    assert seen.startswith("empssl: 800 of 1,437 images seen (56 %), in ")
+    assert following == f"empssl: next: empssl report {run}"
+    assert out == ""
+
+
 def test_a_flipped_sign_is_noticed_within_50_steps(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -975,7 +987,7 @@ def test_a_bad_step_that_is_read_later_is_named_and_nothing_after_it_is_kept(
     def unread(*_: Any, **__: Any) -> StepResult:
         good = torch.tensor(next(calls) != 2)
         loss = Loss(torch.where(good, 1.0, torch.nan), {})
-        return StepResult(loss, {"fill": torch.tensor(0.5)}, 1.0, good)
+        return StepResult(loss, {"coding_rate_ratio": torch.tensor(0.5)}, 1.0, good)
 
     monkeypatch.setattr(trainer, "training_step", unread)
     monkeypatch.setattr("empssl.training.metrics_buffer.SYNC_EVERY", {})

@@ -10,7 +10,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from empssl.data.decode import Decoded, reasoned, rgb_over_gray, upright
+from empssl.data.decode import (
+    Content,
+    Decoded,
+    decode_with_values,
+    inspect,
+    reasoned,
+    rgb_over_gray,
+    upright,
+)
 from empssl.data.value_range import SIXTEEN_BITS, AmbiguousRangeError, Decoding, Values, to_8_bit
 from empssl.errors import UsageError
 
@@ -97,6 +105,37 @@ def convert(source: Image.Image | np.ndarray, decoding: Decoding, index: int) ->
             f"image {index} has {error.found}; expected uint8, uint16, or floats from 0 to 1, or "
             "another range for the encoder: Encoder.from_pretrained(..., range=(LOW, HIGH))"
         ) from error
+
+
+def decode_source(source: Source, decoding: Decoding, *, shrink_to: int | None = None) -> Decoded:
+    """What `opened` gives, of whatever kind, as `decode.decode_with_values` does files.
+
+    Raises:
+        UndecodableError: as there.
+    """
+    if isinstance(source, bytes | Path):
+        return decode_with_values(source, decoding, shrink_to=shrink_to)
+    with reasoned():
+        if isinstance(source, Image.Image):
+            return upright(source, decoding)
+        return _from_array(source, decoding)
+
+
+def inspect_source(source: Source, decoding: Decoding) -> Content:
+    """What it holds, as `decode.inspect` says of files.
+
+    Raises:
+        UndecodableError: as there.
+    """
+    if isinstance(source, bytes | Path):
+        return inspect(source, decoding)
+    if isinstance(source, Image.Image):
+        channels = len(source.getbands())
+        deep = source.mode.startswith("I") or source.mode == "F"
+    else:
+        channels = source.shape[2] if source.ndim == 3 else 1
+        deep = source.dtype != np.uint8
+    return Content(1, channels, channels, decode_source(source, decoding).values if deep else None)
 
 
 def _from_array(array: np.ndarray, decoding: Decoding) -> Decoded:

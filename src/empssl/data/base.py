@@ -9,8 +9,9 @@ from torch import Tensor
 
 from empssl.data.value_range import DEFAULT_DECODING, Decoding
 from empssl.device import send
+from empssl.errors import UsageError
 from empssl.progress import say
-from empssl.types import Images, Valid
+from empssl.types import MOST_SIDE, Images, Valid
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,16 @@ class ImageSet(ABC):
             if notice not in self.told:
                 say(f"{self.name}: {notice}")
         self.told |= {*self.notices}
+
+
+def check_side(side: int | None) -> None:
+    """Refuse a number of pixels that an image may not have.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if side is not None and not 1 <= side <= MOST_SIDE:
+        raise UsageError(f"side is {side}, and must be 1 to {MOST_SIDE:,} pixels")
 
 
 class MemoryImages(ImageSet):

@@ -1,19 +1,29 @@
 """The 1,797 handwritten digits that come with scikit-learn: real images with no download."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from empssl.data.base import MemoryImages
 from empssl.data.decode import squares
+from empssl.data.download import Progress
 from empssl.types import Split
 
 
-def open_digits(*, split: Split, side: int = 16) -> MemoryImages:
+def open_digits(
+    *,
+    split: Split,
+    data_dir: Path | None = None,
+    side: int = 16,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> MemoryImages:
     """8 x 8 grey digits, enlarged, in three equal channels.
 
     Test is a fifth of each class, drawn once with a fixed seed: 360 images, and 1,437 to train on.
+    There is no file to look for and nothing to download.
     """
     # Imported here: it takes a second, and only this data set needs it.
     from sklearn.datasets import load_digits

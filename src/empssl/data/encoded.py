@@ -1,24 +1,19 @@
-"""Images that stay encoded, in files or in memory, and are decoded when asked for."""
+"""Images that stay as they are held, in files or in memory, and are decoded when asked for."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from empssl.data.any_image import Source, decode_source, inspect_source
 from empssl.data.base import BadSample, ImageBatch, ImageSet
-from empssl.data.decode import (
-    Content,
-    UndecodableError,
-    decode_with_values,
-    decoding_threads,
-    inspect,
-    square,
-)
+from empssl.data.decode import Content, UndecodableError, decoding_threads, square
 from empssl.data.value_range import (
     DEFAULT_DECODING,
     SIXTEEN_BITS,
@@ -30,6 +25,8 @@ from empssl.data.value_range import (
 )
 from empssl.errors import DataError
 
+T = TypeVar("T")
+
 _LOOKED_AT = 64
 
 
@@ -40,10 +37,11 @@ class EncodedImages(ImageSet):
     black and white, where it is `auto`, and what there is to say of the set.
 
     Args:
-        source: the file or the bytes of an image, by index. May raise UndecodableError.
+        source: the file, the bytes, the PIL image or the array of an image, by index. May raise
+            UndecodableError.
         names: by index.
         decoding: the range of values, and the limit of pixels.
-        threads: default `decoding_threads`.
+        threads: default `decoding_threads`. With one, `source` is called where `read` is.
 
     Raises:
         DataError: none of up to 64 images, evenly spread, can be decoded.
@@ -51,7 +49,7 @@ class EncodedImages(ImageSet):
 
     def __init__(
         self,
-        source: Callable[[int], bytes | Path],
+        source: Callable[[int], Source],
         names: Sequence[str],
         *,
         name: str,
@@ -86,9 +84,7 @@ class EncodedImages(ImageSet):
 
     def read(self, indices: Sequence[int]) -> ImageBatch:
         pixels = np.zeros((len(indices), 3, self.side, self.side), np.uint8)
-        # A pool for each call: it starts in under a millisecond, and none is left to break a fork.
-        with ThreadPoolExecutor(self._threads) as pool:
-            found = list(pool.map(self._read_into, pixels, indices))
+        found = self._mapped(self._read_into, pixels, indices)
         if self._beyond:
             largest = number(max(self._beyond.values()))
             beyond = (
@@ -99,12 +95,38 @@ class EncodedImages(ImageSet):
         valid = torch.tensor([bad is None for bad in found], dtype=torch.bool)
         return ImageBatch(torch.from_numpy(pixels), valid, tuple(filter(None, found)))
 
+    def file(self, index: int) -> Path | None:
+        """The file of image `index`; None where it has none of its own, or none to be read."""
+        try:
+            source = self._source(index)
+        except UndecodableError:
+            return None
+        return source if isinstance(source, Path) else None
+
+    def thumbnails(
+        self, indices: Sequence[int], side: int
+    ) -> list[UInt8[Tensor, "3 side side"] | None]:
+        """Images for people to look at: what is read, with up to `side` pixels and none made up.
+
+        Returns:
+            For each index a square no larger than its file has it; None where it cannot be read.
+        """
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(lambda index: self._thumbnail(index, side), indices))
+
+    def _thumbnail(self, index: int, side: int) -> Tensor | None:
+        try:
+            image = decode_source(self._source(index), self.decoding, shrink_to=side).image
+        except UndecodableError:
+            return None
+        return torch.from_numpy(square(image, min(side, *image.size)).copy())
+
     def _read_into(self, row: UInt8[np.ndarray, "3 side side"], index: int) -> BadSample | None:
         size = None
         try:
             source = self._source(index)
             size = _size(source)
-            decoded = decode_with_values(source, self.decoding, shrink_to=self.side)
+            decoded = decode_source(source, self.decoding, shrink_to=self.side)
             row[:] = square(decoded.image, self.side)
             if self._decided and decoded.values is not None:
                 self._note(index, decoded.values)
@@ -128,8 +150,7 @@ class EncodedImages(ImageSet):
     def _survey(self) -> tuple[str, ...]:
         """Decide the range, and tell what a user should know."""
         rows = np.linspace(0, len(self) - 1, min(len(self), _LOOKED_AT)).astype(int).tolist()
-        with ThreadPoolExecutor(self._threads) as pool:
-            found = [content for content in pool.map(self._inspect, rows) if content is not None]
+        found = [content for content in self._mapped(self._inspect, rows) if content is not None]
         values = [content.values for content in found if content.values is not None]
         asked, self.decoding = self.decoding, decided(self.decoding, values)
         self._decided = asked.range == "auto" and self.decoding.limits is not None
@@ -151,9 +172,17 @@ class EncodedImages(ImageSet):
 
     def _inspect(self, index: int) -> Content | None:
         try:
-            return inspect(self._source(index), self.decoding)
+            return inspect_source(self._source(index), self.decoding)
         except UndecodableError:
             return None  # counted when it is read
+
+    def _mapped(self, function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+        """As `map`, by the threads."""
+        if self._threads == 1:
+            return list(map(function, *arguments))
+        # A pool for each call: it starts in under a millisecond, and none is left to break a fork.
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(function, *arguments))
 
     def _note(self, index: int, values: Values) -> None:
         limits = self.decoding.limits
@@ -180,9 +209,12 @@ def _left_out(found: Sequence[Content], looked_at: int) -> list[str]:
     return said
 
 
-def _size(source: bytes | Path) -> int | None:
+def _size(source: Source) -> int | None:
+    """Bytes of a file."""
     if isinstance(source, bytes):
         return len(source)
+    if not isinstance(source, Path):
+        return None
     try:
         return os.stat(source).st_size
     except OSError:

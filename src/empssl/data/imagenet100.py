@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from empssl.data.download import Progress
 from empssl.data.encoded import EncodedImages
 from empssl.data.folder import open_files
 from empssl.data.listing import list_images
@@ -85,7 +86,13 @@ _FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 
 
 def open_imagenet100(
-    *, split: Split, data_dir: Path, side: int = 224, classes: Path | None = None
+    *,
+    split: Split,
+    data_dir: Path,
+    side: int = 224,
+    download: bool = False,
+    progress: Progress | None = None,
+    classes: Path | None = None,
 ) -> EncodedImages:
     """The images of 100 classes in a folder of ImageNet's, as they are asked for.
 
@@ -97,6 +104,8 @@ def open_imagenet100(
         data_dir: the folder with `train/ID/*.JPEG` and `val/ID/*.JPEG`, or the one around it if
             it is called `imagenet100` or `imagenet`. More classes than those wanted do no harm.
         side: pixels.
+        download: changes nothing: the images cannot be had without an account.
+        progress: never called.
         classes: a file with the ids of other classes, one a line.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.random import PCG64, Generator
 
 from empssl.data.base import MemoryImages
 from empssl.data.decode import squares
+from empssl.data.download import Progress
 from empssl.types import Split
 
 # Five squares that hang together, by the letter that they resemble. I and X are left out.
@@ -38,7 +40,14 @@ _TURN = 0.41421356  # tangent of half of 45 degrees
 _ROOM = 12  # squares per side of the table in which samples are looked up; they meet no others
 
 
-def open_pentominoes(*, split: Split, side: int = SIDE) -> MemoryImages:
+def open_pentominoes(
+    *,
+    split: Split,
+    data_dir: Path | None = None,
+    side: int = SIDE,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> MemoryImages:
     """Ten classes: an image shows many copies of one pentomino, and its class is which one.
 
     Each copy is turned, mirrored, sized and colored at random, on a grid that lies at random. The
@@ -49,7 +58,7 @@ def open_pentominoes(*, split: Split, side: int = SIDE) -> MemoryImages:
 
     2,000 images are train, and 500 more of the same kind test. An image depends on its split and
     its number alone, and is the same on every machine: it needs no sines, roots or long sums, which
-    libraries round as they choose.
+    libraries round as they choose. There is no file to look for and nothing to download.
     """
     parts = ["train", "test"] if split == "all" else [split]
     pixels = np.concatenate([_images(part) for part in parts])

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from empssl.data import MADE, NAMES, open_images
 from empssl.data.base import ImageSet
+from empssl.data.objects import GivenImages, ImagesLike, is_recorded_object
+from empssl.data.open import MADE, is_name, open_images, resolve_data
 from empssl.data.value_range import Decoding
 from empssl.errors import DataError, UsageError
 from empssl.runs.run import Run
@@ -19,13 +20,13 @@ from empssl.types import Split
 PLACE = ("data_path", "data_dir")  # in plan.json: where the images were when they were last read
 
 
-def is_name(data: str) -> bool:
-    """Whether this is a data set known by name, which `data_dir` holds, and no path."""
-    return data.partition(":")[0] in NAMES
+def place(data: str | GivenImages, data_dir: str | Path | None) -> dict[str, str | None]:
+    """What leads to the same images from any working directory: `PLACE`, for plan.json.
 
-
-def place(data: str, data_dir: str | Path | None) -> dict[str, str | None]:
-    """What leads to the same images from any working directory: `PLACE`, for plan.json."""
+    Nothing leads to images that a program gave as an object.
+    """
+    if isinstance(data, GivenImages):
+        return {"data_path": None, "data_dir": None}
     if not is_name(data) or data in MADE:
         return {"data_path": data if is_name(data) else _absolute(data), "data_dir": None}
     name, colon, listed = data.partition(":")
@@ -33,14 +34,23 @@ def place(data: str, data_dir: str | Path | None) -> dict[str, str | None]:
     return {"data_path": path, "data_dir": _absolute(data_dir or "data")}
 
 
-def check_same_kind(run: Run, data: str) -> None:
+def check_same_kind(run: Run, data: str | GivenImages) -> None:
     """See that these may be the images that a run began with, before they are opened.
 
     Raises:
-        UsageError: a data set known by name in place of another one, or of a path; or another path
-            than that of a run that ended before it wrote down which images it found there.
+        UsageError: an object in place of a name or path, or the other way round; a data set known
+            by name in place of another one, or of a path; or another path than that of a run that
+            ended before it wrote down which images it found there.
     """
     before = run.config["data"]
+    if isinstance(data, GivenImages) != is_recorded_object(before):
+        what = data if isinstance(data, GivenImages) else f"'{data}'"
+        raise UsageError(
+            f"{run.path} was begun on {before}, and {what} is data of another kind; a resumed run "
+            "keeps its images: give it the same data, or start a new run with another --out"
+        )
+    if isinstance(data, GivenImages):
+        return  # which images they are is known by their fingerprint alone
     named = is_name(data) or is_name(before)
     if data != before and named:
         raise UsageError(
@@ -55,7 +65,7 @@ def check_same_kind(run: Run, data: str) -> None:
         )
 
 
-def check_fingerprint(run: Run, data: str, images: ImageSet) -> None:
+def check_fingerprint(run: Run, data: str | GivenImages, images: ImageSet) -> None:
     """See that images are those that a run began with, wherever they are now.
 
     Raises:
@@ -63,7 +73,13 @@ def check_fingerprint(run: Run, data: str, images: ImageSet) -> None:
     """
     if images.fingerprint == run.plan.get("fingerprint", images.fingerprint):
         return
-    before = run.plan.get("data_path", run.config["data"])
+    before = run.plan.get("data_path") or run.config["data"]
+    if isinstance(data, GivenImages):
+        raise DataError(
+            f"the images of {data} are not those that {run.path} was started on, {before}: an "
+            "image, their number or their order differs, or they come as another kind of object; "
+            "give the same object, or start a new run"
+        )
     if is_name(data) or place(data, None)["data_path"] == _absolute(before):
         raise DataError(
             f"{data} has changed since {run.path} was started; restore the images, or start a new "
@@ -79,7 +95,7 @@ def check_fingerprint(run: Run, data: str, images: ImageSet) -> None:
 def open_run_images(
     run: Run,
     *,
-    data: str | None = None,
+    data: ImagesLike | None = None,
     data_dir: str | Path | None = None,
     split: Split | None = None,
     side: int | None = None,
@@ -109,10 +125,18 @@ def open_run_images(
         "division": run.division,
         "decoding": decoding or Decoding.recorded(plan.get("decoding", {})),
     }
-    places, failed = list(_places(config, plan, data_dir)), list[str]()
+    if data is None and is_recorded_object(config["data"]):
+        raise DataError(
+            f"{run.path} was trained on {config['data']}, which a program gave as an object and no "
+            "run keeps; pass the same images as `data`, or say where they are with --data"
+        )
+    if data is not None:
+        data = resolve_data(data)
+    places: list[tuple[str | GivenImages, str | Path | None]] = [*_places(config, plan, data_dir)]
+    failed: list[str] = []
     if data is not None:
         places = [(data, data_dir or (config["data_dir"] if data == config["data"] else None))]
-    found: tuple[tuple[str, str | Path | None], ImageSet] | None = None
+    found: tuple[tuple[str | GivenImages, str | Path | None], ImageSet] | None = None
     for where in places:
         try:
             images = open_images(where[0], split=config["split"], data_dir=where[1], **options)

@@ -34,6 +34,7 @@ from empssl.errors import CheckpointError, UsageError
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import convert_to_global_batchnorm
 from empssl.objectives import build_objective
+from empssl.progress import paragraph, preformatted
 from empssl.runs.files import free_disk, nearest_existing, writing
 from empssl.training.cpu_load import OTHERS, CpuReading, advice, reading, taken_by_others
 from empssl.training.preflight import AMPLE_CHECKPOINTS, checkpoint_bytes, mebibytes
@@ -70,7 +71,7 @@ class Check:
     advice: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkup:
     """All that was found.
 
@@ -93,15 +94,46 @@ class Checkup:
         findings = [asdict(finding) for finding in self.findings]
         return json.dumps({"exit_code": self.exit_code, "findings": findings}, indent=1)
 
+    def of(self, verdict: Verdict) -> list[Check]:
+        """The findings with a verdict, in the order of the table."""
+        return [finding for finding in self.findings if finding.verdict == verdict]
+
+    @property
+    def verdict(self) -> str:
+        """All of it in a sentence."""
+        wrong, slow = (
+            ", ".join(finding.what for finding in self.of(kind)) for kind in ("problem", "slow")
+        )
+        if wrong:
+            return f"Not ready: something does not work here ({wrong})."
+        if slow:
+            return f"Ready, but slower than it could be ({slow})."
+        return "Ready: all is well here."
+
     def table(self) -> str:
-        """A line for each finding, for a person; what to do below it."""
-        width = max(len(finding.what) for finding in self.findings)
-        lines = []
-        for f in self.findings:
-            lines.append(f"{f.verdict:8} {f.what:{width}}  {f.found}")
+        """The verdict, what does not work or is slow with what to do, and what is well below."""
+        lines = [self.verdict, ""]
+        for f in (*self.of("problem"), *self.of("slow")):
+            lines.append(paragraph(f"{f.what}: {f.found}", f"{f.verdict:8} "))
             if f.advice:
-                lines.append(f"{'':8} {'':{width}}  -> {f.advice}")
+                lines.append(paragraph(f.advice, f"{'':8} -> "))
+        if len(lines) > 2:
+            lines.append("")
+        well = {f.what: f for f in self.of("ok")}
+        versions = [f"{name} {well.pop(name).found}" for name in LIBRARIES if name in well]
+        for f in well.values():
+            lines.append(paragraph(f"{f.what}: {f.found}", f"{'ok':8} "))
+            if f.advice:
+                lines.append(paragraph(f.advice, f"{'':8} -> "))
+        if versions:
+            lines.append(paragraph(", ".join(versions), f"{'ok':8} "))
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Checkup: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        return preformatted(self.table())
 
 
 @alone_again()

@@ -11,6 +11,7 @@ import torch
 from empssl.device import (
     Fabric,
     Precision,
+    build_fabric,
     keep_freed_memory,
     resolve_device,
     resolve_precision,
@@ -18,6 +19,7 @@ from empssl.device import (
 from empssl.distributed.processes import Call, children, start_children
 from empssl.distributed.watchdog import startup_watchdog
 from empssl.errors import RankError, UsageError
+from empssl.progress import status
 
 
 def launch(
@@ -53,13 +55,14 @@ def launch(
     with warnings.catch_warnings():
         # Fabric advises srun, job schedulers and more workers; none of it concerns this program.
         warnings.simplefilter("ignore")
-        fabric = Fabric(
-            accelerator=device,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy="ddp" if devices * num_nodes > 1 else "auto",
-            precision="bf16-mixed" if half else "32-true",
-        )
+        with status("loading Lightning Fabric"):
+            fabric = build_fabric(
+                accelerator=device,
+                devices=devices,
+                num_nodes=num_nodes,
+                strategy="ddp" if devices * num_nodes > 1 else "auto",
+                precision="bf16-mixed" if half else "32-true",
+            )
         if devices * num_nodes > 1:
             environment: Any = fabric.strategy
             assert call is not None

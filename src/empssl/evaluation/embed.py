@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from empssl.data import BadSample, BadSamples, open_images
+from empssl.data import BadSample, BadSamples, ImagesLike, open_images
 from empssl.data.base import ImageBatch
 from empssl.data.duplicates import listed
+from empssl.data.open import resolve_data
 from empssl.data.value_range import RangeWords
 from empssl.distributed.signals import stop_requests
 from empssl.errors import StoppedError
@@ -27,7 +28,7 @@ from empssl.types import Embeddings, Split, Valid
 
 def embed(
     run: str | Path,
-    data: str,
+    data: ImagesLike,
     *,
     out: str | Path,
     layer: Layer = "head",
@@ -88,6 +89,7 @@ def embed(
     encoder = Encoder.from_pretrained(run, device=device, range=range, max_pixels=max_pixels)
     chosen = Crops.parse(crops, seed=seed)
     source = Run.around(run)
+    data = resolve_data(data)
     images = open_images(
         data, split=split, data_dir=data_dir, side=encoder.image_side, download=download,
         decoding=encoder.decoding,
@@ -98,7 +100,7 @@ def embed(
     if images.files:
         say(images.files)
     protocol = {
-        "model_sha256": encoder.identity, "run": str(run), "data": data, "split": split,
+        "model_sha256": encoder.identity, "run": str(run), "data": str(data), "split": split,
         "fingerprint": images.fingerprint, "layer": layer, "crops": str(chosen), "seed": seed,
         "image_side": encoder.image_side, "range": images.decoding.range,
         "trained_with_labels": source is not None and source.needs_labels,

@@ -87,6 +87,12 @@ class Encoder:
         self.identity = identity
         self.decoding = decoding
 
+    def __repr__(self) -> str:
+        return (
+            f"<Encoder {self.identity[:12]}: images of {self.image_side} px, "
+            f"{self.dim('backbone')} features at backbone, {self.dim('head')} at head>"
+        )
+
     @classmethod
     def from_pretrained(
         cls,

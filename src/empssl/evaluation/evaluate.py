@@ -8,9 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from empssl.data import Decoding, ImageSet, MemoryImages, open_images
+from empssl.data import Decoding, ImageSet, ImagesLike, MemoryImages, open_images
 from empssl.data.checks import class_counts
 from empssl.data.duplicates import found_in
+from empssl.data.objects import GivenImages
+from empssl.data.open import resolve_data
 from empssl.data.value_range import RangeWords
 from empssl.errors import CheckpointError, UsageError, nearest
 from empssl.evaluation.encoder import Encoder
@@ -102,7 +104,7 @@ class _Found:
 
 def evaluate(
     run: str | Path,
-    data: str,
+    data: ImagesLike,
     *,
     probes: Sequence[Probe] = ("linear", "knn"),
     layers: Sequence[Where] = (),
@@ -172,11 +174,17 @@ def evaluate(
     for probe in probes:
         if probe not in PROBES:
             raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}")
+    data = resolve_data(data)
     if Path(run).is_file():
         if layers or curve or train_size is not None or epoch is not None:
             raise UsageError(
                 f"{run} holds embeddings of one layer and of whole bags: --layers, --curve, "
                 "--train-size and --epoch need the run directory"
+            )
+        if isinstance(data, GivenImages):
+            raise UsageError(
+                f"{run} holds embeddings, and data is {data}; expected the file of the test "
+                "images' embeddings, or the run directory in place of this file"
             )
         return _of_files(run, data, probes, few_shot, breakdown=breakdown, seed=seed)
     chosen = tuple(Crops.parse(text, seed=seed) for text in crops)
@@ -234,7 +242,7 @@ def evaluate(
             whole = tuple(whitened_features(patches, images) for images in splits)
         found += _whitened(whole, splits, asked)
     evaluation = Evaluation(
-        dataset=data,
+        dataset=str(data),
         run=str(run),
         protocol={
             "frozen": True, "mode": "eval", "epoch": "last" if epoch is None else epoch,

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from empssl.data import ImagesLike
 from empssl.data.run_images import open_run_images
 from empssl.data.value_range import RangeWords
 from empssl.errors import CheckpointError, DataError, UsageError
@@ -31,7 +32,7 @@ __all__ = ["MEASURES", "Measure", "MeasureReading", "Quality", "examine"]
 def examine(
     run: str | Path,
     *,
-    data: str | None = None,
+    data: ImagesLike | None = None,
     images: int = 2000,
     layers: Sequence[Layer] = VIEW_LAYERS,
     crops: str = "grid3",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from empssl.data import MemoryImages, open_images
 from empssl.data.duplicates import listed, nearly_listed
+from empssl.data.objects import GivenImages
 from empssl.errors import DataError
 from empssl.runs.run import Run
 
@@ -39,7 +40,7 @@ class Overlap:
     def of(
         cls,
         run: Run,
-        data: str,
+        data: str | GivenImages,
         train: MemoryImages,
         test: MemoryImages,
         *,
@@ -58,7 +59,10 @@ class Overlap:
         """
         known, config = run.trained_images, run.config
         unchanged = run.plan.get("fingerprint") == train.fingerprint
-        same = unchanged or _same_place(config["data"], data)
+        same = unchanged or (
+            _same_files(run, data, data_dir) if isinstance(data, GivenImages)
+            else _same_place(config["data"], data)
+        )  # fmt: skip
         held = None if known is None else listed(train.pixels, known.rows)
         if known is None or held is None or (unchanged and not held.any()):
             # In the last case another decoder was at work: the files are those of training.
@@ -82,7 +86,7 @@ def _same_place(trained: str, data: str) -> bool:
     return trained == data or Path(trained).resolve() == Path(data).resolve()
 
 
-def _same_files(run: Run, data: str, data_dir: str | Path | None) -> bool:
+def _same_files(run: Run, data: str | GivenImages, data_dir: str | Path | None) -> bool:
     """Whether the data are those of training by names and sizes."""
     try:
         images = open_images(

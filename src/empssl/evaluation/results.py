@@ -10,7 +10,7 @@ from empssl.data import BadSample
 from empssl.errors import CheckpointError
 from empssl.evaluation.few_shot import FewShot
 from empssl.metrics.classification import Calibration, Predictions
-from empssl.progress import visible
+from empssl.progress import preformatted, visible
 from empssl.runs.files import short_hash
 
 _LAYERS = ("joint", "head", "backbone", "stage3", "stage2", "stage1", "stem", "projection")
@@ -175,7 +175,7 @@ class AccuracyCurve:
     accuracies: list[float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """All scores of a run on one data set.
 
@@ -221,6 +221,13 @@ class Evaluation:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{r.probe} {r.layer} {r.accuracy:.2f}%" for r in self.results)
+        return f"<Evaluation of {self.run} on {self.dataset}: {scores}>"
+
+    def _repr_html_(self) -> str:
+        return preformatted(self.table())
 
     def table(self) -> str:
         """A line for each score, for a person: all of one probe together.

@@ -6,7 +6,7 @@ from typing import Any
 
 from empssl.config import Spec
 from empssl.device import Precision
-from empssl.errors import CellsFailedError, RunInUseError, StoppedError, UsageError, nearest
+from empssl.errors import FailedRunsError, RunInUseError, StoppedError, UsageError, nearest
 from empssl.evaluation.evaluate import PROBES, Probe
 from empssl.experiments.cost import Forecast
 from empssl.experiments.folder import Folder
@@ -55,9 +55,9 @@ def compare(
 ) -> Comparison | Forecast:
     """Put runs in one table: those that are given, or a grid that is trained and scored first.
 
-    A grid goes on where it was stopped: cells that are finished are left alone, one that is
+    A grid goes on where it was stopped: runs that are finished are left alone, one that is
     half-trained continues, one that failed is tried again, and its failure does not stop the
-    others. Several processes may work on one grid. The files are written again after every cell,
+    others. Several processes may work on one grid. The files are written again after every run,
     but never with less in them: a table that shows more runs or probes than are asked for, or
     scores of another protocol, is kept.
 
@@ -69,17 +69,17 @@ def compare(
         objectives: of a grid; as in `train`, or names that --set explains.
         patches: of a grid; patches of each image in a step, n in the paper.
         seeds: of a grid.
-        equal: what every cell of a grid gets the same of: patches=216000, pflop=0.02 or
+        equal: what every run of a grid gets the same of: patches=216000, pflop=0.02 or
             seconds=60. The batch is held fixed, so that fewer patches mean more images.
         recipe: demo, fast, laptop (the default), paper or official. It decides what is not given.
         batch: images in a step.
         image_side: as in `train`.
-        views: as in `train`, for all cells.
-        backbone: as in `train`, for all cells.
-        projector: as in `train`, for all cells.
-        whitened: as in `train`, for all cells.
-        optimizer: as in `train`, for all cells.
-        schedule: as in `train`, for all cells.
+        views: as in `train`, for all runs.
+        backbone: as in `train`, for all runs.
+        projector: as in `train`, for all runs.
+        whitened: as in `train`, for all runs.
+        optimizer: as in `train`, for all runs.
+        schedule: as in `train`, for all runs.
         set: what an objective has of its own, as YAML by objective: its options, and where given
             batch, views, projector, optimizer and schedule. A name that is no objective says with
             `name` which it is: '{weak: {name: emp, invariance_weight: 20, optimizer: {lr: 0.1}}}'.
@@ -94,13 +94,13 @@ def compare(
         precision: as in `train`.
 
     Returns:
-        The table, or with `dry_run` the cells and their costs.
+        The table, or with `dry_run` the runs and their costs.
 
     Raises:
         UsageError: settings that cannot be carried out, runs that cannot stand in one table, or a
             table at `out` that shows what the new one would lack.
-        CellsFailedError: cells failed; the others are in the table.
-        RunInUseError: another process is at work on cells that the table lacks.
+        CellsFailedError: runs failed; the others are in the table.
+        RunInUseError: another process is at work on runs that the table lacks.
         StoppedError: Ctrl-C or SIGTERM came; the same command goes on.
     """
     for probe in probes:
@@ -115,11 +115,11 @@ def compare(
     place = {"data_dir": data_dir, "download": download, "device": device}
     amount = None
     if runs:
-        cells = _made(runs, place)
+        specs = _made(runs, place)
     else:
         if equal is None:
             raise UsageError(
-                "a grid needs --equal: what every cell gets the same of, such as patches=216000, "
+                "a grid needs --equal: what every run gets the same of, such as patches=216000, "
                 "pflop=0.02 or seconds=60"
             )
         amount = EqualBudget.parse(equal)
@@ -129,17 +129,17 @@ def compare(
             "schedule": schedule,
         }  # fmt: skip
         chosen = {"data": data, "split": split, "precision": precision, "memory": "auto"}
-        cells = grid(
+        specs = grid(
             objectives, patches, seeds, equal=amount, recipe=recipe, given=given, own=set or {},
             chosen=chosen, place=place, runs=folder.runs,
         )  # fmt: skip
     if dry_run:
-        return Forecast.of([RunStatus.of(cell, protocol, folder) for cell in cells], amount)
-    return _carried_out(cells, protocol, amount, folder)
+        return Forecast.of([RunStatus.of(spec, protocol, folder) for spec in specs], amount)
+    return _carried_out(specs, protocol, amount, folder)
 
 
 def _made(runs: Sequence[str | Path], place: dict[str, Any]) -> list[RunSpec]:
-    """The cells of runs that there are.
+    """The runs of runs that there are.
 
     Raises:
         UsageError: one is given twice, is not finished, or has other data than the first.
@@ -150,72 +150,70 @@ def _made(runs: Sequence[str | Path], place: dict[str, Any]) -> list[RunSpec]:
     for run, at in zip(found, places, strict=True):
         if places.count(at) > 1:
             raise UsageError(f"{run.path} is given twice")
-    cells = [
+    specs = [
         RunSpec.of(run, name if names.count(name) == 1 else str(run.path), place)
         for run, name in zip(found, names, strict=True)
     ]
     check_alike(
         {
-            cell.name: {
-                "data": Path(cell.settings["data"]).name,
-                "split": cell.settings["split"],
+            spec.name: {
+                "data": Path(spec.settings["data"]).name,
+                "split": spec.settings["split"],
                 "fingerprint": run.plan["fingerprint"],
                 "image_side": run.plan["image_side"],
             }
-            for cell, run in zip(cells, found, strict=True)
+            for spec, run in zip(specs, found, strict=True)
         },
         "trained",
     )
-    return cells
+    return specs
 
 
 def _carried_out(
-    cells: Sequence[RunSpec], protocol: EvalProtocol, equal: EqualBudget | None, folder: Folder
+    specs: Sequence[RunSpec], protocol: EvalProtocol, equal: EqualBudget | None, folder: Folder
 ) -> Comparison:
-    """Do all that is left, writing down after every cell what there is.
+    """Do all that is left, writing down after every run what there is.
 
     Raises:
         UsageError, CellsFailedError, RunInUseError, StoppedError: as `compare`.
     """
     before = PreviousTable.of(folder)
-    before.check(cells, protocol)
+    before.check(specs, protocol)
 
     def written() -> Comparison:
-        outcomes = [RunStatus.of(cell, protocol, folder) for cell in cells]
-        result = Comparison.of(outcomes, protocol, equal, folder)
-        if not before.lost(outcomes):
+        statuses = [RunStatus.of(spec, protocol, folder) for spec in specs]
+        result = Comparison.of(statuses, protocol, equal, folder)
+        if not before.lost(statuses):
             folder.write(record=result.to_json(), table=result.table(), page=page(result))
         return result
 
-    left = [cell for cell in cells if not is_done(cell, cells, protocol)]
+    left = [spec for spec in specs if not is_done(spec, specs, protocol)]
     try:
         while left:
             busy = []
-            for number, cell in enumerate(left):
-                say(f"cell {number + 1} of {len(left)}, {cell.name}")
-                if run_job(cell, cells, protocol, folder):
+            for number, spec in enumerate(left):
+                say(f"run {number + 1} of {len(left)}, {spec.name}")
+                if run_job(spec, specs, protocol, folder):
                     written()
                 else:
-                    busy.append(cell)
+                    busy.append(spec)
             if len(busy) == len(left):
                 break
             left = busy
     except (StoppedError, KeyboardInterrupt) as error:
         code = error.exit_code if isinstance(error, StoppedError) else 130
-        raise StoppedError(f"stopped at {cell.name}; the same command goes on", code) from error
+        raise StoppedError(f"stopped at {spec.name}; the same command goes on", code) from error
     result = written()
-    lost = before.lost(result.outcomes)
+    lost = before.lost(result.statuses)
     if result.failed:
-        names = ", ".join(outcome.cell.name for outcome in result.failed)
+        names = ", ".join(status.spec.name for status in result.failed)
         where = f"{folder.page_path} says why, and has the others"
         if lost:
             where = f"{folder.page_path} shows scores of {', '.join(lost)} from before, and is kept"
             where = "; ".join([*result.failures, where])
-        raise CellsFailedError(
-            f"{len(result.failed)} of {len(cells)} cells failed: {names}; {where}"
-        )
+        raise FailedRunsError(f"{len(result.failed)} of {len(specs)} runs failed: {names}; {where}")
     if result.missing:
-        names = ", ".join(outcome.cell.name for outcome in result.missing)
+        names = ", ".join(status.spec.name for status in result.missing)
         raise RunInUseError(
             f"another process is at work on {names}; it completes {folder.page_path}"
         )

@@ -1,4 +1,4 @@
-"""What a grid would do: the cells, and what each costs."""
+"""What a grid would do: the runs, and what each costs."""
 
 import json
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ TODO: dict[RunState, str] = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """One cell.
+    """One run.
 
     Attributes:
-        name: of the cell.
+        name: of the run.
         state: where it stands.
         batch: images in a step.
         steps, patches, pflop, epochs: in all; None where the clock decides.
-        seconds: of training in all, by the speed of cells that have been trained; None without.
+        seconds: of training in all, by the speed of runs that have been trained; None without.
     """
 
     name: str
@@ -38,46 +38,46 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Forecast:
-    """All cells, in the order in which they would be carried out."""
+    """All runs, in the order in which they would be carried out."""
 
-    cells: Sequence[Estimate]
+    specs: Sequence[Estimate]
 
     @classmethod
-    def of(cls, outcomes: Sequence[RunStatus], equal: EqualBudget | None) -> "Forecast":
-        return cls([_estimate(outcome, list(outcomes), equal) for outcome in outcomes])
+    def of(cls, statuses: Sequence[RunStatus], equal: EqualBudget | None) -> "Forecast":
+        return cls([_estimate(status, list(statuses), equal) for status in statuses])
 
     def to_json(self) -> str:
-        return json.dumps([asdict(cell) for cell in self.cells], indent=1)
+        return json.dumps([asdict(spec) for spec in self.specs], indent=1)
 
     def table(self) -> str:
-        """A line for each cell, for a person."""
-        width = max(len(cell.name) for cell in self.cells)
+        """A line for each run, for a person."""
+        width = max(len(spec.name) for spec in self.specs)
         numbers = ("steps", "epochs", "patches", "PFLOP", "seconds")
         lines = [f"{'cell':{width}}  {'to do':15} {'batch':>5}"
                  + "".join(f" {name:>10}" for name in numbers)]  # fmt: skip
-        for cell in self.cells:
-            values = (cell.steps, cell.epochs, cell.patches, cell.pflop, cell.seconds)
+        for spec in self.specs:
+            values = (spec.steps, spec.epochs, spec.patches, spec.pflop, spec.seconds)
             written = "".join(f" {numeral(value):>10}" for value in values)
-            lines.append(f"{cell.name:{width}}  {TODO[cell.state]:15} {cell.batch:5}{written}")
-        left = [cell for cell in self.cells if cell.state in ("new", "begun", "failed")]
-        known = [cell.seconds for cell in left if cell.seconds is not None]
-        lines.append(f"{len(left)} of {len(self.cells)} cells to train")
+            lines.append(f"{spec.name:{width}}  {TODO[spec.state]:15} {spec.batch:5}{written}")
+        left = [spec for spec in self.specs if spec.state in ("new", "begun", "failed")]
+        known = [spec.seconds for spec in left if spec.seconds is not None]
+        lines.append(f"{len(left)} of {len(self.specs)} runs to train")
         if left and len(known) == len(left):
             lines[-1] += f": at most {duration(sum(known))}, scoring apart"
         return "\n".join(lines)
 
 
-def _estimate(outcome: RunStatus, outcomes: list[RunStatus], equal: EqualBudget | None) -> Estimate:
-    cell = outcome.cell
-    seconds, rate = None, speed(outcomes, cell)
-    if outcome.state in ("trained", "finished"):
-        seconds = outcome.last["seconds"]
+def _estimate(status: RunStatus, statuses: list[RunStatus], equal: EqualBudget | None) -> Estimate:
+    spec = status.spec
+    seconds, rate = None, speed(statuses, spec)
+    if status.state in ("trained", "finished"):
+        seconds = status.last["seconds"]
     elif equal is not None and equal.what == "seconds":
         seconds = equal.amount
-    elif rate is not None and cell.patches is not None:
-        seconds = cell.patches / rate
+    elif rate is not None and spec.patches is not None:
+        seconds = spec.patches / rate
     return Estimate(
-        cell.name, outcome.state, int(cell.settings["batch"]), cell.steps,
-        None if cell.steps is None else cell.steps / cell.steps_per_epoch, cell.patches,
-        None if cell.patches is None else cell.patches * cell.gflop_per_patch / 1e6, seconds,
+        spec.name, status.state, int(spec.settings["batch"]), spec.steps,
+        None if spec.steps is None else spec.steps / spec.steps_per_epoch, spec.patches,
+        None if spec.patches is None else spec.patches * spec.gflop_per_patch / 1e6, seconds,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """The directory of a comparison. The only file that knows the names of its files.
 
-runs/NAME             the run of a cell
+runs/NAME             the run of a run
 cells/NAME.lock       held by the process that works on it
 cells/NAME.failed     why it failed the last time
 cells/NAME.map        where the page's map has its images
@@ -49,8 +49,8 @@ class KeptProtocol(TypedDict, total=False):
 
 @rule(KeptTable)
 def _named(found: KeptTable) -> str | None:
-    """Every cell has a name."""
-    return None if all("name" in cell for cell in found["cells"]) else "a cell has no name"
+    """Every run has a name."""
+    return None if all("name" in spec for spec in found["cells"]) else "a run has no name"
 
 
 @rule(KeptMap)
@@ -97,7 +97,7 @@ class Folder:
         return found
 
     def claim(self, name: str) -> AbstractContextManager[None]:
-        """Work on a cell, alone.
+        """Work on a run, alone.
 
         Raises:
             RunInUseError: another process does.
@@ -106,14 +106,14 @@ class Folder:
         return hold(self._file(name, "lock"), self.path / name)
 
     def fail(self, name: str, why: str) -> None:
-        """Write down that a cell failed, in one line."""
+        """Write down that a run failed, in one line."""
         replace(self._file(name, "failed"), " ".join(why.split()) + "\n")
 
     def forgive(self, name: str) -> None:
         self._file(name, "failed").unlink(missing_ok=True)
 
     def failure(self, name: str) -> str | None:
-        """Why a cell failed; None if it did not."""
+        """Why a run failed; None if it did not."""
         file = self._file(name, "failed")
         return read_text(file).strip() if file.exists() else None
 
@@ -123,12 +123,12 @@ class Folder:
         return file.exists() and file.stat().st_mtime >= self.began
 
     def keep_map(self, name: str, content: KeptMap) -> None:
-        """Write down a cell's map, which takes seconds to make."""
+        """Write down a run's map, which takes seconds to make."""
         self._make("cells")
         replace(self._file(name, "map"), json.dumps(content))
 
     def kept_map(self, name: str) -> KeptMap | None:
-        """A cell's map as it was kept; None if there is none that can be read."""
+        """A run's map as it was kept; None if there is none that can be read."""
         file = self._file(name, "map")
         try:
             found: KeptMap | None = read_json(file, KeptMap) if file.exists() else None

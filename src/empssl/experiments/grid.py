@@ -26,7 +26,7 @@ UNITS: dict[BudgetUnit, str] = {"patches": "patches", "pflop": "PFLOP", "seconds
 
 @dataclass(frozen=True)
 class EqualBudget:
-    """An amount that no cell gets more of than another.
+    """An amount that no run gets more of than another.
 
     The batch is held fixed: with fewer patches of each image, the same number of patches is more
     images. Patches and PFLOP are equal to within half a step.
@@ -158,15 +158,15 @@ def grid(
     place: dict[str, Any],
     runs: Path,
 ) -> list[RunSpec]:
-    """The cells, seed by seed, so that a grid that is cut short has few seeds of all.
+    """The runs, seed by seed, so that a grid that is cut short has few seeds of all.
 
     Args:
         labels: objectives, or names that `own` explains.
         patches: values of n.
         seeds: of each.
-        equal: what every cell gets the same of.
+        equal: what every run gets the same of.
         recipe: as in `train`.
-        given: settings of all cells, by name; None where the recipe decides.
+        given: settings of all runs, by name; None where the recipe decides.
         own: of a label; `name` says which objective it is, if it is not called so.
         chosen: the data, and what `train` records besides the settings of a recipe.
         place: where the data are and where to compute.
@@ -179,7 +179,7 @@ def grid(
     _check(labels, patches, seeds, own)
     fabric = launch(device=place["device"], devices=1, precision=chosen["precision"])
     opened: dict[int | None, ImageSet] = {}
-    cells: list[RunSpec] = []
+    specs: list[RunSpec] = []
     for label in labels:
         for n in patches:
             settings = _settings(label, n, recipe, given, own)
@@ -196,16 +196,16 @@ def grid(
             for seed in seeds:
                 name = f"{label}-n{n}-seed{seed}"
                 whole = settings | chosen | {"seed": seed} | equal.length(*length[:2])
-                cell = RunSpec(
+                spec = RunSpec(
                     name, label, n, seed, check_no_links(runs, name), whole, *length, place
                 )
-                _check_made(cell, opened[side].fingerprint)
-                cells.append(cell)
-    return sorted(cells, key=lambda cell: list(seeds).index(cell.seed))
+                _check_made(spec, opened[side].fingerprint)
+                specs.append(spec)
+    return sorted(specs, key=lambda spec: list(seeds).index(spec.seed))
 
 
 def _check(labels: Sequence[str], patches: Sequence[int], seeds: Sequence[int], own: Own) -> None:
-    """Refuse what would give a cell twice, or none."""
+    """Refuse what would give a run twice, or none."""
     for name, values in {"objectives": labels, "patches": patches, "seeds": seeds}.items():
         if not values:
             raise UsageError(f"no {name} are given; name at least one with --{name}")
@@ -226,7 +226,7 @@ def _check(labels: Sequence[str], patches: Sequence[int], seeds: Sequence[int], 
 def _settings(
     label: str, n: int, recipe: str | None, given: dict[str, Any], own: Own
 ) -> dict[str, Any]:
-    """The recipe, under what all cells share, under what the label has of its own."""
+    """The recipe, under what all runs share, under what the label has of its own."""
     options = dict(own.get(label) or {})
     changes: dict[str, Any] = {key: options.pop(key) for key in OWN if key in options}
     changes["objective"] = {"name": label} | options
@@ -239,7 +239,7 @@ def _settings(
 def _length(
     settings: dict[str, Any], fabric: Fabric, images: ImageSet, equal: EqualBudget
 ) -> tuple[int | None, int, float]:
-    """Steps, steps per epoch and GFLOP per patch of a cell, from its network and the images."""
+    """Steps, steps per epoch and GFLOP per patch of a run, from its network and the images."""
     training = build_trainer(settings | {"seed": 0}, fabric, images, time.monotonic())
     training.sampler.close()
     gflop = training.flops_per_view / 1e9
@@ -248,19 +248,19 @@ def _length(
     return steps, training.sampler.steps_per_epoch, gflop
 
 
-def _check_made(cell: RunSpec, fingerprint: str) -> None:
+def _check_made(spec: RunSpec, fingerprint: str) -> None:
     """Refuse a run of this name that is another run."""
-    if cell.run is None:
+    if spec.run is None:
         return
-    asked, made = decisive(cell.settings), decisive(cell.run.config)
+    asked, made = decisive(spec.settings), decisive(spec.run.config)
     names = [name for name in differing([asked, made]) if name in asked]
     if names:
         what = ", ".join(f"{name} {made.get(name)}, not {asked[name]}" for name in names[:4])
         raise UsageError(
-            f"{cell.path} was made with other settings ({what}); choose another --out, or remove it"
+            f"{spec.path} was made with other settings ({what}); choose another --out, or remove it"
         )
-    if cell.run.plan.get("fingerprint", fingerprint) != fingerprint:
+    if spec.run.plan.get("fingerprint", fingerprint) != fingerprint:
         raise UsageError(
-            f"{cell.path} was trained on other images than {cell.settings['data']} has now; choose "
+            f"{spec.path} was trained on other images than {spec.settings['data']} has now; choose "
             "another --out, or remove it"
         )

@@ -67,32 +67,32 @@ def maps(comparison: Comparison) -> Maps:
     What cannot be drawn is told, and is no reason to have no page. Finished maps are kept in the
     comparison's folder, so that a grid that grows makes only new ones.
     """
-    by_name = {outcome.cell.name: outcome.cell for outcome in comparison.outcomes}
-    chosen = [(row, by_name[row.cells[0]]) for row in comparison.rows.rows if row.cells]
+    by_name = {status.spec.name: status.spec for status in comparison.statuses}
+    chosen = [(row, by_name[row.specs[0]]) for row in comparison.rows.rows if row.specs]
     if not chosen:
         return Maps()
     gallery = _Gallery(comparison, chosen[0][1])
     found: list[tuple[TableRow, RunSpec, Plane]] = []
     lacking = []
-    for row, cell in chosen:
+    for row, spec in chosen:
         try:
-            made = gallery.plane(cell)
+            made = gallery.plane(spec)
         except EmpsslError as error:
-            lacking.append(f"{cell.name} has no map: {error}.")
+            lacking.append(f"{spec.name} has no map: {error}.")
             continue
         if made is None:
             lacking.append(
-                f"{cell.name} has no map: it takes at least three images whose embeddings differ."
+                f"{spec.name} has no map: it takes at least three images whose embeddings differ."
             )
         else:
-            found.append((row, cell, made))
+            found.append((row, spec, made))
     if not found:
         return Maps(lacking=lacking)
     sample = gallery.sample
     points, height = _matched([made.points for _, _, made in found])
     panels = [
-        RunMap(row, cell.seed, groups(sample, own, WIDTH, TEXT))
-        for (row, cell, _), own in zip(found, points, strict=True)
+        RunMap(row, spec.seed, groups(sample, own, WIDTH, TEXT))
+        for (row, spec, _), own in zip(found, points, strict=True)
     ]
     first = found[0][2]
     method = (
@@ -108,8 +108,8 @@ def maps(comparison: Comparison) -> Maps:
 class _Gallery:
     """The images of all maps, read when the first is asked for, and the maps that are kept."""
 
-    def __init__(self, comparison: Comparison, cell: RunSpec) -> None:
-        self.comparison, self.cell = comparison, cell
+    def __init__(self, comparison: Comparison, spec: RunSpec) -> None:
+        self.comparison, self.spec = comparison, spec
 
     @cached_property
     def sample(self) -> Sample:
@@ -118,7 +118,7 @@ class _Gallery:
         Raises:
             DataError: they cannot be opened or read.
         """
-        place, run = self.cell.place, self.cell.run
+        place, run = self.spec.place, self.spec.run
         assert run is not None
         images = open_images(
             self.comparison.protocol.data, split="test", data_dir=place.get("data_dir"),
@@ -126,27 +126,27 @@ class _Gallery:
         )  # fmt: skip
         return Sample.read(images, IMAGES)
 
-    def plane(self, cell: RunSpec) -> Plane | None:
+    def plane(self, spec: RunSpec) -> Plane | None:
         """Where a run's network lays the images; as it was kept, or made and kept.
 
         Raises:
             DataError: the images cannot be read.
             CheckpointError: the run's weights cannot.
         """
-        run, folder = cell.run, self.comparison.folder
+        run, folder = spec.run, self.comparison.folder
         assert run is not None
         of = {"model": run.identity, "images": self.sample.fingerprint, "count": IMAGES,
               "layer": LAYER, "crops": CROPS}  # fmt: skip
-        kept = folder.kept_map(cell.name)
+        kept = folder.kept_map(spec.name)
         if kept is not None and kept["of"] == of and len(kept["points"]) == len(self.sample):
             return Plane(np.array(kept["points"]), kept["how"], kept["reading"])
-        encoder = Encoder.from_pretrained(run.path, device=cell.place.get("device", "auto"))
+        encoder = Encoder.from_pretrained(run.path, device=spec.place.get("device", "auto"))
         made = project_2d(self.sample.embed(encoder)[LAYER])
         if made is None:
             return None
         made = replace(made, points=made.points.round(3))  # as it will be read again
         folder.keep_map(
-            cell.name,
+            spec.name,
             KeptMap(of=of, points=made.points.tolist(), how=made.how, reading=made.reading),
         )
         return made

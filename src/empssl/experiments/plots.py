@@ -101,34 +101,34 @@ def _effort(row: TableRow, axis: str) -> Spread | None:
 
 
 def _plot(table: ComparisonTable, column: str, axis: str, points: Sequence[PlotPoint]) -> Plot:
-    looks = marks(table) if axis == "n" else {}  # named at the ends of their lines
-    x, log = _x_axis(points, room(list(looks), WIDTH))
+    requests = marks(table) if axis == "n" else {}  # named at the ends of their lines
+    x, log = _x_axis(points, room(list(requests), WIDTH))
     bases = {row.label: row.scores[column] for row in table.baselines}
     y = _y_axis([row.scores[column] for _, row in points] + [*bases.values()])
     at = {id(row): _place(x, effort.mean, log) for effort, row in points}
     lines = [
-        Line(path(np.array([0.0, WIDTH]), np.full(2, float(y.place(base.mean)))), look)
-        for look, base in zip(dashes(table).values(), bases.values(), strict=True) if base
+        Line(path(np.array([0.0, WIDTH]), np.full(2, float(y.place(base.mean)))), request)
+        for request, base in zip(dashes(table).values(), bases.values(), strict=True) if base
     ]  # fmt: skip
     spots: list[Note] = []
     ends: list[LineEnd] = []
-    for label, look in marks(table).items():
+    for label, request in marks(table).items():
         own = [(effort, row) for effort, row in points if row.label == label]
         places = [(at[id(row)], float(y.place(_score(row, column).mean))) for _, row in own]
-        if places and label in looks:
-            ends.append(LineEnd(label, look, *places[-1]))
+        if places and label in requests:
+            ends.append(LineEnd(label, request, *places[-1]))
         if len(places) > 1:
-            lines.append(Line(path(*np.array(places).T), f"join {look}"))
+            lines.append(Line(path(*np.array(places).T), f"join {request}"))
         for (effort, row), (right, down) in zip(own, places, strict=True):
             score = _score(row, column)
             up = y.place(np.array([score.low, score.high]))
             across = [_place(x, end, log) for end in (effort.low, effort.high)]
             if score.low < score.high:
-                lines.append(Line(path(np.full(2, right), up), f"spread {look}"))
+                lines.append(Line(path(np.full(2, right), up), f"spread {request}"))
             if across[1] - across[0] > 1:
-                lines.append(Line(path(np.array(across), np.full(2, down)), f"spread {look}"))
+                lines.append(Line(path(np.array(across), np.full(2, down)), f"spread {request}"))
             dot = path(np.array([right]), np.array([down]))
-            lines.append(Line(dot, f"spot {look}", _words(effort, row, column, axis)))
+            lines.append(Line(dot, f"spot {request}", _words(effort, row, column, axis)))
             spots.append(Note(right, down, str(row.n)))
     names, leaders = named(ends, HEIGHT)
     lines = leaders + lines
@@ -197,7 +197,7 @@ def _x_ticks(x: Axis, axis: str, points: Sequence[PlotPoint], log: bool) -> list
 
 CONVERGENCE_WIDTH, CONVERGENCE_HEIGHT = 300.0, 150.0
 # Those that mean the same for every objective; losses and their terms do not.
-QUANTITIES = ("fill", "alignment", "uniformity")
+QUANTITIES = ("coding_rate_ratio", "alignment", "uniformity")
 
 
 @dataclass(frozen=True)
@@ -248,12 +248,12 @@ def convergence(comparison: Comparison) -> list[Convergence]:
 
 
 def _courses(comparison: Comparison, name: str) -> list[_Course]:
-    labels = {cell: row.label for row in comparison.rows.rows for cell in row.cells}
+    labels = {spec: row.label for row in comparison.rows.rows for spec in row.specs}
     courses = []
-    for outcome in comparison.outcomes:
-        cell = outcome.cell
+    for status in comparison.statuses:
+        spec = status.spec
         try:
-            metrics = cell.run.metrics() if cell.run else []
+            metrics = spec.run.metrics() if spec.run else []
         except EmpsslError:  # damaged, which the table says
             continue
         entries = [entry for entry in metrics if isinstance(entry.get(name), int | float)]
@@ -261,7 +261,7 @@ def _courses(comparison: Comparison, name: str) -> list[_Course]:
             values = np.array([entry[name] for entry in entries], float)
             patches = np.array([entry["patches"] for entry in entries], float)
             smooth = moving_mean(values, max(1, len(values) // 25) | 1)
-            courses.append(_Course(labels.get(cell.name, cell.label), cell.n, patches, smooth))
+            courses.append(_Course(labels.get(spec.name, spec.label), spec.n, patches, smooth))
     return [course for course in courses if np.isfinite(course.values).any()]
 
 
@@ -269,7 +269,7 @@ def _panels(
     name: str, courses: Sequence[_Course], comparison: Comparison
 ) -> list[tuple[int, ConvergencePanel]]:
     """A panel for each n."""
-    looks = marks(comparison.rows)
+    requests = marks(comparison.rows)
     all_values = np.concatenate([course.values for course in courses])
     low, high = np.nanmin(all_values), np.nanmax(all_values)
     margin = 0.06 * (high - low) or 1.0
@@ -284,13 +284,13 @@ def _panels(
         lines: list[Line] = []
         ends: dict[str, LineEnd] = {}
         for course in own:
-            look = looks.get(course.label, "c7")
+            request = requests.get(course.label, "c7")
             at, value = envelope(course.patches, course.values)
             title = f"{course.label}, n = {n}"
-            lines.append(Line(path(x.place(at), y.place(value)), f"run {look}", title))
+            lines.append(Line(path(x.place(at), y.place(value)), f"run {request}", title))
             last = np.flatnonzero(np.isfinite(course.values))[-1]
             places = float(x.place(course.patches[last])), float(y.place(course.values[last]))
-            ends.setdefault(course.label, LineEnd(course.label, look, *places))
+            ends.setdefault(course.label, LineEnd(course.label, request, *places))
         names, leaders = named(list(ends.values()), CONVERGENCE_HEIGHT)
         words = "; ".join(f"{c.label} {numeral(_last(c))}" for c in own)
         about = f"{name} against patches seen, n = {n}; at the end: {words}"

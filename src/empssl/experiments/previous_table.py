@@ -28,13 +28,13 @@ class PreviousTable:
     def of(cls, folder: Folder) -> "PreviousTable":
         return cls(folder, folder.kept_table() or KeptTable())
 
-    def check(self, cells: Sequence[RunSpec], protocol: EvalProtocol) -> None:
-        """See that a table of these cells shows all that this one does, before anything is done.
+    def check(self, specs: Sequence[RunSpec], protocol: EvalProtocol) -> None:
+        """See that a table of these runs shows all that this one does, before anything is done.
 
         Raises:
             UsageError: it would lack scored runs or probes, or be of another protocol.
         """
-        if lost := self._left_out(cells):
+        if lost := self._left_out(specs):
             self._refuse(f"{', '.join(lost)}, which this command leaves out")
         before = self.kept.get("protocol", {})
         if not self._scored or not before:
@@ -48,28 +48,28 @@ class PreviousTable:
             if was.get(name) != value:
                 self._refuse(f"scores with {name} {was.get(name)}, and this command has {value}")
 
-    def lost(self, outcomes: Sequence[RunStatus]) -> list[str]:
-        """The cells whose scores it shows, and which have none any more."""
-        scored = {cell["name"] for cell in self._scored}
-        return [o.cell.name for o in outcomes if o.cell.name in scored and not o.scores]
+    def lost(self, statuses: Sequence[RunStatus]) -> list[str]:
+        """The runs whose scores it shows, and which have none any more."""
+        scored = {spec["name"] for spec in self._scored}
+        return [o.spec.name for o in statuses if o.spec.name in scored and not o.scores]
 
     @property
     def _scored(self) -> list[dict[str, Any]]:
-        return [cell for cell in self.kept.get("cells", []) if cell.get("scores")]
+        return [spec for spec in self.kept.get("cells", []) if spec.get("scores")]
 
-    def _left_out(self, cells: Sequence[RunSpec]) -> list[str]:
-        """Names of scored cells that are not among these, by their names or else their settings."""
-        names = {cell["name"] for cell in self._scored}
-        others = [(decisive(c.settings), c.seed) for c in cells if c.name not in names]
-        asked, lost = {cell.name for cell in cells}, []
-        for cell in self._scored:
-            same = (cell.get("settings"), cell.get("seed"))
-            if cell["name"] in asked:
+    def _left_out(self, specs: Sequence[RunSpec]) -> list[str]:
+        """Names of scored runs that are not among these, by their names or else their settings."""
+        names = {spec["name"] for spec in self._scored}
+        others = [(decisive(c.settings), c.seed) for c in specs if c.name not in names]
+        asked, lost = {spec.name for spec in specs}, []
+        for spec in self._scored:
+            same = (spec.get("settings"), spec.get("seed"))
+            if spec["name"] in asked:
                 continue
             if same in others:  # a run that is called otherwise beside one of the same name
                 others.remove(same)
             else:
-                lost.append(cell["name"])
+                lost.append(spec["name"])
         return lost
 
     def _refuse(self, what: str) -> None:

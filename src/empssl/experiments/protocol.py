@@ -68,20 +68,20 @@ class EvalProtocol:
         ]  # fmt: skip
 
 
-def check_alike(grounds: dict[str, dict[str, Any]], what: str) -> None:
+def check_alike(facts: dict[str, dict[str, Any]], what: str) -> None:
     """See that what holds for one run holds for all.
 
     Args:
-        grounds: by run, what has to be alike.
+        facts: by run, what has to be alike.
         what: what was done there, for the message.
 
     Raises:
         UsageError: it differs; a table of both would compare what cannot be compared.
     """
-    names = list(grounds)
+    names = list(facts)
     for name in names[1:]:
-        for key, value in grounds[names[0]].items():
-            other = grounds[name].get(key)
+        for key, value in facts[names[0]].items():
+            other = facts[name].get(key)
             if other != value:
                 raise UsageError(
                     f"{names[0]} and {name} were {what} differently: {key} is {value} and {other}; "

@@ -7,8 +7,8 @@ from empssl.experiments.results import Comparison
 from empssl.experiments.table import EFFORTS, percent, seeds, share
 from empssl.reports.charts import numeral
 from empssl.reports.html import render
-from empssl.reports.run_report import entries
 from empssl.reports.sections.embedding_map import COLORS
+from empssl.reports.sections.record import entries
 
 
 def page(comparison: Comparison) -> str:
@@ -23,7 +23,7 @@ def page(comparison: Comparison) -> str:
         comparison=comparison,
         table=table,
         efforts=shown,
-        filled=any(row.fill for row in table.rows),
+        filled=any(row.coding_rate_ratio for row in table.rows),
         seeds=seeds,
         numeral=numeral,
         percent=percent,

@@ -1,4 +1,4 @@
-"""A comparison: all cells as they stand, with all that their numbers depend on."""
+"""A comparison: all runs as they stand, with all that their numbers depend on."""
 
 import json
 import subprocess
@@ -13,35 +13,35 @@ from empssl.experiments.grid import EqualBudget, decisive
 from empssl.experiments.protocol import SEED, EvalProtocol, check_alike
 from empssl.experiments.run_spec import RunStatus
 from empssl.experiments.table import ComparisonTable
-from empssl.progress import visible
+from empssl.progress import preformatted, visible
 from empssl.reports.charts import numeral
 
 # What seconds depend on besides the method.
 _PACE = {"device": "devices", "threads": "numbers of threads", "precision": "precisions"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What a comparison found so far.
 
     Attributes:
         folder: where it is.
         protocol: how everything was scored.
-        equal: what the cells got the same of; None for runs that were made elsewhere.
-        outcomes: a cell each.
+        equal: what the runs got the same of; None for runs that were made elsewhere.
+        statuses: a run each.
         rows: the same, over seeds.
     """
 
     folder: Folder
     protocol: EvalProtocol
     equal: EqualBudget | None
-    outcomes: Sequence[RunStatus]
+    statuses: Sequence[RunStatus]
     rows: ComparisonTable
 
     @classmethod
     def of(
         cls,
-        outcomes: Sequence[RunStatus],
+        statuses: Sequence[RunStatus],
         protocol: EvalProtocol,
         equal: EqualBudget | None,
         folder: Folder,
@@ -51,22 +51,22 @@ class Comparison:
         Raises:
             UsageError: they were not scored alike.
         """
-        check_alike({o.cell.name: o.ground for o in outcomes if o.ground}, "scored")
-        return cls(folder, protocol, equal, outcomes, ComparisonTable.of(outcomes))
+        check_alike({o.spec.name: o.must_match for o in statuses if o.must_match}, "scored")
+        return cls(folder, protocol, equal, statuses, ComparisonTable.of(statuses))
 
     @property
     def failed(self) -> list[RunStatus]:
-        return [outcome for outcome in self.outcomes if outcome.state == "failed"]
+        return [status for status in self.statuses if status.state == "failed"]
 
     @property
     def missing(self) -> list[RunStatus]:
         """Those that are neither finished nor failed."""
-        return [o for o in self.outcomes if o.state not in ("finished", "failed")]
+        return [o for o in self.statuses if o.state not in ("finished", "failed")]
 
     @property
     def failures(self) -> list[str]:
-        """Which cells failed, and why, in a line each."""
-        return [visible(f"{o.cell.name} failed: {o.error}") for o in self.failed]
+        """Which runs failed, and why, in a line each."""
+        return [visible(f"{o.spec.name} failed: {o.error}") for o in self.failed]
 
     @property
     def notices(self) -> list[str]:
@@ -74,19 +74,19 @@ class Comparison:
         found = []
         if self.failed:
             found.append(
-                f"{len(self.failed)} of {len(self.outcomes)} runs failed; below the table is why."
+                f"{len(self.failed)} of {len(self.statuses)} runs failed; below the table is why."
             )
         if self.missing:
-            names = ", ".join(outcome.cell.name for outcome in self.missing)
+            names = ", ".join(status.spec.name for status in self.missing)
             found.append(f"Not finished yet: {names}.")
-        if labels := _distinct(o.cell.label for o in self.outcomes if o.with_labels):
+        if labels := _distinct(o.spec.label for o in self.statuses if o.with_labels):
             found.append(f"Trained with labels: {', '.join(labels)}.")
         if saw := [
-            outcome.cell.name for outcome in self.outcomes if outcome.ground.get("saw_test")
+            status.spec.name for status in self.statuses if status.must_match.get("saw_test")
         ]:
             found.append(f"Trained on test images too: {', '.join(saw)}.")
         for key, what in _PACE.items():
-            values = _distinct(outcome.environment.get(key) for outcome in self.outcomes)
+            values = _distinct(status.environment.get(key) for status in self.statuses)
             if len(values) > 1:
                 found.append(
                     f"Trained with different {what} ({'; '.join(values)}): compare seconds with "
@@ -97,7 +97,7 @@ class Comparison:
     @property
     def about(self) -> list[str]:
         """What the numbers mean, in sentences."""
-        done = [outcome for outcome in self.outcomes if outcome.scores]
+        done = [status for status in self.statuses if status.scores]
         sizes = done[0].scores[0] if done else None
         scored = f"Percent of the test images of {self.protocol.data} put in their class"
         if sizes:
@@ -112,7 +112,7 @@ class Comparison:
         if self.equal is not None:
             how = "start-up included" if self.equal.what == "seconds" else "to within a step"
             found.append(
-                f"Every cell was given {self.equal.words}, {how}. The batch is held fixed, so that "
+                f"Every run was given {self.equal.words}, {how}. The batch is held fixed, so that "
                 "fewer patches of an image mean more images."
             )
         found.append(
@@ -123,15 +123,15 @@ class Comparison:
 
     @property
     def versions(self) -> dict[str, list[str]]:
-        """Hardware and versions of the trained cells."""
+        """Hardware and versions of the trained runs."""
         keys = ("device", "threads", "precision", "empssl", "torch", "python", "system")
         return {
             key: values for key in keys
-            if (values := _distinct(outcome.environment.get(key) for outcome in self.outcomes))
+            if (values := _distinct(status.environment.get(key) for status in self.statuses))
         }  # fmt: skip
 
     def to_json(self) -> str:
-        """Every number of every cell, with all that it depends on."""
+        """Every number of every run, with all that it depends on."""
         record = {
             "data": self.protocol.data,
             "equal": None if self.equal is None else asdict(self.equal),
@@ -145,9 +145,16 @@ class Comparison:
             "columns": self.rows.columns,
             "rows": [asdict(row) for row in self.rows.rows],
             "baselines": [asdict(row) for row in self.rows.baselines],
-            "cells": [_record(outcome) for outcome in self.outcomes],
+            "cells": [_record(status) for status in self.statuses],
         }  # fmt: skip
         return json.dumps(record, indent=1)
+
+    def __repr__(self) -> str:
+        done = len(self.statuses) - len(self.failed) - len(self.missing)
+        return f"<Comparison on {self.protocol.data}: {done} of {len(self.statuses)} runs>"
+
+    def _repr_html_(self) -> str:
+        return preformatted(self.rows.text())
 
     def table(self) -> str:
         """As Markdown."""
@@ -156,17 +163,17 @@ class Comparison:
         return "\n\n".join([*parts, hardware] if hardware else parts)
 
 
-def _record(outcome: RunStatus) -> dict[str, Any]:
-    cell = outcome.cell
+def _record(status: RunStatus) -> dict[str, Any]:
+    spec = status.spec
     return {
-        "name": cell.name, "label": cell.label, "n": cell.n, "seed": cell.seed,
-        "state": outcome.state, "error": outcome.error or None,
-        "patches": outcome.last.get("patches"), "pflop": outcome.last.get("pflop"),
-        "seconds": outcome.last.get("seconds"), "epochs": outcome.last.get("epoch"),
-        "steps": outcome.last["step"] + 1 if outcome.last else 0,
-        "last_step": outcome.last,
-        "scores": outcome.scores, "baselines": outcome.baselines, "scored": outcome.ground,
-        "settings": decisive(cell.settings), "environment": outcome.environment,
+        "name": spec.name, "label": spec.label, "n": spec.n, "seed": spec.seed,
+        "state": status.state, "error": status.error or None,
+        "patches": status.last.get("patches"), "pflop": status.last.get("pflop"),
+        "seconds": status.last.get("seconds"), "epochs": status.last.get("epoch"),
+        "steps": status.last["step"] + 1 if status.last else 0,
+        "last_step": status.last,
+        "scores": status.scores, "baselines": status.baselines, "scored": status.must_match,
+        "settings": decisive(spec.settings), "environment": status.environment,
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ class RunSpec:
     """One run of a comparison.
 
     Attributes:
-        name: unlike that of any other cell.
+        name: unlike that of any other run.
         label: what it shares with the other values of n and the other seeds.
         n: patches of each image in a step.
         seed: of the run.
@@ -42,7 +42,7 @@ class RunSpec:
 
     @classmethod
     def of(cls, run: Run, name: str, place: dict[str, Any]) -> "RunSpec":
-        """The cell of a finished run.
+        """The run of a finished run.
 
         Raises:
             UsageError: it is not finished.
@@ -85,45 +85,45 @@ RunState = Literal["new", "begun", "trained", "finished", "failed"]
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A cell, and what there is of it.
+    """A run, and what there is of it.
 
     Attributes:
-        cell: which.
+        spec: which.
         state: `begun` is half-trained, `trained` has no score yet, `finished` has all of them.
         error: why it failed; empty if it did not.
         last: the metrics of its last step; of a run that is not finished, the last so far.
         scores: its results under the protocol.
         baselines: what its evaluation holds of them.
-        ground: what has to be alike in all that are compared.
+        must_match: what has to be alike in all that are compared.
         environment: as the run recorded it.
         with_labels: whether labels trained it.
     """
 
-    cell: RunSpec
+    spec: RunSpec
     state: RunState
     error: str = ""
     last: dict[str, Any] = field(default_factory=dict)
     scores: list[dict[str, Any]] = field(default_factory=list)
     baselines: list[dict[str, Any]] = field(default_factory=list)
-    ground: dict[str, Any] = field(default_factory=dict)
+    must_match: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     with_labels: bool = False
 
     @classmethod
-    def of(cls, cell: RunSpec, protocol: EvalProtocol, folder: Folder) -> "RunStatus":
+    def of(cls, spec: RunSpec, protocol: EvalProtocol, folder: Folder) -> "RunStatus":
         """Read it; nothing is changed."""
-        failure = folder.failure(cell.name)
+        failure = folder.failure(spec.name)
         try:
-            run = cell.run
+            run = spec.run
             if run is None:
-                return cls(cell, "failed", failure) if failure else cls(cell, "new")
-            return cls._of_run(cell, run, protocol, failure)
+                return cls(spec, "failed", failure) if failure else cls(spec, "new")
+            return cls._of_run(spec, run, protocol, failure)
         except EmpsslError as error:
-            return cls(cell, "failed", str(error))
+            return cls(spec, "failed", str(error))
 
     @classmethod
     def _of_run(
-        cls, cell: RunSpec, run: Run, protocol: EvalProtocol, failure: str | None
+        cls, spec: RunSpec, run: Run, protocol: EvalProtocol, failure: str | None
     ) -> "RunStatus":
         metrics = run.metrics()
         found = protocol.find(run) if run.identity else None
@@ -131,7 +131,7 @@ class RunStatus:
         if failure and not found:
             state = "failed"
         return cls(
-            cell, state, (failure or "") if state == "failed" else "",
+            spec, state, (failure or "") if state == "failed" else "",
             metrics[-1] if metrics else {},
             protocol.rows(found["results"]) if found else [],
             protocol.rows(found["baselines"]) if found else [],
@@ -141,15 +141,15 @@ class RunStatus:
         )  # fmt: skip
 
 
-def speed(outcomes: list[RunStatus], cell: RunSpec) -> float | None:
-    """Patches per second to expect of a cell, from those of its kind that have been trained.
+def speed(statuses: list[RunStatus], spec: RunSpec) -> float | None:
+    """Patches per second to expect of a run, from those of its kind that have been trained.
 
     Its own kind first, then those of the same n, then any.
     """
-    known = [o for o in outcomes if o.last.get("seconds")]
+    known = [o for o in statuses if o.last.get("seconds")]
     for alike in (
-        [o for o in known if (o.cell.label, o.cell.n) == (cell.label, cell.n)],
-        [o for o in known if o.cell.n == cell.n],
+        [o for o in known if (o.spec.label, o.spec.n) == (spec.label, spec.n)],
+        [o for o in known if o.spec.n == spec.n],
         known,
     ):
         if alike:

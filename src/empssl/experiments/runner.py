@@ -1,4 +1,4 @@
-"""Carrying out a cell: train what is not trained, score what is not scored."""
+"""Carrying out a run: train what is not trained, score what is not scored."""
 
 import gc
 import traceback
@@ -17,13 +17,13 @@ from empssl.training.train import train
 
 
 def run_job(
-    cell: RunSpec, cells: Sequence[RunSpec], protocol: EvalProtocol, folder: Folder
+    spec: RunSpec, specs: Sequence[RunSpec], protocol: EvalProtocol, folder: Folder
 ) -> bool:
-    """Do what is left of a cell: `alone`, with one cell of each network for the baselines.
+    """Do what is left of a run: `alone`, with one run of each network for the baselines.
 
     Args:
-        cell: which.
-        cells: all of them.
+        spec: which.
+        specs: all of them.
         protocol: how to score.
         folder: of the comparison.
 
@@ -35,14 +35,14 @@ def run_job(
     """
 
     def work() -> None:
-        make(cell)
-        _score(cell, cells, protocol)
+        make(spec)
+        _score(spec, specs, protocol)
 
-    return with_lock(cell.name, folder, work)
+    return with_lock(spec.name, folder, work)
 
 
 def with_lock(name: str, folder: Folder, work: Callable[[], None]) -> bool:
-    """Work on a cell that no other process works on.
+    """Work on a run that no other process works on.
 
     An error is written down, and is no reason to stop the others.
 
@@ -70,61 +70,61 @@ def _attempt(name: str, folder: Folder, work: Callable[[], None]) -> None:
         work()
     except (StoppedError, RunInUseError):
         raise
-    except Exception as error:  # a bug in one objective should not cost the night's other cells
+    except Exception as error:  # a bug in one objective should not cost the night's other runs
         if not isinstance(error, EmpsslError):
             log(traceback.format_exc())
         folder.fail(name, f"{type(error).__name__}: {error}")
         say(f"{name} failed: {error}")
 
 
-def make(cell: RunSpec) -> None:
+def make(spec: RunSpec) -> None:
     """Train from the last checkpoint there is; without one, from the start."""
-    if cell.made or (cell.run is not None and cell.run.identity is not None):
+    if spec.made or (spec.run is not None and spec.run.identity is not None):
         return
     resume = False
-    if cell.run is not None:
+    if spec.run is not None:
         try:
-            cell.run.load_checkpoint(files=())
+            spec.run.load_checkpoint(files=())
             resume = True
         except CheckpointError as error:
             say(f"{error}; it starts again")
-    say(f"{'continuing' if resume else 'training'} {cell.name}")
+    say(f"{'continuing' if resume else 'training'} {spec.name}")
     train(
-        out=cell.path, resume=resume, overwrite=cell.run is not None and not resume,
-        **cell.settings, **cell.place,
+        out=spec.path, resume=resume, overwrite=spec.run is not None and not resume,
+        **spec.settings, **spec.place,
     )  # fmt: skip
 
 
-def _score(cell: RunSpec, cells: Sequence[RunSpec], protocol: EvalProtocol) -> None:
+def _score(spec: RunSpec, specs: Sequence[RunSpec], protocol: EvalProtocol) -> None:
     """Evaluate, unless that is done; with baselines, unless an equal network has them."""
-    run = cell.run
+    run = spec.run
     assert run is not None
     found = protocol.find(run)
-    baselines = not has_baselines(cell, cells, protocol)
+    baselines = not has_baselines(spec, specs, protocol)
     if found is None or baselines:
-        say(f"scoring {cell.name}{' and its baselines' if baselines else ''}")
+        say(f"scoring {spec.name}{' and its baselines' if baselines else ''}")
         made = evaluate(
             run.path, protocol.data, probes=protocol.probes, crops=[protocol.crops],
-            train_size=protocol.train_size, baselines=baselines, **cell.place,
+            train_size=protocol.train_size, baselines=baselines, **spec.place,
         )  # fmt: skip
         if made.unkept:  # the table is made of what the run's directory has
             raise CheckpointError(made.unkept)
 
 
-def is_done(cell: RunSpec, cells: Sequence[RunSpec], protocol: EvalProtocol) -> bool:
-    """Whether nothing is left to do for a cell."""
-    return _found(cell, protocol) is not None and has_baselines(cell, cells, protocol)
+def is_done(spec: RunSpec, specs: Sequence[RunSpec], protocol: EvalProtocol) -> bool:
+    """Whether nothing is left to do for a run."""
+    return _found(spec, protocol) is not None and has_baselines(spec, specs, protocol)
 
 
-def has_baselines(cell: RunSpec, cells: Sequence[RunSpec], protocol: EvalProtocol) -> bool:
-    """Whether the baselines of a cell's network have been scored, in whichever cell."""
-    alike = [_found(other, protocol) for other in cells if other.network == cell.network]
+def has_baselines(spec: RunSpec, specs: Sequence[RunSpec], protocol: EvalProtocol) -> bool:
+    """Whether the baselines of a run's network have been scored, in whichever run."""
+    alike = [_found(other, protocol) for other in specs if other.network == spec.network]
     return any(found is not None and found["baselines"] for found in alike)
 
 
-def _found(cell: RunSpec, protocol: EvalProtocol) -> dict[str, Any] | None:
-    """A cell's evaluation, if there is one; a damaged run has none."""
+def _found(spec: RunSpec, protocol: EvalProtocol) -> dict[str, Any] | None:
+    """A run's evaluation, if there is one; a damaged run has none."""
     try:
-        return protocol.find(cell.run) if cell.run and cell.run.identity else None
+        return protocol.find(spec.run) if spec.run and spec.run.identity else None
     except EmpsslError:
         return None

@@ -63,9 +63,9 @@ class TableRow:
         seeds: of those that are finished.
         asked: how many seeds there should be.
         efforts: patches, pflop and seconds of training, start-up apart.
-        fill: room between collapse (0) and full spread (1) that the last step's projections use.
+        coding_rate_ratio: of the last step's projections, between collapse (0) and full spread (1).
         scores: accuracy by column.
-        cells: the names of those that are finished.
+        specs: the names of those that are finished.
     """
 
     label: str
@@ -73,9 +73,9 @@ class TableRow:
     seeds: tuple[int, ...]
     asked: int
     efforts: dict[str, Spread | None]
-    fill: Spread | None
+    coding_rate_ratio: Spread | None
     scores: dict[str, Spread | None]
-    cells: tuple[str, ...] = ()
+    specs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,25 +94,32 @@ class ComparisonTable:
     baselines: Sequence[TableRow] = field(default=())
 
     @classmethod
-    def of(cls, outcomes: Sequence[RunStatus]) -> "ComparisonTable":
+    def of(cls, statuses: Sequence[RunStatus]) -> "ComparisonTable":
         groups: dict[str, list[RunStatus]] = {}
-        for outcome in outcomes:
-            kind = f"{outcome.cell.label} {sorted(decisive(outcome.cell.settings).items())}"
-            groups.setdefault(kind, []).append(outcome)
-        columns = _columns(outcomes)
+        for status in statuses:
+            kind = f"{status.spec.label} {sorted(decisive(status.spec.settings).items())}"
+            groups.setdefault(kind, []).append(status)
+        columns = _columns(statuses)
         names = _names(list(groups.values()))
         rows = [
             _row(name, group, columns) for name, group in zip(names, groups.values(), strict=True)
         ]
         order = list(dict.fromkeys(row.label for row in rows))
         rows.sort(key=lambda row: (order.index(row.label), row.n or 0))
-        return cls(columns, rows, _baselines(outcomes, columns))
+        return cls(columns, rows, _baselines(statuses, columns))
 
     def text(self) -> str:
         """As Markdown, its columns lined up for a terminal."""
         efforts = [name for name in EFFORTS if any(row.efforts[name] for row in self.rows)]
-        fill = [True] if any(row.fill for row in self.rows) else []
-        head = ["objective", "n", "seeds", *efforts, *("fill" for _ in fill), *self.columns]
+        ratio = [True] if any(row.coding_rate_ratio for row in self.rows) else []
+        head = [
+            "objective",
+            "n",
+            "seeds",
+            *efforts,
+            *("coding rate ratio" for _ in ratio),
+            *self.columns,
+        ]
         head = ["PFLOP" if name == "pflop" else name for name in head]
         lines = [head]
         for row in (*self.rows, *self.baselines):
@@ -123,15 +130,15 @@ class ComparisonTable:
                     seeds(row),
                 ]
                 + [_written(row.efforts.get(name)) for name in efforts]
-                + [_written(row.fill, share) for _ in fill]
+                + [_written(row.coding_rate_ratio, share) for _ in ratio]
                 + [_written(row.scores[column], percent) for column in self.columns]
             )
         widths = [max(2, *(len(line[at]) for line in lines)) for at in range(len(head))]
         lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
         return "\n".join(
             "| " + " | ".join(
-                cell.ljust(width) if at == 0 else cell.rjust(width)
-                for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+                spec.ljust(width) if at == 0 else spec.rjust(width)
+                for at, (spec, width) in enumerate(zip(line, widths, strict=True))
             ) + " |"
             for line in lines
         )  # fmt: skip
@@ -149,12 +156,12 @@ def _written(value: Spread | None, *write: Any) -> str:
     return "" if value is None else value.text(*write)
 
 
-def _columns(outcomes: Sequence[RunStatus]) -> tuple[str, ...]:
+def _columns(statuses: Sequence[RunStatus]) -> tuple[str, ...]:
     """Every probe and layer that was scored: probes as asked, layers from head on.
 
     Those that are not probed unless asked for stand last, from the output to the input.
     """
-    found = dict.fromkeys((row["probe"], row["layer"]) for o in outcomes for row in o.scores)
+    found = dict.fromkeys((row["probe"], row["layer"]) for o in statuses for row in o.scores)
     probes = list(dict.fromkeys(probe for probe, _ in found))
     layers = [*dict.fromkeys(("head", "backbone", *LAYERS, *reversed(get_args(Layer))))]
     layers += [layer for _, layer in found if layer not in layers]
@@ -164,49 +171,51 @@ def _columns(outcomes: Sequence[RunStatus]) -> tuple[str, ...]:
 
 def _names(groups: Sequence[Sequence[RunStatus]]) -> list[str]:
     """Labels; those that several kinds with the same n share, with what sets these apart."""
-    cells = [group[0].cell for group in groups]
+    specs = [group[0].spec for group in groups]
     names = []
-    for cell in cells:
-        twins = [other for other in cells if (other.label, other.n) == (cell.label, cell.n)]
+    for spec in specs:
+        twins = [other for other in specs if (other.label, other.n) == (spec.label, spec.n)]
         settings = [decisive(twin.settings) for twin in twins]
-        own = decisive(cell.settings)
+        own = decisive(spec.settings)
         apart = [f"{name} {own.get(name)}" for name in differing(settings)]
-        names.append(", ".join([cell.label, *apart]))
+        names.append(", ".join([spec.label, *apart]))
     return names
 
 
 def _row(label: str, group: Sequence[RunStatus], columns: Sequence[str]) -> TableRow:
-    done = [outcome for outcome in group if outcome.scores]
+    done = [status for status in group if status.scores]
     efforts = {name: Spread.of([o.last[name] for o in done if name in o.last]) for name in EFFORTS}
     return TableRow(
         label=label,
-        n=group[0].cell.n,
-        seeds=tuple(outcome.cell.seed for outcome in done),
+        n=group[0].spec.n,
+        seeds=tuple(status.spec.seed for status in done),
         asked=len(group),
         efforts=efforts,
-        fill=Spread.of([o.last["fill"] for o in done if "fill" in o.last]),
+        coding_rate_ratio=Spread.of(
+            [o.last["coding_rate_ratio"] for o in done if "coding_rate_ratio" in o.last]
+        ),
         scores={
             column: Spread.of([
-                row["accuracy"] for outcome in done for row in outcome.scores
+                row["accuracy"] for status in done for row in status.scores
                 if f"{row['probe']} {row['layer']}" == column
             ])
             for column in columns
         },
-        cells=tuple(outcome.cell.name for outcome in done),
+        specs=tuple(status.spec.name for status in done),
     )  # fmt: skip
 
 
-def _baselines(outcomes: Sequence[RunStatus], columns: Sequence[str]) -> list[TableRow]:
+def _baselines(statuses: Sequence[RunStatus], columns: Sequence[str]) -> list[TableRow]:
     """One row for random weights of each network, one for whitened patches with each probe."""
     random: dict[str, tuple[list[str], dict[str, float]]] = {}
     white: dict[int, dict[str, float]] = {}
-    for outcome in outcomes:
-        labels, scores = random.setdefault(outcome.cell.network, ([], {}))
-        if outcome.cell.label not in labels:
-            labels.append(outcome.cell.label)
-        for row in outcome.baselines:
+    for status in statuses:
+        labels, scores = random.setdefault(status.spec.network, ([], {}))
+        if status.spec.label not in labels:
+            labels.append(status.spec.label)
+        for row in status.baselines:
             if row["model"] == "whitened-patches":
-                patches = white.setdefault(outcome.cell.settings.get("whitened", 0), {})
+                patches = white.setdefault(status.spec.settings.get("whitened", 0), {})
                 patches.setdefault(row["probe"], row["accuracy"])
             else:
                 scores.setdefault(f"{row['probe']} {row['layer']}", row["accuracy"])

@@ -227,7 +227,7 @@ def coding_rate_ratio(embeddings: Embeddings) -> float:
 
     1/2 sum_k log(1 + d / eps^2 e_k), e the eigenvalues of their covariance, over the same where
     all e_k that there can be are equal. 0 where all are alike, 1 where they are spread evenly.
-    Larger is healthier. As `fill` of a training step, in another precision.
+    Larger is healthier. As `coding_rate_ratio` of a training step, in another precision.
 
     Raises:
         DataError: fewer than two rows, or a row is not finite.

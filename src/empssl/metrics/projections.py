@@ -13,11 +13,11 @@ from torch import Tensor
 from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
 from empssl.types import Projections, Scalar
 
-DISTORTION = 0.2  # of `fill`, the paper's
+DISTORTION = 0.2  # of `coding_rate_ratio`, the paper's
 UNIFORMITY_SCALE = 2.0  # t in Wang and Isola
-LEAST_RANK = 4  # directions that there must be for `participation` to tell anything
+LEAST_RANK = 4  # directions that there must be for `participation_ratio` to tell anything
 SPECTRA = 50  # kept of a run, or a few less
-TINY = 1e-12  # where there is no variance, participation is 1
+TINY = 1e-12  # where there is no variance, the participation ratio is 1
 
 
 @torch.no_grad()
@@ -26,19 +26,18 @@ def projection_metrics(
 ) -> dict[str, Scalar]:
     """Measures of collapse on unit rows; but for alignment of the first view's batch alone.
 
-    fill             the coding rate of the rows about their mean, as a share of the most there can
-                     be: 0 where all are alike, 1 where they are spread evenly
-    participation    (sum_k e_k)^2 / sum_k e_k^2 with e the eigenvalues of their covariance: how
-                     many directions are used, between 1 and min(b - 1, d); an effective rank that
-                     needs no eigenvalues; not measured where there are fewer than `LEAST_RANK`, of
-                     which a healthy run too uses next to one
-    spread           standard deviation of a coordinate over images, mean over coordinates, times
-                     sqrt(d): 0 where all are alike, 1 on the whole sphere (SimSiam, Chen and He
-                     2021, section 4.1)
-    alignment        mean square distance of two views of an image: 0 is the closest (Wang and
-                     Isola 2020); not measured of a single view
-    uniformity       log of the mean of exp(-2 ||z_j - z_k||^2) over pairs of images: 0 where all
-                     are alike, near -4 where they are spread (Wang and Isola 2020)
+    coding_rate_ratio: the coding rate of the rows about their mean, as a share of the most there
+        can be: 0 where all are alike, 1 where they are spread evenly.
+    participation_ratio: (sum_k e_k)^2 / sum_k e_k^2 with e the eigenvalues of their covariance: how
+        many directions are used, between 1 and min(b - 1, d); an effective rank that needs no
+        eigenvalues. Not measured where there are fewer than `LEAST_RANK`, of which a healthy run
+        too uses next to one.
+    embedding_std: standard deviation of a coordinate over images, mean over coordinates, times
+        sqrt(d): 0 where all are alike, 1 on the whole sphere (SimSiam, Chen and He 2021, 4.1).
+    alignment: mean square distance of two views of an image: 0 is the closest (Wang and Isola
+        2020). Not measured of a single view.
+    uniformity: log of the mean of exp(-2 ||z_j - z_k||^2) over pairs of images: 0 where all are
+        alike, near -4 where they are spread (Wang and Isola 2020).
 
     Nothing here makes the host wait for a GPU, and of projections that are not finite the
     measures are not either.
@@ -65,13 +64,13 @@ def projection_metrics(
         count = views.count(z)
         near = (2 * UNIFORMITY_SCALE * (Z @ Z.T - 1)).exp() * (1 - eye)
         measured = {
-            "fill": rate / most,
-            "participation": (gram.trace().square() + TINY) / (gram.square().sum() + TINY),
-            "spread": Z.std(0).mean() * dim**0.5,
+            "coding_rate_ratio": rate / most,
+            "participation_ratio": (gram.trace().square() + TINY) / (gram.square().sum() + TINY),
+            "embedding_std": Z.std(0).mean() * dim**0.5,
             "uniformity": (near.sum() / (batch * (batch - 1))).log(),
         }
         if rank < LEAST_RANK:
-            del measured["participation"]
+            del measured["participation_ratio"]
         return measured | ({"alignment": apart * count / (count - 1)} if count > 1 else {})
 
 
@@ -80,7 +79,8 @@ def spectrum(projections: Projections) -> Float[Tensor, " rank"]:
     """Variances of the first view's unit rows along their principal directions, largest first.
 
     The eigenvalues of their covariance, as many as can differ from zero: min(b - 1, d). They are
-    what `fill` and `participation` sum up. Of projections that are not finite they mean nothing.
+    what `coding_rate_ratio` and `participation_ratio` sum up. Of projections that are not finite
+    they mean nothing.
 
     In float64, on the CPU.
 
@@ -121,12 +121,14 @@ def at_least_single(x: Tensor) -> Tensor:
 
 
 WARN_STEPS, FIRST_STEP = 20, 20
-# Of the gauge's measures, what no healthy run stays under, whatever its objective. `fill` is not
-# among them: where it is low depends on objective, batch and dim.
-LOW = {"spread": 0.2, "participation": 1.5}
+# What no healthy run stays under, whatever its objective. `coding_rate_ratio` is not among them:
+# where it is low depends on objective, batch and dim.
+LOW = {"embedding_std": 0.2, "participation_ratio": 1.5}
 _LOOKS = {
-    "spread": "are nearly all alike: their spread is {value:.2f}, where 0 is one point",
-    "participation": "lie nearly on one line: they use {value:.1f} directions",
+    "embedding_std": "are nearly all alike: their embedding std is {value:.2f}, "
+    "where 0 is one point",
+    "participation_ratio": "lie nearly on one line: their participation ratio is {value:.1f}, "
+    "where 1 is one line",
 }
 
 
@@ -134,11 +136,11 @@ def collapse(measured: Mapping[str, Any]) -> str | None:
     """How the projections of a step have collapsed, in words; None where they have not.
 
     Args:
-        measured: what the gauge measured, or a line of metrics. What it lacks is not low.
+        measured: `projection_metrics`, or a line of metrics. What it lacks is not low.
 
-    >>> collapse({"spread": 0.05, "participation": 12.0})
-    'are nearly all alike: their spread is 0.05, where 0 is one point'
-    >>> collapse({"spread": 0.9, "participation": 4.0})
+    >>> collapse({"embedding_std": 0.05, "participation_ratio": 12.0})
+    'are nearly all alike: their embedding std is 0.05, where 0 is one point'
+    >>> collapse({"embedding_std": 0.9, "participation_ratio": 4.0})
     """
     for name, low in LOW.items():
         if name in measured and measured[name] < low:
@@ -149,11 +151,12 @@ def collapse(measured: Mapping[str, Any]) -> str | None:
 class CollapseWatch:
     """Tells once when the projections have been collapsed for too long.
 
-    A run collapses to a point, where `spread` falls, or to a line, where `participation` does and
-    `spread` does not. What a measure stayed under for some 20 steps from step 20 on, with all 16
-    objectives on digits (recipe `demo`, 4 patches, one seed; `benchmarks/alarm.py`): in healthy
-    runs never less than 0.40 (ressl) and 2.5 (swav); with a fault planted, spread at most 0.16 or
-    participation at most 1.45 in 20 of 21 runs.
+    A run collapses to a point, where `embedding_std` falls, or to a line, where
+    `participation_ratio` does and `embedding_std` does not. What a measure stayed under for some 20
+    steps from step 20 on, with all 16 objectives on digits (recipe `demo`, 4 patches, one seed;
+    `benchmarks/alarm.py`): in healthy runs never less than 0.40 (ressl) and 2.5 (swav); with a
+    fault planted, `embedding_std` at most 0.16 or `participation_ratio` at most 1.45 in 20 of 21
+    runs.
 
     Not every fault collapses a run: with a temperature a hundred times too high it only learns
     slowly.

@@ -42,10 +42,10 @@ def _shown(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-# Shown at about half this size, so that they are crisp on dense screens.
-_LARGEST = 112
+_LARGEST = 128  # pixels of a picture on the page, which has room for about 100 of them
 # Up to here every pixel is kept, and shown as a block; what is larger is stored as a photograph.
 _BLOCKS = 32
+_SHOWN = 64  # pixels of the page that a picture of blocks is given
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,22 @@ class Picture:
     Attributes:
         uri: all of it, as a data URI.
         blocks: it is so small that its pixels are shown as blocks.
+        width, height: at which it is shown where there is room: its own, or a multiple of blocks.
     """
 
     uri: str
     blocks: bool
+    width: int
+    height: int
+
+
+def shown(side: int) -> int:
+    """At how many pixels a picture is shown: its own, and blocks at a whole multiple.
+
+    >>> [shown(side) for side in (8, 28, 32, 64, 100)]
+    [64, 56, 64, 64, 100]
+    """
+    return side * (_SHOWN // side) if side <= _BLOCKS else side
 
 
 def picture(pixels: UInt8[Tensor, "3 side side"], largest: int = _LARGEST) -> Picture:
@@ -92,4 +104,6 @@ def _image(pixels: UInt8[Tensor, "3 side side"], largest: int) -> Image.Image:
 def _picture(image: Image.Image, *, blocks: bool) -> Picture:
     stream = io.BytesIO()
     image.save(stream, "WEBP", lossless=blocks, quality=80, method=4)
-    return Picture("data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode(), blocks)
+    uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+    times = shown(image.width) // image.width if blocks else 1
+    return Picture(uri, blocks, times * image.width, times * image.height)

@@ -1,21 +1,23 @@
-"""A report: one HTML file about a run that opens offline."""
+"""A report: one HTML file about a run that opens offline, in the order of a person's questions."""
 
-import json
 import re
 import shlex
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from empssl._version import __version__
+from empssl.data.open import is_name
 from empssl.data.run_images import PLACE, open_run_images
 from empssl.device import resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.evaluation.encoder import Encoder
 from empssl.metrics.projections import LOW, CollapseWatch, collapse
+from empssl.metrics.verdict import Verdict, percent, verdict
 from empssl.models import Layer
 from empssl.reports.html import render
 from empssl.reports.sample import CROPS, Sample
@@ -27,20 +29,14 @@ from empssl.reports.sections.layers import layer_by_layer
 from empssl.reports.sections.neighbors import queries
 from empssl.reports.sections.patch_similarity import patch_similarities
 from empssl.reports.sections.patches import patched
+from empssl.reports.sections.record import READABLE, Entries, entries
 from empssl.reports.sections.scores import ScoreProtocol, score_protocols, scores
 from empssl.reports.sections.spectrum import spectrum, spectrum_over_time
 from empssl.reports.sections.training_curves import curves
+from empssl.reports.sections.verdict import did_it_work
 from empssl.runs.files import replace
 from empssl.runs.run import Run
 from empssl.runs.schema import read_text
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Names and values under a heading."""
-
-    title: str
-    rows: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -51,21 +47,6 @@ class BadSampleReason:
     count: int
     example: str
     error: str
-
-
-def entries(title: str, content: dict[str, Any]) -> list[Entries]:
-    """A heading for what is plain, and one for each part that has parts of its own."""
-    plain = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    parts = {key: value for key, value in content.items() if isinstance(value, dict)}
-    found = [Entries(title, [(key, _written(value)) for key, value in plain.items()])]
-    return [entry for entry in found if entry.rows] + [
-        Entries(key, [(name, _written(value)) for name, value in part.items()])
-        for key, part in parts.items()
-    ]
-
-
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def bad_samples(rows: Sequence[dict[str, Any]]) -> list[BadSampleReason]:
@@ -138,18 +119,26 @@ def report(
     _check_not_poorer(source.report_path, shows, lacking)
     metrics, evaluations = source.metrics(), source.evaluations()
     identity = encoder.identity if encoder else None
-    parts = _parts(score_protocols(evaluations, identity))
+    parts, tables = _parts(score_protocols(evaluations, identity)), scores(evaluations, identity)
+    page = source.path.resolve()
+    embedded = _embedded(sample, encoder, page)
+    judged = _judgment(source, config, metrics, plan)
     html = render(
         version=__version__,
         shows=" ".join(shows),
-        run=source.path.resolve().name,
+        written_on=day(datetime.now()),
+        trained_on=_last_step(source) if metrics else None,
+        run=page.name,
         data_name=Path(config["data"]).name,
-        commands=_commands(source, config, parts),
+        verdict=judged,
+        answer=judged and did_it_work(judged, tables, with_map=bool(embedded["queries"])),
+        labels=label_kind(source, sample, evaluations),
+        commands=_commands(source, config, plan, parts),
         config=config,
         with_labels=source.needs_labels,
         plan=plan,
         progress=_progress(metrics, plan),
-        scores=scores(evaluations, identity),
+        scores=tables,
         parts=parts,
         measures=measures(source.qualities(), identity),
         looks=LOOKS,
@@ -163,20 +152,11 @@ def report(
         patched=patched(sample, config) if sample else [],
         crops=CROPS,
         colors=COLORS,
+        percent=percent,
         layer=LAYER,
         bad=bad_samples(source.bad_samples()),
-        record=[
-            *entries("configuration", config),
-            # Without where images lie on this machine: a report is passed on.
-            *entries("plan", {key: plan[key] for key in plan if key not in PLACE}),
-            *entries("environment", source.environment),
-            *(
-                part
-                for e in evaluations
-                for part in entries(f"scores, {e['dataset']}", e["protocol"])
-            ),
-        ],
-        **_embedded(sample, encoder),
+        record=_record(source, config, plan, metrics, evaluations),
+        **embedded,
     )
     replace(source.report_path, html)
     return source.report_path
@@ -221,7 +201,7 @@ def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[MissingPart]]:
         return None, [MissingPart("There are no weights to embed images with", str(error))]
 
 
-def _embedded(sample: Sample | None, encoder: Encoder | None) -> dict[str, Any]:
+def _embedded(sample: Sample | None, encoder: Encoder | None, page: Path) -> dict[str, Any]:
     """What it takes both images and weights to show."""
     if sample is None or encoder is None:
         return {"spectrum": None, "agreements": None, "queries": [], "map": None}
@@ -229,9 +209,93 @@ def _embedded(sample: Sample | None, encoder: Encoder | None) -> dict[str, Any]:
     return {
         "spectrum": spectrum(embeddings),
         "agreements": patch_similarities(sample, encoder, LAYER),
-        "queries": queries(sample, embeddings[LAYER]),
-        "map": embedding_map(sample, embeddings[LAYER]),
+        "queries": queries(sample, embeddings[LAYER], page),
+        "map": embedding_map(sample, embeddings[LAYER], page),
     }
+
+
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September",
+    "October", "November", "December",
+)  # fmt: skip
+
+
+def day(when: datetime) -> str:
+    """A date as people write it, in any language's settings.
+
+    >>> day(datetime(2025, 3, 9, 14, 5))
+    '9 March 2025'
+    """
+    return f"{when.day} {_MONTHS[when.month - 1]} {when.year}"
+
+
+def _last_step(run: Run) -> str:
+    """The day on which metrics were last written: runs hold no other date."""
+    return day(datetime.fromtimestamp(run.metrics_path.stat().st_mtime))
+
+
+def _judgment(
+    run: Run, config: dict[str, Any], metrics: list[dict[str, Any]], plan: dict[str, Any]
+) -> Verdict | None:
+    """Whether training worked; None before its first step."""
+    if not metrics or not {"steps_per_epoch", "usable_samples"} <= plan.keys():
+        return None
+    return verdict(metrics[-1], plan, config["batch"])
+
+
+def label_kind(
+    run: Run, sample: Sample | None, evaluations: Sequence[dict[str, Any]]
+) -> Literal["class", "folder", "label", "none"]:
+    """What the labels of a sample are taken for.
+
+    They are classes, by which neighbors are right or wrong, in a data set known by name, where they
+    took part in training, and where somebody had them scored. Else a folder is a place, such as a
+    year, and other labels may be anything.
+    """
+    if sample is None or sample.labels is None:
+        return "none"
+    scored = {evaluation["dataset"] for evaluation in evaluations}
+    if is_name(sample.dataset) or run.needs_labels or sample.dataset in scored:
+        return "class"
+    return "folder" if sample.folders else "label"
+
+
+def _record(
+    run: Run,
+    config: dict[str, Any],
+    plan: dict[str, Any],
+    metrics: list[dict[str, Any]],
+    evaluations: Sequence[dict[str, Any]],
+) -> list[Entries]:
+    """All settings, and what became of them, in words."""
+    # Without where images lie on this machine: a report is passed on.
+    shown = {key: plan[key] for key in plan if key not in PLACE}
+    if "replanned" in shown:
+        shown["replanned"] = len(shown["replanned"]) - 1
+    reached: dict[str, Any] = {}
+    if metrics:
+        last = metrics[-1]
+        speed = statistics.median(entry["patches_per_second"] for entry in metrics)
+        reached = {
+            "date of the last step": _last_step(run),
+            "steps": last["step"] + 1,
+            "passes over the images": last["epoch"],
+            "patches_seen": last["patches"],
+            "pflop": last["pflop"],
+            "seconds of training": last["seconds"],
+            "patches_per_second": speed,
+        }
+    return [
+        *entries("Training", reached, READABLE),
+        *entries("Plan", shown, READABLE),
+        *entries("Settings", config, READABLE),
+        *entries("Environment", run.environment, READABLE),
+        *(
+            part
+            for e in evaluations
+            for part in entries(f"Scores, {e['dataset']}", e["protocol"], READABLE)
+        ),
+    ]
 
 
 def _progress(metrics: list[dict[str, Any]], plan: dict[str, Any]) -> dict[str, Any] | None:
@@ -239,12 +303,7 @@ def _progress(metrics: list[dict[str, Any]], plan: dict[str, Any]) -> dict[str, 
     if not metrics:
         return None
     steps = metrics[-1]["step"] + 1
-    speed = statistics.median(entry["patches_per_second"] for entry in metrics)
-    return metrics[-1] | {
-        "steps": steps,
-        "finished": steps == plan.get("steps"),
-        "patches_per_second": speed,
-    }
+    return metrics[-1] | {"steps": steps, "finished": steps == plan.get("steps")}
 
 
 def _health(metrics: list[dict[str, Any]]) -> dict[str, Any]:
@@ -294,16 +353,21 @@ def _parts(grounds: list[ScoreProtocol]) -> Parts:
     return Parts(found, grounds[0].data if grounds else None)
 
 
-def _commands(run: Run, config: dict[str, Any], parts: Parts) -> dict[str, str]:
+def _commands(
+    run: Run, config: dict[str, Any], plan: dict[str, Any], parts: Parts
+) -> dict[str, str]:
     """What to type next."""
-    path, data = shlex.quote(str(run.path)), shlex.quote(config["data"])
+    path, typed = shlex.quote(str(run.path)), config["data"]
+    # From another folder than it was typed in, images are where they were when they were read.
+    known = is_name(typed) or Path(typed).expanduser().exists()
+    data = shlex.quote(typed if known else plan.get("data_path", typed))
     place = f" --data-dir {shlex.quote(str(config['data_dir']))}" if config["data_dir"] else ""
-    scored = config["data"] if parts.data is None else parts.data
-    there = place if scored == config["data"] else ""
+    scored = typed if parts.data is None else parts.data
+    there = f"{data}{place}" if scored == typed else shlex.quote(scored)
     return {
         "evaluate": f"empssl evaluate {path} {data}{place}",
-        "more": " ".join([f"empssl evaluate {path} {shlex.quote(scored)}{there}", *parts.options]),
+        "more": " ".join([f"empssl evaluate {path} {there}", *parts.options]),
         "examine": f"empssl examine {path}",
-        "resume": f"empssl train {data} --out {path} --resume",
-        "again": f"empssl train --config {path}/config.yaml",
+        "resume": f"empssl train {data} --out {path} --resume{place}",
+        "again": f"empssl train {data} --config {path}/config.yaml --out {path}-again",
     }

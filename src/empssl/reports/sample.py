@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from empssl.data import ImageSet
+from empssl.data.encoded import EncodedImages
 from empssl.errors import DataError
 from empssl.evaluation.encoder import Encoder
 from empssl.evaluation.pooling import Crops
@@ -16,6 +19,7 @@ from empssl.types import Embeddings, Images
 
 _AT_ONCE = 256
 CROPS = "grid3"
+THUMBNAIL = 128  # pixels that a picture for people has at most
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,9 @@ class Sample:
     """Readable images of a data set.
 
     Attributes:
-        rows: int64 (sample,), their indices in the set.
-        pixels: the images.
+        source: the set.
+        rows: int64 (sample,), their indices in it.
+        pixels: the images, as the network sees them.
         names: by which a person finds them again.
         labels: int64 (sample,), -1 where unknown; None where there are none. Only shown.
         class_names: by label.
@@ -33,6 +38,7 @@ class Sample:
         fingerprint: of the set.
     """
 
+    source: ImageSet
     rows: Tensor
     pixels: Images
     names: Sequence[str]
@@ -57,6 +63,7 @@ class Sample:
             raise DataError(f"none of {len(wanted)} images of {images.name} could be read")
         rows = wanted[valid]
         return cls(
+            source=images,
             rows=rows,
             pixels=torch.cat([batch.pixels for batch in read])[valid],
             names=[images.sample_name(row) for row in rows.tolist()],
@@ -69,6 +76,28 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def thumbnails(self, indices: Sequence[int]) -> list[UInt8[Tensor, "3 side side"]]:
+        """Samples for people to look at: with more pixels than the network sees, if there are."""
+        own = [self.pixels[index] for index in indices]
+        if not isinstance(self.source, EncodedImages) or self.pixels.shape[-1] >= THUMBNAIL:
+            return own
+        found = self.source.thumbnails(self.rows[list(indices)].tolist(), THUMBNAIL)
+        # A file smaller than the network's input is shown as it is, not as it was enlarged.
+        return [own[k] if image is None else image for k, image in enumerate(found)]
+
+    def file(self, index: int) -> Path | None:
+        """The file of sample `index`; None where it has none of its own."""
+        row = int(self.rows[index])
+        return self.source.file(row) if isinstance(self.source, EncodedImages) else None
+
+    @property
+    def folders(self) -> bool:
+        """Whether classes are but the names of the folders that images are in."""
+        return self.labels is not None and all(
+            self.label(index) in Path(name).parts[:-1]
+            for index, name in enumerate(self.names) if self.labels[index] >= 0
+        )  # fmt: skip
 
     def label(self, index: int) -> str:
         """The class of sample `index` as shown; empty where there is none."""

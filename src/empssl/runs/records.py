@@ -95,6 +95,12 @@ class Environment(TypedDict, total=False):
     launch: str | None
 
 
+# Measures by the names that runs of version 0.1.0 gave them.
+RENAMED = {
+    "fill": "coding_rate_ratio", "participation": "participation_ratio", "spread": "embedding_std",
+}  # fmt: skip
+
+
 class Metrics(TypedDict, total=False):
     """A line of metrics.jsonl: what a step measured. The terms of a loss have names of their own.
 

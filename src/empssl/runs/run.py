@@ -18,6 +18,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ from empssl.runs.files import (
     writing,
 )
 from empssl.runs.records import (
+    RENAMED,
     BadSampleLine,
     Config,
     Environment,
@@ -256,7 +258,8 @@ class Run:
         Raises:
             CheckpointError: another line is damaged.
         """
-        found: list[dict[str, Any]] = read_json_lines(self.metrics_path, Metrics)
+        lines: list[dict[str, Any]] = read_json_lines(self.metrics_path, Metrics)
+        found = [{RENAMED.get(key, key): value for key, value in line.items()} for line in lines]
         widths = {len(entry["spectrum"]) for entry in found if "spectrum" in entry}
         if len(widths) > 1:
             raise CheckpointError(
@@ -421,7 +424,10 @@ class Run:
         Raises:
             CheckpointError: one is damaged.
         """
-        return self._read_all("quality", QualityRecord)
+        found = self._read_all("quality", QualityRecord)
+        for row in chain(*(quality.get("readings", []) for quality in found)):
+            row["measure"] = RENAMED.get(row.get("measure"), row.get("measure"))
+        return found
 
     def _read_all(self, folder: str, hint: Any) -> list[dict[str, Any]]:
         return [read_json(file, hint) for file in sorted(self._own(folder).glob("*.json"))]

@@ -9,6 +9,7 @@ from torch import nn
 
 from empssl.config import ObjectSpec, Spec, build, is_object, object_missing
 from empssl.data import Decoding
+from empssl.data.objects import GivenImages
 from empssl.data.run_images import check_same_kind
 from empssl.distributed.processes import restarted, torchrun_launch
 from empssl.errors import (
@@ -36,7 +37,7 @@ SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a ru
 
 def resolve_settings(
     out: Path,
-    data: str,
+    data: str | GivenImages,
     recipe: str | None,
     *,
     given: dict[str, Any],
@@ -49,7 +50,7 @@ def resolve_settings(
 
     Args:
         out: the run directory.
-        data: as in `train`.
+        data: as in `train`; of an object, what it is called is recorded.
         recipe: which decides what is None in `given`.
         given: what a recipe has too.
         chosen: what it has not.
@@ -68,7 +69,7 @@ def resolve_settings(
         settings = resumed_settings(Run(out), data, recipe, given)
         decoding = Decoding.recorded(Run(out).plan.get("decoding", settings))
     else:
-        settings = {"data": data} | resolve(recipe, given) | chosen
+        settings = {"data": str(data)} | resolve(recipe, given) | chosen
         decoding = Decoding.recorded(settings)
         Run.check_free(out, overwrite=overwrite)
     check_settings(settings)
@@ -163,7 +164,7 @@ def restarted_by_torchrun(out: Path) -> bool:
 
 
 def resumed_settings(
-    run: Run, data: str, recipe: str | None, given: dict[str, Any]
+    run: Run, data: str | GivenImages, recipe: str | None, given: dict[str, Any]
 ) -> dict[str, Any]:
     """The settings that the run began with.
 

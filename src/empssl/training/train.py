@@ -10,10 +10,12 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from empssl.config import Spec
-from empssl.data import Decoding, in_memory, open_images
+from empssl.config import Spec, names_in_docstring
+from empssl.data import DATASETS, Decoding, ImagesLike, in_memory, open_images
 from empssl.data.base import ImageSet
 from empssl.data.checks import class_counts
+from empssl.data.objects import GivenImages
+from empssl.data.open import resolve_data
 from empssl.data.run_images import check_fingerprint, known_data_dir, place
 from empssl.data.value_range import MAX_PIXELS, RangeWords
 from empssl.device import (
@@ -30,6 +32,10 @@ from empssl.distributed.launch import launch
 from empssl.distributed.processes import Call, alone_again
 from empssl.distributed.signals import stop_requests
 from empssl.distributed.watchdog import watchdog
+from empssl.metrics.verdict import verdict
+from empssl.models import BACKBONES
+from empssl.objectives import OBJECTIVES
+from empssl.optim import OPTIMIZERS
 from empssl.progress import progress, say
 from empssl.runs.run import Run
 from empssl.training.budget import parse_duration
@@ -37,11 +43,15 @@ from empssl.training.memory import Memory
 from empssl.training.settings import resolve_settings, restarted_by_torchrun
 from empssl.training.setup import build_trainer, check_room, compile_step
 from empssl.training.sharding import Shard
+from empssl.training.summary import closing_lines
 
 
+@names_in_docstring(
+    datasets=DATASETS, backbones=BACKBONES, objectives=OBJECTIVES, optimizers=OPTIMIZERS
+)
 @alone_again()
 def train(
-    data: str,
+    data: ImagesLike,
     *,
     out: str | Path,
     recipe: str | None = None,
@@ -78,9 +88,12 @@ def train(
     """Learn an encoder from images without labels.
 
     Args:
-        data: a folder of images, a Parquet file, or digits, pentominoes, cifar10, cifar100,
-            tiny-imagenet or imagenet100. Labels, where there are any, are never used, but by an
-            objective that needs them: supcon.
+        data: a folder of images, a Parquet file, or a data set known by name:
+            {datasets}.
+            From Python also images as objects, which a run does not keep: an array, a list of paths
+            or images, either of these with labels as a pair, an ImageSet, or a PyTorch or Hugging
+            Face Dataset; see empssl.data.images_from. Labels, where there are any, are never used,
+            but by an objective that needs them: supcon.
         out: the run directory to make.
         recipe: shapes (synthetic ones), demo, fast, laptop (the default), paper or official, either
             of the last two also with _imagenet100, or a rival's published CIFAR settings by its
@@ -100,17 +113,18 @@ def train(
         max_pixels: an image with more is not decoded, and counted as bad.
         views: patches, of fixed size, or crops, of random size and shape; and how they are
             augmented.
-        backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options; or, from Python,
+        backbone: one of {backbones}, and its options; or, from Python,
             a module from images to embeddings or maps, which is trained itself, from its weights.
         projector: paper or official, and its options.
         whitened: features of whitened patches that stand beside the network's in the joint
             embedding; 0 for none. They are measured on the images, not learned.
-        objective: what training minimises: emp; barlow_twins, byol, frossl, mmcr, ressl, simclr,
-            simsiam, spectral_contrastive, ssl_ey, swav, tcr, vicreg, vne or wmse; or supcon, which
-            learns from labels; and its options; or, from Python, an Objective or a module from
-            projections (view, batch, dim) to a loss, which is used itself.
-        optimizer: lars, adamw, muon, muon_lars or sgd, and its options; or, from Python, a function
-            from parameters to an optimizer, whose rate is the peak that the schedule scales.
+        objective: what training minimises:
+            {objectives};
+            supcon learns from labels; and its options; or, from Python, an Objective or a module
+            from projections (view, batch, dim) to a loss, which is used itself.
+        optimizer: one of {optimizers}, and its options; or, from Python, a
+            function from parameters to an optimizer, whose rate is the peak that the schedule
+            scales.
         schedule: cosine or linear, and its options.
         split: train leaves out what `evaluate` tests on: the test images of a known data set or of
             a folder that has some, else a fifth of a folder with classes; all leaves out nothing.
@@ -151,6 +165,7 @@ def train(
         OutOfMemoryError: a step did not fit; says how it will, or that nothing smaller is left.
         StoppedError: Ctrl-C or SIGTERM came; a checkpoint has been written.
     """
+    data = resolve_data(data)
     call = Call("train", dict(locals()))
     began, limit = time.monotonic(), parse_duration(patience)
     if not resume and restarted_by_torchrun(Path(out)):
@@ -203,11 +218,15 @@ def train(
         trainer.enter(on_rank_zero(fabric, open_run) or Run(out))
         trainer.restore() if resume else trainer.start()
         trainer.fit(stop, heartbeat)
+        if fabric.is_global_zero:
+            done = verdict(trainer.run.metrics()[-1], trainer.plan, settings["batch"])
+            for line in closing_lines(done, trainer.run.path):
+                say(line)
     return trainer.run.path
 
 
 def load_images(
-    data: str,
+    data: str | GivenImages,
     settings: dict[str, Any],
     decoding: Decoding,
     fabric: Fabric,

@@ -34,7 +34,7 @@ class Cost:
         used_by: the exhibits that it feeds.
         pflop: of training, from its start.
         train_seconds: the same as time on this machine; 0 for a trained one.
-        looks: how many sets of features are left to compute.
+        requests: how many sets of features are left to compute.
         look_seconds: what these take, probes apart.
     """
 
@@ -43,7 +43,7 @@ class Cost:
     used_by: Sequence[str]
     pflop: float
     train_seconds: float
-    looks: int
+    requests: int
     look_seconds: float
 
 
@@ -66,13 +66,13 @@ class PaperForecast:
         """Measures the speed of each network, for some seconds; nothing is written."""
         speeds: dict[str, float] = {}
         costs = []
-        for cell in plan.runs():
-            looks = plan.looks_at(cell)
-            state = _state(cell, looks, scores, folder)
-            network = _network(cell)
+        for spec in plan.runs():
+            requests = plan.looks_at(spec)
+            state = _state(spec, requests, scores, folder)
+            network = _network(spec)
             if state != "finished" and network not in speeds:
-                speeds[network] = _teraflops(cell, device)
-            costs.append(_cost(cell, state, plan, scores, speeds.get(network, 1.0)))
+                speeds[network] = _teraflops(spec, device)
+            costs.append(_cost(spec, state, plan, scores, speeds.get(network, 1.0)))
         return cls(costs, plan.reasons(), speeds)
 
     def to_json(self) -> str:
@@ -85,7 +85,7 @@ class PaperForecast:
         lines = [f"{'run':{width}}  {'to do':15}"
                  + "".join(f" {name:>12}" for name in numbers) + "  feeds"]  # fmt: skip
         for cost in self.costs:
-            values = (numeral(cost.pflop), duration(cost.train_seconds), str(cost.looks),
+            values = (numeral(cost.pflop), duration(cost.train_seconds), str(cost.requests),
                       duration(cost.look_seconds))  # fmt: skip
             written = "".join(f" {value:>12}" for value in values)
             feeds = " ".join(cost.used_by)
@@ -103,56 +103,58 @@ class PaperForecast:
         return "\n".join(lines)
 
 
-def _state(cell: RunSpec, looks: Sequence[EvalRequest], scores: Scores, folder: Folder) -> RunState:
-    if folder.failure(cell.name):
+def _state(
+    spec: RunSpec, requests: Sequence[EvalRequest], scores: Scores, folder: Folder
+) -> RunState:
+    if folder.failure(spec.name):
         return "failed"
-    if cell.run is None:
+    if spec.run is None:
         return "new"
-    if cell.run.identity is None:
+    if spec.run.identity is None:
         return "begun"
-    return "trained" if scores.missing(cell, looks) else "finished"
+    return "trained" if scores.missing(spec, requests) else "finished"
 
 
 def _cost(
-    cell: RunSpec, state: RunState, plan: PaperPlan, scores: Scores, teraflops: float
+    spec: RunSpec, state: RunState, plan: PaperPlan, scores: Scores, teraflops: float
 ) -> Cost:
-    assert cell.patches is not None
-    pflop = cell.patches * cell.gflop_per_patch / 1e6
-    left = scores.missing(cell, plan.looks_at(cell))
-    seen = {look.key: look for look in left}.values()
-    policy = build(POLICIES, cell.settings["views"])
-    side = cell.settings["image_side"] or 32  # shares of it are what counts
+    assert spec.patches is not None
+    pflop = spec.patches * spec.gflop_per_patch / 1e6
+    left = scores.missing(spec, plan.looks_at(spec))
+    seen = {request.key: request for request in left}.values()
+    policy = build(POLICIES, spec.settings["views"])
+    side = spec.settings["image_side"] or 32  # shares of it are what counts
     views = 0.0  # as large as those of training
-    for look in seen:
-        train, test = plan.sizes.get(look.on, (0, 0))
-        crops = Crops.parse(look.crops)
+    for request in seen:
+        train, test = plan.sizes.get(request.on, (0, 0))
+        crops = Crops.parse(request.crops)
         seen_side = crops.sides(policy, side)[1] if crops.kind == "grid" else (
             side if crops.kind == "whole" else policy.view_side(side)
         )  # fmt: skip
         size = (seen_side / policy.view_side(side)) ** 2
-        images = (look.train_size or train) + test
-        views += size * look.views(policy.augmentation.flip > 0) * images if look.probe else 0
-    features = views * cell.gflop_per_patch * FORWARD / 1e6
+        images = (request.train_size or train) + test
+        views += size * request.views(policy.augmentation.flip > 0) * images if request.probe else 0
+    features = views * spec.gflop_per_patch * FORWARD / 1e6
     trained = state in ("finished", "trained")
     return Cost(
-        cell.name, state, plan.used_by(cell), pflop, 0.0 if trained else 1e3 * pflop / teraflops,
+        spec.name, state, plan.used_by(spec), pflop, 0.0 if trained else 1e3 * pflop / teraflops,
         len(seen), 1e3 * features / teraflops,
     )  # fmt: skip
 
 
-def _network(cell: RunSpec) -> str:
-    s = cell.settings
+def _network(spec: RunSpec) -> str:
+    s = spec.settings
     return (
         f"{s['backbone']['name']} of width {s['backbone']['width']} on {s['views']['name']}, "
         f"{s['optimizer']['name']}"
     )
 
 
-def _teraflops(cell: RunSpec, device: str) -> float:
+def _teraflops(spec: RunSpec, device: str) -> float:
     """Of a few small training steps of the run's network, whose objective is EMP-SSL's."""
-    settings: dict[str, Any] = cell.settings
+    settings: dict[str, Any] = spec.settings
     work = WORK.get(resolve_device(device), WORK_ELSEWHERE)
-    count = max(4, min(cell.patches_per_step, int(work / cell.gflop_per_patch)))
+    count = max(4, min(spec.patches_per_step, int(work / spec.gflop_per_patch)))
     batch = min(settings["batch"], count // 2)
     found = bench(
         recipe=settings["recipe"], patches=count // batch, batch=batch,

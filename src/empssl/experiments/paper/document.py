@@ -67,7 +67,7 @@ def markdown(
         parts += [text for each in contents.claims for text in paragraphs(each, scale.label)]
         parts += [_against_untrained(contents, plan), LEGEND]
     parts += ["## Theirs and ours", fidelity(found) if name == "fidelity" else table(plan, found)]
-    if any(finding.number.what == "curve" and finding.curves for finding in found):
+    if any(reproduced.number.what == "curve" and reproduced.curves for reproduced in found):
         parts += [
             "Accuracy of each epoch that was looked at, mean over seeds:",
             curves(found, plan),
@@ -93,36 +93,37 @@ def table(plan: PaperPlan, found: Sequence[ReproducedNumber]) -> str:
             "difference", "backbone", "head", "our probe", "our epochs", "our n x batch", "PFLOP",
             "time", "note"]  # fmt: skip
     lines = [head]
-    for finding in found:
-        number, last = finding.number, finding.last
+    for reproduced in found:
+        number, last = reproduced.number, reproduced.last
         settings = plan.scale.settings(number.experiment)
         lines.append([
             plan.name(number), number.experiment.data, number.on,
             str(number.epoch or number.experiment.epochs)
             + ("" if number.epoch is None else f" of {number.experiment.epochs}"),
-            _written(number.theirs, number.what), ours(finding), str(len(finding.values) or EMPTY),
-            EMPTY if _other_goal(finding, plan) else _points(finding.difference),
-            _layer(finding, "backbone"), _layer(finding, "head"),
-            _asked(plan.looks(number)[-1], number.probed) if last else EMPTY,
-            _epochs(finding, plan), f"{settings['patches']} x {settings['batch']}",
+            _written(number.theirs, number.what), ours(reproduced),
+            str(len(reproduced.values) or EMPTY),
+            EMPTY if _other_goal(reproduced, plan) else _points(reproduced.difference),
+            _layer(reproduced, "backbone"), _layer(reproduced, "head"),
+            _asked(plan.requests(number)[-1], number.probed) if last else EMPTY,
+            _epochs(reproduced, plan), f"{settings['patches']} x {settings['batch']}",
             numeral(last.pflop) if last else EMPTY, duration(last.seconds) if last else EMPTY,
-            _note(finding, plan),
+            _note(reproduced, plan),
         ])  # fmt: skip
     return grid(lines)
 
 
-def _layer(finding: ReproducedNumber, layer: Layer) -> str:
+def _layer(reproduced: ReproducedNumber, layer: Layer) -> str:
     """The mean over seeds at a layer, by the same probe."""
-    found = [run[-1].layers[layer] for run in finding.curves if layer in run[-1].layers]
+    found = [run[-1].layers[layer] for run in reproduced.curves if layer in run[-1].layers]
     return percent(sum(found) / len(found)) if found else EMPTY
 
 
-def _asked(look: EvalRequest, layer: str) -> str:
+def _asked(request: EvalRequest, layer: str) -> str:
     """How a number is looked at, in words."""
-    if look.probe is None:
-        return f"none: a map of the projections, {look.crops}"
-    size = "" if look.train_size is None else f", from {look.train_size:,} images"
-    return f"{look.probe}, {layer}, {look.crops}{size}"
+    if request.probe is None:
+        return f"none: a map of the projections, {request.crops}"
+    size = "" if request.train_size is None else f", from {request.train_size:,} images"
+    return f"{request.probe}, {layer}, {request.crops}{size}"
 
 
 def baselines(contents: DocumentContents, plan: PaperPlan) -> str:
@@ -158,13 +159,13 @@ def _trained(
     each: Baseline, contents: DocumentContents, plan: PaperPlan
 ) -> Iterator[tuple[float, str]]:
     """Means over seeds of the last that was looked at in the same way, and of what."""
-    for finding in contents.found:
-        number, look = finding.number, plan.looks(finding.number)[-1]
-        way = (number.on, number.probe, look.crops, look.train_size)
-        if number.what in ("accuracy", "curve") and finding.curves and way == (
+    for reproduced in contents.found:
+        number, request = reproduced.number, plan.requests(reproduced.number)[-1]
+        way = (number.on, number.probe, request.crops, request.train_size)
+        if number.what in ("accuracy", "curve") and reproduced.curves and way == (
             each.on, each.probe, each.crops, each.train_size
         ):  # fmt: skip
-            values = [run[-1].layers[each.layer] for run in finding.curves
+            values = [run[-1].layers[each.layer] for run in reproduced.curves
                       if each.layer in run[-1].layers]  # fmt: skip
             if values:
                 yield sum(values) / len(values), plan.name(number)
@@ -180,24 +181,28 @@ def _trained(
                     yield sum(values) / len(values), plan.scale.label(experiment)
 
 
-def ours(finding: ReproducedNumber) -> str:
+def ours(reproduced: ReproducedNumber) -> str:
     """The mean and the range over seeds; for what has no number, why."""
-    if finding.spread is None:
-        unreached = "not reached" if finding.unreached else EMPTY
-        return {"done": unreached, "begun": "not finished"}.get(finding.state, finding.state)
-    write = {"accuracy": percent, "curve": percent, "best": percent}.get(finding.number.what)
-    return finding.spread.text(write or numeral)
+    if reproduced.spread is None:
+        unreached = "not reached" if reproduced.unreached else EMPTY
+        return {"done": unreached, "begun": "not finished"}.get(reproduced.state, reproduced.state)
+    write = {"accuracy": percent, "curve": percent, "best": percent}.get(reproduced.number.what)
+    return reproduced.spread.text(write or numeral)
 
 
 def curves(found: Sequence[ReproducedNumber], plan: PaperPlan) -> str:
     """Accuracies by epoch, mean over seeds."""
-    shown = [finding for finding in found if finding.number.what == "curve" and finding.curves]
+    shown = [
+        reproduced
+        for reproduced in found
+        if reproduced.number.what == "curve" and reproduced.curves
+    ]
     epochs = sorted({point.epoch for f in shown for run in f.curves for point in run})
     lines = [["method", *(f"epoch {epoch:g}" for epoch in epochs)]]
-    for finding in shown:
-        line = [plan.name(finding.number)]
+    for reproduced in shown:
+        line = [plan.name(reproduced.number)]
         for epoch in epochs:
-            values = [p.value for run in finding.curves for p in run if p.epoch == epoch]
+            values = [p.value for run in reproduced.curves for p in run if p.epoch == epoch]
             line.append(percent(sum(values) / len(values)) if values else EMPTY)
         lines.append(line)
     return grid(lines)
@@ -205,7 +210,7 @@ def curves(found: Sequence[ReproducedNumber], plan: PaperPlan) -> str:
 
 def fidelity(found: Sequence[ReproducedNumber]) -> str:
     """What each discrepancy is worth: points that the change adds to the base, seed by seed."""
-    by_number = {finding.number: finding for finding in found}
+    by_number = {reproduced.number: reproduced for reproduced in found}
     base = next(f for f in found if f.number.experiment == BASE and f.number.label[:4] == "none")
     lines = [["", "paper's text", "authors' code", "here", "changed to", "worth, points"]]
     for discrepancy in DISCREPANCIES:
@@ -220,12 +225,12 @@ def fidelity(found: Sequence[ReproducedNumber]) -> str:
     return f"{start}\n\n{grid(lines)}"
 
 
-def _worth(finding: ReproducedNumber | None, base: ReproducedNumber) -> str:
+def _worth(reproduced: ReproducedNumber | None, base: ReproducedNumber) -> str:
     """The mean of differences paired by seed, and their range."""
-    if finding is None:
+    if reproduced is None:
         return "not yet measured"
     bases = dict(zip(base.seeds, base.values, strict=True))
-    scores = zip(finding.seeds, finding.values, strict=True)
+    scores = zip(reproduced.seeds, reproduced.values, strict=True)
     pairs = [score - bases[seed] for seed, score in scores if seed in bases]
     if not pairs:
         return "not yet measured"
@@ -242,7 +247,7 @@ def record(name: str, plan: PaperPlan, contents: DocumentContents) -> str:
         "scale": plan.scale.name, "differs": plan.scale.differs, "data": _own(plan),
         "their_protocol": PROTOCOL,
         "images": {on: plan.sizes[plan.data.get(on, on)] for on in _data_sets(plan, exhibit)},
-        "numbers": [_entry(finding, plan) for finding in contents.found],
+        "numbers": [_entry(reproduced, plan) for reproduced in contents.found],
         "untrained": [
             {"scored_on": each.on, "probe": each.probe, "layer": each.layer, "crops": each.crops,
              "train_size": each.train_size, "random_weights": each.random,
@@ -253,9 +258,9 @@ def record(name: str, plan: PaperPlan, contents: DocumentContents) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def _entry(finding: ReproducedNumber, plan: PaperPlan) -> dict[str, Any]:
-    number, spread = finding.number, finding.spread
-    looks = plan.looks(number)
+def _entry(reproduced: ReproducedNumber, plan: PaperPlan) -> dict[str, Any]:
+    number, spread = reproduced.number, reproduced.spread
+    requests = plan.requests(number)
     return {
         "method": plan.name(number),
         "experiment": _plain(number.experiment),
@@ -267,15 +272,15 @@ def _entry(finding: ReproducedNumber, plan: PaperPlan) -> dict[str, Any]:
             "source": number.source or "Tong et al., 2023",
         },
         "ours": {
-            "state": finding.state, "why": finding.why, "values": finding.values,
-            "seeds": finding.seeds,
-            "mean": spread.mean if spread else None, "deviation": finding.deviation,
-            "unreached": finding.unreached, "probe": number.probe, "layer": number.probed,
-            "crops": looks[-1].crops, "train_size": looks[-1].train_size,
-            "runs": finding.runs,
-            "curves": [[asdict(point) for point in run] for run in finding.curves],
+            "state": reproduced.state, "why": reproduced.why, "values": reproduced.values,
+            "seeds": reproduced.seeds,
+            "mean": spread.mean if spread else None, "deviation": reproduced.deviation,
+            "unreached": reproduced.unreached, "probe": number.probe, "layer": number.probed,
+            "crops": requests[-1].crops, "train_size": requests[-1].train_size,
+            "runs": reproduced.runs,
+            "curves": [[asdict(point) for point in run] for run in reproduced.curves],
         },
-        "difference": finding.difference,
+        "difference": reproduced.difference,
     }  # fmt: skip
 
 
@@ -335,39 +340,39 @@ def _claim(result: ClaimResult, plan: PaperPlan) -> dict[str, Any]:
 def _listed(found: Sequence[ReproducedNumber], state: str, plan: PaperPlan) -> list[str]:
     """The numbers in a state by what keeps them there, each reason once."""
     reasons: dict[str, list[str]] = {}
-    for finding in found:
-        if finding.state == state:
-            number = finding.number
+    for reproduced in found:
+        if reproduced.state == state:
+            number = reproduced.number
             transfer = "" if number.on == number.experiment.data else f" to {number.on}"
             name = f"{plan.name(number)} on {number.experiment.data}{transfer}"
-            names = reasons.setdefault(finding.why or "some of its runs are left", [])
+            names = reasons.setdefault(reproduced.why or "some of its runs are left", [])
             names += [] if name in names else [name]
     return [f"- {'; '.join(names)}: {why}" for why, names in reasons.items()]
 
 
-def _other_goal(finding: ReproducedNumber, plan: PaperPlan) -> bool:
+def _other_goal(reproduced: ReproducedNumber, plan: PaperPlan) -> bool:
     """Whether an effort is to another accuracy than theirs, so that a difference says nothing."""
-    number = finding.number
+    number = reproduced.number
     return number.what in ("minutes", "epochs") and plan.scale.goals[number.on] != GOALS[number.on]
 
 
-def _note(finding: ReproducedNumber, plan: PaperPlan) -> str:
-    notes = [finding.number.source] if finding.number.source else []
-    if finding.number.what in ("minutes", "epochs"):
+def _note(reproduced: ReproducedNumber, plan: PaperPlan) -> str:
+    notes = [reproduced.number.source] if reproduced.number.source else []
+    if reproduced.number.what in ("minutes", "epochs"):
         notes.append(
-            f"{finding.number.what}; theirs to {GOALS[finding.number.on]:g} %, ours to "
-            f"{plan.scale.goals[finding.number.on]:g} %, at the first epoch of those looked at"
+            f"{reproduced.number.what}; theirs to {GOALS[reproduced.number.on]:g} %, ours to "
+            f"{plan.scale.goals[reproduced.number.on]:g} %, at the first epoch of those looked at"
         )
-    notes += ["separation of classes"] if finding.number.what == "map" else []
-    if finding.unreached:
-        notes.append(f"{finding.unreached} below the goal at the end")
+    notes += ["separation of classes"] if reproduced.number.what == "map" else []
+    if reproduced.unreached:
+        notes.append(f"{reproduced.unreached} below the goal at the end")
     return "; ".join(notes)
 
 
-def _epochs(finding: ReproducedNumber, plan: PaperPlan) -> str:
+def _epochs(reproduced: ReproducedNumber, plan: PaperPlan) -> str:
     """Ours: where it was looked at, and how long the schedule is."""
-    whole = plan.scale.length(finding.number.experiment)
-    at = finding.last.epoch if finding.last else plan.epoch(finding.number) or whole
+    whole = plan.scale.length(reproduced.number.experiment)
+    at = reproduced.last.epoch if reproduced.last else plan.epoch(reproduced.number) or whole
     return f"{at:g}" if at == whole else f"{at:g} of {whole:g}"
 
 

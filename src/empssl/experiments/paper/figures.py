@@ -23,7 +23,7 @@ def draw(name: str, plan: PaperPlan, found: Sequence[ReproducedNumber], folder: 
         The files' names; none for a table, or where nothing has been run.
     """
     exhibit = plan.exhibits[name]
-    if exhibit.plot is None or not any(finding.curves for finding in found):
+    if exhibit.plot is None or not any(reproduced.curves for reproduced in found):
         return []
     # Imported here: it takes a second, and a table does not need it.
     import matplotlib as mpl
@@ -59,9 +59,9 @@ def _convergence(
         left.set_title("the paper, Table 2 (its curve is a picture)")
         left.set_xlabel("epochs of the paper")
     for axis, key in zip(axes, ("epoch", "pflop"), strict=True):
-        for color, finding in enumerate(found):
-            if finding.curves:
-                _line(axis, finding, key, f"C{color}", plan.name(finding.number))
+        for color, reproduced in enumerate(found):
+            if reproduced.curves:
+                _line(axis, reproduced, key, f"C{color}", plan.name(reproduced.number))
         axis.set_title(f"here, scale {plan.scale.name}, {_seeds(found)}")
         axis.set_xlabel({"epoch": "epochs", "pflop": "PFLOP of training"}[key])
     for axis in figure.axes:
@@ -77,9 +77,9 @@ def _convergence(
     figure.suptitle(exhibit.title)
 
 
-def _line(axis: Any, finding: ReproducedNumber, key: str, color: str, label: str) -> None:
+def _line(axis: Any, reproduced: ReproducedNumber, key: str, color: str, label: str) -> None:
     """The mean over seeds, shaded by a standard deviation where there are several."""
-    runs: Sequence[Sequence[CurvePoint]] = finding.curves
+    runs: Sequence[Sequence[CurvePoint]] = reproduced.curves
     values = np.array([[point.value for point in run] for run in runs])
     x = np.mean([[getattr(point, key) for point in run] for run in runs], axis=0)
     axis.plot(x, values.mean(0), "o-", color=color, markersize=3, label=label)
@@ -91,7 +91,7 @@ def _line(axis: Any, finding: ReproducedNumber, key: str, color: str, label: str
 
 
 def _seeds(found: Sequence[ReproducedNumber]) -> str:
-    counts = sorted({len(finding.curves) for finding in found if finding.curves})
+    counts = sorted({len(reproduced.curves) for reproduced in found if reproduced.curves})
     text = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     return f"{text} seed{'s' if counts[-1] > 1 else ''}"
 
@@ -99,14 +99,14 @@ def _seeds(found: Sequence[ReproducedNumber]) -> str:
 def _maps(figure: Any, plan: PaperPlan, found: Sequence[ReproducedNumber], rows: int) -> None:
     """One plane a method, all with the same axes; one that was not run says why."""
     grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
-    for axis, finding in zip(grid, found, strict=False):
+    for axis, reproduced in zip(grid, found, strict=False):
         axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
-        axis.set_title(plan.name(finding.number))
-        if not finding.maps:
-            state = "not finished" if finding.state == "begun" else finding.state
+        axis.set_title(plan.name(reproduced.number))
+        if not reproduced.maps:
+            state = "not finished" if reproduced.state == "begun" else reproduced.state
             axis.text(0, 0, state, ha="center")
             continue
-        seen = finding.maps[0]
+        seen = reproduced.maps[0]
         plane, labels = np.array(seen["plane"]), np.array(seen["labels"])
         axis.scatter(*plane.T, c=labels % 10, cmap="tab10", s=3, linewidths=0)
         axis.set_xlabel(f"separation {seen['separation']:.3f}")

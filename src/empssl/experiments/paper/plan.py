@@ -71,7 +71,7 @@ class PaperPlan:
     Attributes:
         exhibits: by name.
         scale: of all.
-        cells: an experiment's runs, by seed. Experiments with the same settings share them.
+        specs: an experiment's runs, by seed. Experiments with the same settings share them.
         left_out: why an experiment is not run, or a data set not scored on.
         sizes: images of each data set, train and test, as `evaluate` takes it.
     """
@@ -80,7 +80,7 @@ class PaperPlan:
     scale: Scale
     data: Mapping[str, str]
     seeds: int | None
-    cells: Mapping[Experiment, tuple[RunSpec, ...]]
+    specs: Mapping[Experiment, tuple[RunSpec, ...]]
     left_out: Mapping[Experiment | str, str]
     sizes: Mapping[str, tuple[int, int]]
 
@@ -100,33 +100,33 @@ class PaperPlan:
             folder: of the reproduction.
             read: a data set by name; of its images only the number and the side are asked for.
         """
-        grounds = _Grounds(data, place, read)
-        cells: dict[Experiment, tuple[RunSpec, ...]] = {}
+        data_sets = _DataSets(data, place, read)
+        specs: dict[Experiment, tuple[RunSpec, ...]] = {}
         left_out: dict[Experiment | str, str] = {}
         counts: dict[Experiment, int] = {}
         for exhibit in exhibits.values():
             count = seeds or exhibit.seeds
             for number in exhibit.numbers:
                 counts[number.experiment] = max(count, counts.get(number.experiment, 0))
-                if why := grounds.lacking(number.on):
+                if why := data_sets.lacking(number.on):
                     left_out[number.on] = why
         for experiment, count in counts.items():
-            why = scale.left_out(experiment) or grounds.lacking(experiment.data)
+            why = scale.left_out(experiment) or data_sets.lacking(experiment.data)
             if why is None:
                 try:
-                    cells[experiment] = grounds.cells(experiment, scale, count, folder)
+                    specs[experiment] = data_sets.specs(experiment, scale, count, folder)
                 except UsageError as error:
                     why = str(error)
             if why is not None:
                 left_out[experiment] = why
-        return cls(exhibits, scale, data, seeds, cells, left_out, grounds.sizes)
+        return cls(exhibits, scale, data, seeds, specs, left_out, data_sets.sizes)
 
     def runs(self) -> list[RunSpec]:
         """Every run once: seed by seed and EMP-SSL first, for what is cut short."""
-        found = {cell.name: cell for cells in self.cells.values() for cell in cells}
+        found = {spec.name: spec for specs in self.specs.values() for spec in specs}
         return sorted(
             found.values(),
-            key=lambda cell: (cell.seed, cell.settings["objective"]["name"] != "emp"),
+            key=lambda spec: (spec.seed, spec.settings["objective"]["name"] != "emp"),
         )
 
     def wanted(self, exhibit: Exhibit, number: Number) -> tuple[RunSpec, ...]:
@@ -135,7 +135,7 @@ class PaperPlan:
 
     def runs_of(self, exhibit: Exhibit, experiment: Experiment) -> tuple[RunSpec, ...]:
         """An experiment's runs that an exhibit takes; none where it is left out."""
-        return self.cells.get(experiment, ())[: self.seeds or exhibit.seeds]
+        return self.specs.get(experiment, ())[: self.seeds or exhibit.seeds]
 
     def why_not(self, number: Number) -> str | None:
         """Why a number is left out."""
@@ -156,7 +156,7 @@ class PaperPlan:
         """What a row is called: by what was run here."""
         return number.label or self.scale.label(number.experiment)
 
-    def looks(self, number: Number) -> list[EvalRequest]:
+    def requests(self, number: Number) -> list[EvalRequest]:
         """What a number needs of each of its runs, in the order of epochs."""
         scale, experiment = self.scale, number.experiment
         on = self.data.get(number.on, number.on)
@@ -181,7 +181,7 @@ class PaperPlan:
         on, size = self.data.get(claim.data, claim.data), self.train_size(claim)
         epochs: set[float] = set()
         for pair in claim.pairs:
-            if experiment in pair and all(self.cells.get(each) for each in pair):
+            if experiment in pair and all(self.specs.get(each) for each in pair):
                 ours, other = pair if pair[0] == experiment else pair[::-1]
                 common = self._epochs(ours) & self._epochs(other)
                 if common and "epochs" in claim.equal:
@@ -202,14 +202,14 @@ class PaperPlan:
         """What both sides of a claim are looked at through."""
         return {"bag": self.scale.bag, "whole": "whole"}
 
-    def pflop(self, cell: RunSpec, epoch: float) -> float:
+    def pflop(self, spec: RunSpec, epoch: float) -> float:
         """Of a run's training up to an epoch, by the count of today: steps times their FLOP.
 
         What a run wrote down itself is by the count of the version that trained it.
         """
-        end = epoch >= float(cell.settings["epochs"])
-        steps = cell.steps if end else round(epoch * cell.steps_per_epoch)
-        return (steps or 0) * cell.patches_per_step * cell.gflop_per_patch / 1e6
+        end = epoch >= float(spec.settings["epochs"])
+        steps = spec.steps if end else round(epoch * spec.steps_per_epoch)
+        return (steps or 0) * spec.patches_per_step * spec.gflop_per_patch / 1e6
 
     def _epochs(self, experiment: Experiment) -> set[float]:
         """Epochs of which a run has a network."""
@@ -217,12 +217,12 @@ class PaperPlan:
 
     def _at_equal_compute(self, ours: Experiment, other: Experiment) -> set[float]:
         """Epochs of the first at which it has to be looked at to be compared with the second."""
-        cell, rival = self.cells[ours][0], self.cells[other][0]
-        ends = [self.pflop(run, self.scale.length(e)) for run, e in ((cell, ours), (rival, other))]
+        spec, rival = self.specs[ours][0], self.specs[other][0]
+        ends = [self.pflop(run, self.scale.length(e)) for run, e in ((spec, ours), (rival, other))]
         length = self.scale.length(ours)
         if ends[0] <= ends[1] * EQUAL:
             return {length}
-        places = {epoch: self.pflop(cell, epoch) for epoch in self._epochs(ours)}
+        places = {epoch: self.pflop(spec, epoch) for epoch in self._epochs(ours)}
         before = [epoch for epoch, at in places.items() if at <= ends[1]]
         after = [epoch for epoch, at in places.items() if at >= ends[1]]
         # The end, too: it says how much a run takes in all.
@@ -241,28 +241,28 @@ class PaperPlan:
         epoch = self.scale.epoch(number.epoch)
         return None if epoch >= self.scale.length(number.experiment) else epoch
 
-    def looks_at(self, cell: RunSpec) -> list[EvalRequest]:
+    def looks_at(self, spec: RunSpec) -> list[EvalRequest]:
         """All that every exhibit needs of a run, each once."""
-        found = dict.fromkeys(look for _, look in self._all_looks(cell))
+        found = dict.fromkeys(request for _, request in self._all_looks(spec))
         return list(found)
 
-    def used_by(self, cell: RunSpec) -> list[str]:
+    def used_by(self, spec: RunSpec) -> list[str]:
         """The exhibits that a run feeds."""
-        return list(dict.fromkeys(name for name, _ in self._all_looks(cell)))
+        return list(dict.fromkeys(name for name, _ in self._all_looks(spec)))
 
-    def _all_looks(self, cell: RunSpec) -> Iterator[tuple[str, EvalRequest]]:
+    def _all_looks(self, spec: RunSpec) -> Iterator[tuple[str, EvalRequest]]:
         for name, exhibit in self.exhibits.items():
             for number in exhibit.numbers:
-                if cell.name in (other.name for other in self.wanted(exhibit, number)):
-                    yield from ((name, look) for look in self.looks(number))
+                if spec.name in (other.name for other in self.wanted(exhibit, number)):
+                    yield from ((name, request) for request in self.requests(number))
             for claim in exhibit.claims:
                 for experiment in claim.experiments:
-                    if cell.name in (other.name for other in self.runs_of(exhibit, experiment)):
-                        for looks in self.claim_looks(claim, experiment).values():
-                            yield from ((name, look) for look in looks)
+                    if spec.name in (other.name for other in self.runs_of(exhibit, experiment)):
+                        for requests in self.claim_looks(claim, experiment).values():
+                            yield from ((name, request) for request in requests)
 
 
-class _Grounds:
+class _DataSets:
     """The data sets, each opened once, and the networks, each built once to be counted."""
 
     def __init__(self, data: Mapping[str, str], place: RunPlace, read: Read) -> None:
@@ -291,7 +291,7 @@ class _Grounds:
                 self._opened[name, side] = str(error)
         return self._opened[name, side]
 
-    def cells(
+    def specs(
         self, experiment: Experiment, scale: Scale, seeds: int, folder: Folder
     ) -> tuple[RunSpec, ...]:
         """The runs of an experiment.

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from empssl.errors import CellsFailedError, RunInUseError, StoppedError, UsageError, nearest
+from empssl.errors import FailedRunsError, RunInUseError, StoppedError, UsageError, nearest
 from empssl.experiments.folder import Folder
 from empssl.experiments.paper.claims import check_claim
 from empssl.experiments.paper.cost import PaperForecast
@@ -153,22 +153,22 @@ def _carried_out(plan: PaperPlan, scores: Scores, folder: Folder) -> Reproductio
         CellsFailedError, RunInUseError, StoppedError: as `reproduce`.
     """
     runs = plan.runs()
-    left = [cell for cell in runs if scores.missing(cell, plan.looks_at(cell))]
+    left = [spec for spec in runs if scores.missing(spec, plan.looks_at(spec))]
     below = untrained(plan, plan.exhibits.values())
     for why, names in plan.reasons().items():
         say(f"not run: {', '.join(names)}: {why}")
     busy, at = [], ""
     try:
-        for number, cell in enumerate(left):
-            at = cell.name
+        for number, spec in enumerate(left):
+            at = spec.name
             say(f"run {number + 1} of {len(left)}, {at}")
-            if with_lock(at, folder, partial(scores.complete, cell, plan.looks_at(cell))):
-                _write(plan, scores, folder, plan.used_by(cell))
+            if with_lock(at, folder, partial(scores.complete, spec, plan.looks_at(spec))):
+                _write(plan, scores, folder, plan.used_by(spec))
             else:
                 busy.append(at)
         for each in below:
             at = each.name
-            if not scores.has_begun(each) and each.cell.run and each.cell.run.identity:
+            if not scores.has_begun(each) and each.spec.run and each.spec.run.identity:
                 busy += [] if with_lock(at, folder, partial(scores.begin, each)) else [at]
     except (StoppedError, KeyboardInterrupt) as error:
         _write(plan, scores, folder, plan.exhibits)
@@ -176,10 +176,10 @@ def _carried_out(plan: PaperPlan, scores: Scores, folder: Folder) -> Reproductio
         raise StoppedError(f"stopped at {at}; the same command goes on", code) from error
     pictures = {name: _drawn(name, plan, scores, folder) for name in plan.exhibits}
     result = _write(plan, scores, folder, plan.exhibits, pictures)
-    names = [cell.name for cell in runs] + [each.name for each in below]
+    names = [spec.name for spec in runs] + [each.name for each in below]
     failed = [name for name in names if folder.failure(name)]
     if failed:
-        raise CellsFailedError(
+        raise FailedRunsError(
             f"{len(failed)} of {len(names)} runs and baselines failed: "
             f"{', '.join(failed)}; the documents in {folder.path} have the others"
         )
@@ -211,7 +211,7 @@ def _write(
     for name in names:
         found = reproduced_numbers(plan, plan.exhibits[name], scores, folder)
         documents[name] = folder.path / f"{name}.md"
-        counts[name] = sum(bool(finding.values) for finding in found), len(found)
+        counts[name] = sum(bool(reproduced.values) for reproduced in found), len(found)
         shown = (pictures or {}).get(name, ())
         exhibit = plan.exhibits[name]
         claims = [

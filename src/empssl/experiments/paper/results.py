@@ -98,14 +98,14 @@ def _finding(
 ) -> ReproducedNumber:
     if (why := plan.why_not(number)) is not None:
         return ReproducedNumber(number, "not run", why)
-    looks, cells = plan.looks(number), plan.wanted(exhibit, number)
+    requests, specs = plan.requests(number), plan.wanted(exhibit, number)
     curves, maps, reached, seeds, unreached = [], [], [], [], 0
     goal = plan.scale.goals.get(number.on, 0.0)
     done = 0
-    for cell in cells:
-        points, planes = _points(plan, cell, looks, number, scores)
-        done += len(points) == len(looks)
-        if len(points) < len(looks):
+    for spec in specs:
+        points, planes = _points(plan, spec, requests, number, scores)
+        done += len(points) == len(requests)
+        if len(points) < len(requests):
             continue
         maps += planes
         if number.what in ("minutes", "epochs"):
@@ -117,33 +117,33 @@ def _finding(
         else:
             reached.append(points[-1].value)
         curves.append(tuple(points))
-        seeds.append(cell.seed)
-    failures = {text for cell in cells if (text := folder.failure(cell.name))}
-    state: NumberState = "done" if done == len(cells) else "failed" if failures else "begun"
+        seeds.append(spec.seed)
+    failures = {text for spec in specs if (text := folder.failure(spec.name))}
+    state: NumberState = "done" if done == len(specs) else "failed" if failures else "begun"
     why = "; ".join(sorted(failures)) if state == "failed" else ""
     return ReproducedNumber(
         number, state, why, tuple(reached), unreached, tuple(curves), tuple(maps), tuple(seeds),
-        tuple(cell.name for cell in cells),
+        tuple(spec.name for spec in specs),
     )  # fmt: skip
 
 
 def _points(
-    plan: PaperPlan, cell: RunSpec, looks: Sequence[EvalRequest], number: Number, scores: Scores
+    plan: PaperPlan, spec: RunSpec, requests: Sequence[EvalRequest], number: Number, scores: Scores
 ) -> tuple[list[CurvePoint], list[dict[str, Any]]]:
     """What there is of a run, and its maps."""
     points, maps = [], []
     try:
-        efforts = _efforts(cell.run) if cell.run else {}
-        for look in looks:
-            found = scores.find(cell, look)
+        efforts = _efforts(spec.run) if spec.run else {}
+        for request in requests:
+            found = scores.find(spec, request)
             if found is None:
                 continue
-            epoch = float(cell.settings["epochs"]) if look.epoch is None else look.epoch
-            steps = cell.steps if look.epoch is None else round(epoch * cell.steps_per_epoch)
+            epoch = float(spec.settings["epochs"]) if request.epoch is None else request.epoch
+            steps = spec.steps if request.epoch is None else round(epoch * spec.steps_per_epoch)
             seconds = efforts[max(1, steps or 1) - 1]["seconds"]
             value, layers = _values(found, number)
-            pflop = plan.pflop(cell, epoch)
-            points.append(CurvePoint(epoch, value, layers, pflop, seconds, look.epoch is None))
+            pflop = plan.pflop(spec, epoch)
+            points.append(CurvePoint(epoch, value, layers, pflop, seconds, request.epoch is None))
             maps += [found] if number.what == "map" else []
     except EmpsslError:
         return [], []
@@ -154,38 +154,38 @@ def snapshots(plan: PaperPlan, exhibit: Exhibit, claim: Claim, scores: Scores) -
     """What was measured for a claim: of each run the epochs at which all crops were looked at."""
     found: dict[Experiment, dict[int, list[Snapshot]]] = {}
     for experiment in claim.experiments:
-        looks = plan.claim_looks(claim, experiment)
-        for cell in plan.runs_of(exhibit, experiment):
+        requests = plan.claim_looks(claim, experiment)
+        for spec in plan.runs_of(exhibit, experiment):
             curve = [
-                each for epoch, ways in looks.items() if (each := _snapshot(
-                    plan, cell, epoch, dict(zip(plan.claim_crops, ways, strict=True)), scores
+                each for epoch, ways in requests.items() if (each := _snapshot(
+                    plan, spec, epoch, dict(zip(plan.claim_crops, ways, strict=True)), scores
                 ))
             ]  # fmt: skip
             if curve:
-                found.setdefault(experiment, {})[cell.seed] = curve
+                found.setdefault(experiment, {})[spec.seed] = curve
     return found
 
 
 def _snapshot(
     plan: PaperPlan,
-    cell: RunSpec,
+    spec: RunSpec,
     epoch: float,
-    looks: Mapping[SameCrops, EvalRequest],
+    requests: Mapping[SameCrops, EvalRequest],
     scores: Scores,
 ) -> Snapshot | None:
     measured: dict[str, dict[str, float]] = {}
     try:
-        for crops, look in looks.items():
-            if (found := scores.find(cell, look)) is None:
+        for crops, request in requests.items():
+            if (found := scores.find(spec, request)) is None:
                 return None
             measured[crops] = {
                 row["layer"]: row["accuracy"] for row in found["results"]
-                if row["probe"] == look.probe
+                if row["probe"] == request.probe
             }  # fmt: skip
     except EmpsslError:
         return None
-    end = epoch >= float(cell.settings["epochs"])
-    return Snapshot(epoch, plan.pflop(cell, epoch), end, measured)
+    end = epoch >= float(spec.settings["epochs"])
+    return Snapshot(epoch, plan.pflop(spec, epoch), end, measured)
 
 
 def _efforts(run: Run) -> dict[int, dict[str, Any]]:

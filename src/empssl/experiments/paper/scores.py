@@ -42,31 +42,31 @@ class Untrained:
 
     Attributes:
         on: the data set that is scored on, by the paper's name.
-        cell: a run of that network.
-        look: at epoch 0, by the probe of the rows that it stands below.
+        spec: a run of that network.
+        request: at epoch 0, by the probe of the rows that it stands below.
     """
 
     on: str
-    cell: RunSpec
-    look: EvalRequest
+    spec: RunSpec
+    request: EvalRequest
 
     @property
     def name(self) -> str:
         """Alike for all that give the same scores at the same layers."""
-        settings = self.cell.settings
+        settings = self.spec.settings
         network: list[Any] = [settings[part] for part in ("seed", "image_side", "backbone")]
         network.append(settings["projector"].get("hidden"))  # of which the head's width is one
-        crops, views = Crops.parse(self.look.crops), settings["views"]
+        crops, views = Crops.parse(self.request.crops), settings["views"]
         if crops.kind == "whole" or crops.share is not None:  # whatever training's views were
             views = [views["flip"] > 0, views["mean"], views["std"]]
-        return f"untrained-{self.look.key}-{self.look.probe}-{short_hash([network, views])}"
+        return f"untrained-{self.request.key}-{self.request.probe}-{short_hash([network, views])}"
 
     @property
     def whitened(self) -> str:
         """Alike for all that have the same whitened patches under the same probe."""
-        size = "" if self.look.train_size is None else f"-{self.look.train_size}"
-        side = self.cell.settings["image_side"]
-        return f"whitened-{self.look.data}-{side or 'own'}-{self.look.probe}{size}"
+        size = "" if self.request.train_size is None else f"-{self.request.train_size}"
+        side = self.spec.settings["image_side"]
+        return f"whitened-{self.request.data}-{side or 'own'}-{self.request.probe}{size}"
 
 
 @dataclass(frozen=True)
@@ -104,17 +104,17 @@ def untrained(plan: PaperPlan, exhibits: Iterable[Exhibit]) -> list[Untrained]:
 def _below(plan: PaperPlan, exhibit: Exhibit) -> Iterator[Untrained]:
     for number in exhibit.numbers:
         if number.what in ("accuracy", "curve"):
-            for cell in plan.wanted(exhibit, number)[:1]:
+            for spec in plan.wanted(exhibit, number)[:1]:
                 yield Untrained(
-                    number.on, cell, dataclasses.replace(plan.looks(number)[-1], epoch=0.0)
+                    number.on, spec, dataclasses.replace(plan.requests(number)[-1], epoch=0.0)
                 )
     for claim in exhibit.claims:
         for experiment in claim.experiments:
-            for cell in plan.runs_of(exhibit, experiment)[:1]:
-                for looks in list(plan.claim_looks(claim, experiment).values())[-1:]:
+            for spec in plan.runs_of(exhibit, experiment)[:1]:
+                for requests in list(plan.claim_looks(claim, experiment).values())[-1:]:
                     yield from (
-                        Untrained(claim.data, cell, dataclasses.replace(k, epoch=0.0))
-                        for k in looks
+                        Untrained(claim.data, spec, dataclasses.replace(k, epoch=0.0))
+                        for k in requests
                     )
 
 
@@ -195,54 +195,57 @@ class Scores:
     def __init__(self, path: Path) -> None:
         self.path = path / "scores"
 
-    def find(self, cell: RunSpec, look: EvalRequest) -> dict[str, Any] | None:
+    def find(self, spec: RunSpec, request: EvalRequest) -> dict[str, Any] | None:
         """What was seen, if it is of the network that is there now."""
-        run = cell.run
-        file = check_no_links(self.path, cell.name) / f"{look.key}.json"
+        run = spec.run
+        file = check_no_links(self.path, spec.name) / f"{request.key}.json"
         if run is None or run.identity is None or not file.exists():
             return None
         found: dict[str, Any] = read_json(file, SeenRecord)
-        if found["model"] != _identity(run, look.epoch):
+        if found["model"] != _identity(run, request.epoch):
             return None
-        return found if look.probe is None or look.probe in found["probes"] else None
+        return found if request.probe is None or request.probe in found["probes"] else None
 
-    def missing(self, cell: RunSpec, looks: Sequence[EvalRequest]) -> list[EvalRequest]:
-        return [look for look in looks if self.find(cell, look) is None]
+    def missing(self, spec: RunSpec, requests: Sequence[EvalRequest]) -> list[EvalRequest]:
+        return [request for request in requests if self.find(spec, request) is None]
 
-    def complete(self, cell: RunSpec, looks: Sequence[EvalRequest]) -> None:
+    def complete(self, spec: RunSpec, requests: Sequence[EvalRequest]) -> None:
         """Train what is not trained, and look at it where that was not done."""
-        make(cell)
-        run = cell.run
+        make(spec)
+        run = spec.run
         assert run is not None
-        left = self.missing(cell, looks)
-        for key in dict.fromkeys(look.key for look in left):
-            alike = [look for look in looks if look.key == key]  # found ones too: written anew
-            look = alike[0]
-            say(f"looking at {cell.name}: {key}")
-            if look.probe is None:
-                content = placed(run, look.on, look.epoch, look.crops, cell.place)
+        left = self.missing(spec, requests)
+        for key in dict.fromkeys(request.key for request in left):
+            alike = [
+                request for request in requests if request.key == key
+            ]  # found ones too: written anew
+            request = alike[0]
+            say(f"looking at {spec.name}: {key}")
+            if request.probe is None:
+                content = placed(run, request.on, request.epoch, request.crops, spec.place)
             else:
-                probes: list[Probe] = [look.probe for look in alike if look.probe]
+                probes: list[Probe] = [request.probe for request in alike if request.probe]
                 found = evaluate(
-                    run.path, look.on, probes=probes, crops=[look.crops], epoch=look.epoch,
-                    train_size=look.train_size, baselines=False, **cell.place,
+                    run.path, request.on, probes=probes, crops=[request.crops], epoch=request.epoch,
+                    train_size=request.train_size, baselines=False, **spec.place,
                 )  # fmt: skip
                 content = asdict(found) | {"probes": probes}
-            content |= {"model": _identity(run, look.epoch)}
-            folder = check_no_links(self.path, cell.name)
+            content |= {"model": _identity(run, request.epoch)}
+            folder = check_no_links(self.path, spec.name)
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             replace(folder / f"{key}.json", json.dumps(content) + "\n")
 
     def begin(self, it: Untrained) -> None:
         """Score what needs no training. Whitened patches are the same for all networks."""
-        say(f"looking at what needs no training: {it.look.key}, {it.look.probe}")
-        run, look, place = it.cell.run, it.look, it.cell.place
+        say(f"looking at what needs no training: {it.request.key}, {it.request.probe}")
+        run, request, place = it.spec.run, it.request, it.spec.place
         assert run is not None
-        assert look.probe is not None
+        assert request.probe is not None
         found = evaluate(
-            run.path, look.on, probes=[look.probe], crops=[look.crops], epoch=look.epoch,
-            train_size=look.train_size, baselines=False, **place,
+            run.path, request.on, probes=[request.probe], crops=[request.crops],
+            epoch=request.epoch,
+            train_size=request.train_size, baselines=False, **place,
         )  # fmt: skip
         self._keep(it.name, {row.layer: row.accuracy for row in found.results})
         if self._kept(it.whitened) is None:
@@ -251,13 +254,14 @@ class Scores:
 
     def begun(self, it: Untrained) -> list[Baseline]:
         """What was scored, a row for each layer; without scores before that."""
-        look, run = it.look, it.cell.run
-        assert look.probe is not None
+        request, run = it.request, it.spec.run
+        assert request.probe is not None
         random = self._kept(it.name) if run is not None else None
         whitened = (self._kept(it.whitened) or {}).get(NO_LAYER)
         return [
             Baseline(
-                it.on, look.probe, layer, look.crops, look.train_size, (random or {}).get(layer),
+                it.on, request.probe, layer, request.crops, request.train_size,
+                (random or {}).get(layer),
                 whitened,
             )
             for layer in (random or VIEW_LAYERS)
@@ -283,16 +287,16 @@ class Scores:
 
 def _whitened(it: Untrained, side: int, decoding: Decoding = DEFAULT_DECODING) -> float:
     """The accuracy of whitened patches of the images, by the probe of the numbers above."""
-    look, probe = it.look, it.look.probe
+    request, probe = it.request, it.request.probe
     assert probe is not None
     given = {
         "side": side,
         "decoding": decoding,
-        **{key: it.cell.place[key] for key in ("data_dir", "download")},
+        **{key: it.spec.place[key] for key in ("data_dir", "download")},
     }
-    sizes: dict[Split, int | None] = {"train": look.train_size, "test": None}
+    sizes: dict[Split, int | None] = {"train": request.train_size, "test": None}
     train, test = (
-        labeled_images(open_images(look.on, split=split, **given), size, seed=SEED)[0]
+        labeled_images(open_images(request.on, split=split, **given), size, seed=SEED)[0]
         for split, size in sizes.items()
     )
     patches = WhitenedPatches().fit(train.pixels, seed=SEED)

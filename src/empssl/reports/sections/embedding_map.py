@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
 from PIL import Image
 
 from empssl.progress import progress
-from empssl.reports.html import Picture, sheet
+from empssl.reports.html import Picture, sheet, shown
 from empssl.reports.sample import Sample
+from empssl.reports.sections.neighbors import link
 from empssl.types import Embeddings
-from empssl.views.crop import resize
 
 _FEWEST_FOR_TSNE = 30
 _PERPLEXITY = 30.0
@@ -95,7 +96,8 @@ def procrustes(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
 COLORS = 10
 _WIDTH, _MARGIN = 1000.0, 20.0
 _TEXT = 27.0  # size of the names of classes, as in the style sheet
-_SHEET, _GAP = 1040, 2  # pixels
+_TILE, _GAP = 68, 2  # pixels; a picture at most, and between two
+_FEWEST_COLUMNS, _MOST_COLUMNS = 9, 18  # of pictures, so that one sees what is on them
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,13 @@ class Place:
     Attributes:
         name: of the image's file, shown where the picture is pointed at.
         label: its class; empty where there is none.
+        link: to its file from the page; empty where there is none.
         column, row: of the grid.
     """
 
     name: str
     label: str
+    link: str
     column: int
     row: int
 
@@ -153,8 +157,14 @@ class Map:
     places: Sequence[Place]
 
 
-def embedding_map(sample: Sample, embeddings: Embeddings) -> Map | None:
-    """The embeddings on a plane; None for fewer than three, or if they are all alike."""
+def embedding_map(sample: Sample, embeddings: Embeddings, page: Path) -> Map | None:
+    """The embeddings on a plane; None for fewer than three, or if they are all alike.
+
+    Args:
+        sample: the images.
+        embeddings: of them.
+        page: the folder of the page, from which links start.
+    """
     found = project_2d(embeddings)
     if found is None:
         return None
@@ -164,7 +174,11 @@ def embedding_map(sample: Sample, embeddings: Embeddings) -> Map | None:
     height = float(np.ceil(points[:, 1].max() + _MARGIN))
     method = f"{found.reading} Made by {found.how}."
     return Map(
-        method, _WIDTH, height, groups(sample, points, _WIDTH), *_pictures(sample, points, height)
+        method,
+        _WIDTH,
+        height,
+        groups(sample, points, _WIDTH),
+        *_pictures(sample, points, height, page),
     )
 
 
@@ -212,14 +226,13 @@ def _dots(points: np.ndarray) -> str:
 
 
 def _pictures(
-    sample: Sample, points: np.ndarray, height: float
+    sample: Sample, points: np.ndarray, height: float, page: Path
 ) -> tuple[Picture, int, int, list[Place]]:
     """The image nearest to the middle of each cell of a grid, where a cell has any.
 
     Their names make a page 5 to 8 % larger; those of 2,000 dots would make it a third larger.
     """
-    columns = int(np.clip(round(len(points) ** 0.5 * 0.65), 10, 26))
-    step = _SHEET // columns
+    columns = int(np.clip(round(len(points) ** 0.5 * 0.65), _FEWEST_COLUMNS, _MOST_COLUMNS))
     rows = int(np.ceil(height / _WIDTH * columns))
     place = points / _WIDTH * columns
     cell = place.astype(int)
@@ -227,11 +240,19 @@ def _pictures(
     order = np.argsort(distance, kind="stable")
     _, first = np.unique(cell[order, 1] * columns + cell[order, 0], return_index=True)
     chosen = order[first]
-    tiles = resize(sample.pixels[chosen].float(), step - _GAP).round().byte()
-    pixels = np.zeros((rows * step, columns * step, 4), np.uint8)
-    for index, tile in zip(chosen, tiles.permute(0, 2, 3, 1).numpy(), strict=True):
-        left, top = cell[index] * step
-        pixels[top : top + len(tile), left : left + len(tile), :3] = tile
-        pixels[top : top + len(tile), left : left + len(tile), 3] = 255
-    places = [Place(sample.names[i], sample.label(i), *map(int, cell[i])) for i in chosen.tolist()]
-    return sheet(Image.fromarray(pixels)), columns, rows, places
+    tiles = [Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy())
+             for tile in sample.thumbnails(chosen.tolist())]  # fmt: skip
+    side = min(_TILE, max(shown(tile.width) for tile in tiles))
+    step = side + _GAP
+    pixels = Image.new("RGBA", (columns * step, rows * step))
+    for tile, (column, row) in zip(tiles, cell[chosen].tolist(), strict=True):
+        size = min(side, shown(tile.width))
+        small = tile.width <= size  # then each pixel becomes a block of the same size
+        method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+        left, top = (at * step + (side - size) // 2 for at in (column, row))
+        pixels.paste(tile.resize((size, size), method), (left, top))
+    places = [
+        Place(sample.names[i], sample.label(i), link(sample.file(i), page), *map(int, cell[i]))
+        for i in chosen.tolist()
+    ]
+    return sheet(pixels), columns, rows, places

@@ -80,7 +80,7 @@ def patch_similarities(sample: Sample, encoder: Encoder, layer: Layer) -> PatchS
     cosines = patch_similarity(encoder, images, layer, steps)
     low, high = float(cosines.min()), float(cosines.max())
     top, left = grid(side, size, steps)
-    items = []
+    items, originals = [], sample.thumbnails(chosen.tolist())
     for k, index in enumerate(chosen.tolist()):
         own = cosines[k].flatten()
         most, least = int(own.argmax()), int(own.argmin())
@@ -93,7 +93,7 @@ def patch_similarities(sample: Sample, encoder: Encoder, layer: Layer) -> PatchS
             PatchSimilarity(
                 name=sample.names[index],
                 label=sample.label(index),
-                original=picture(images[k]),
+                original=picture(originals[k]),
                 heat=_heat(images[k], cosines[k], low, high),
                 steps=steps,
                 most=patches[most],

@@ -44,11 +44,12 @@ def patched(sample: Sample, config: dict[str, Any]) -> list[Patched]:
     views = _pixels(policy(images, u), policy)  # view batch 3 side side
     clean = Crops.parse(CROPS)
     grid = _pixels(clean.views(policy, images, rows), policy)[: clean.count**2]
+    originals = sample.thumbnails(chosen.tolist())
     return [
         Patched(
             name=sample.names[index],
             label=sample.label(index),
-            original=picture(images[k]),
+            original=picture(originals[k]),
             views=[picture(view) for view in views[:, k]],
             grid=tiles(grid[:, k], clean.count),
         )

@@ -1,5 +1,6 @@
 """Scores of the run beside those of its baselines, a table for each evaluation protocol."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,6 +209,20 @@ class ScoreTable:
         """Whether the rows stand in the order of their accuracies, as with one probe."""
         accuracies = [row.accuracy for row in self.rows]
         return accuracies == sorted(accuracies, reverse=True)
+
+    @property
+    def axis(self) -> tuple[int, int]:
+        """The accuracies at which bars start and end: near those that there are, not 0 and 100."""
+        every = [row.accuracy for row in self.rows]
+        low, high = min(every), max(every)
+        start = 5 * math.floor((low - max(1.0, (high - low) / 4)) / 5)
+        start = min(max(start, 0), 95)
+        return start, min(100, max(5 * math.ceil(high / 5), start + 5))
+
+    def bar(self, row: ScoreRow) -> float:
+        """The length of a score's bar, in percent of the axis."""
+        start, end = self.axis
+        return 100 * (row.accuracy - start) / (end - start)
 
     @property
     def uneven(self) -> bool:

@@ -135,6 +135,6 @@ def _ordinal(k: int) -> str:
 
 
 def _rank(variances: np.ndarray) -> float:
-    """(sum e)^2 / sum e^2, as `participation` in the metrics."""
+    """(sum e)^2 / sum e^2, as `participation_ratio` in the metrics."""
     square = float((variances**2).sum())
     return float(variances.sum()) ** 2 / square if square else 1.0

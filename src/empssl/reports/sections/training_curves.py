@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from empssl.metrics.projections import LOW
+from empssl.metrics.verdict import NAMES
 from empssl.reports.charts import HEIGHT, WIDTH, Axis, Chart, Line, Tick, envelope, numeral, path
 
 # How far the run is, rather than what it measured.
@@ -16,9 +17,9 @@ ABOUT = {
     "loss": "What training minimizes: the terms, weighted and with their signs turned.",
     "coding_rate": "How spread out the projections are; larger is better.",
     "similarity": "Mean cosine of a view to its image’s mean view; 1 is all alike.",
-    "fill": "Coding rate about the mean: 0 is collapse, 1 the most there can be.",
-    "participation": "Directions that projections share evenly; 1 is collapse.",
-    "spread": "Standard deviation over images, 1 at most; 0 is collapse.",
+    "coding_rate_ratio": "Coding rate about the mean: 0 is collapse, 1 the most there can be.",
+    "participation_ratio": "Directions that projections share evenly; 1 is collapse.",
+    "embedding_std": "Standard deviation over images, 1 at most; 0 is collapse.",
     "alignment": "Mean square distance of two views of an image; 0 is the closest.",
     "uniformity": "How evenly images lie on the sphere: 0 is collapse, near −4 the best.",
     "gradient_norm": "Length of the gradient over all weights.",
@@ -26,8 +27,11 @@ ABOUT = {
     "clip_fraction": "Share of weight tensors whose LARS trust ratio was capped.",
     "patches_per_second": "Training speed; dips are other work on the machine.",
 }
-_FROM_ZERO = {"alignment", "participation", "spread", "gradient_norm", "lr", "patches_per_second"}
-_FRACTIONS = {"fill", "clip_fraction"}
+_FROM_ZERO = {
+    "alignment", "participation_ratio", "embedding_std", "gradient_norm", "lr",
+    "patches_per_second",
+}  # fmt: skip
+_FRACTIONS = {"coding_rate_ratio", "clip_fraction"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Curve:
     """One measured quantity against the step.
 
     Attributes:
-        name: as in metrics.jsonl.
+        name: in words.
         about: what it is, in a sentence.
         first, last, least, most: its values, written out.
         window: steps in the moving mean; 1 where there is none.
@@ -86,7 +90,7 @@ def _curve(name: str, steps: np.ndarray, values: np.ndarray) -> Curve:
     mark = Tick(float(y.place(LOW[name])), "") if name in LOW else None
     chart = Chart(x.ticks(4, whole=True), y.ticks(4), lines, mark)
     return Curve(
-        name=name,
+        name=NAMES.get(name, name.replace("_", " ")),
         about=ABOUT.get(name, ""),
         first=numeral(finite[0]),
         last=numeral(finite[-1]),
