@@ -111,7 +111,7 @@ def test_an_objective_that_is_given_reports_its_terms(tmp_path: Path) -> None:
     assert config(run)["objective"] == {"name": f"object:{__name__}.Termed", "term": "variance"}
 
 
-@pytest.mark.parametrize("term", ["spread", "lr"])
+@pytest.mark.parametrize("term", ["alignment", "lr"])
 def test_a_term_does_not_take_the_name_of_another_number(term: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"term '{term}', and a step is recorded"):
         train_tiny(tmp_path / "run", objective=Termed(term=term))

@@ -1,11 +1,11 @@
 """A trained encoder: images in, embeddings out."""
 
+import copy
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +22,7 @@ from empssl.data.decode import UndecodableError, decode_with_values, decoding_th
 from empssl.data.value_range import DEFAULT_DECODING, Decoding, RangeWords, Values, range_warning
 from empssl.device import keep_freed_memory, resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError, nearest
+from empssl.evaluation.encoder_module import EncoderModule, PixelsOrShares
 from empssl.evaluation.pooling import Crops, embed_bags, embed_patch_subsets
 from empssl.models import Layer, Network, build_network
 from empssl.models.folding import folded
@@ -35,6 +36,7 @@ _MOST_PIXELS = 2**28  # of images at once; 512 of 724 pixels a side
 WHITENED = "whitened."  # what the names of its tensors begin with
 IMAGES_AT_ONCE = 512
 Errors = Literal["raise", "skip"]
+WeightsState = tuple[list[tuple[int, int]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,11 @@ class Encoder:
     """A network, how images are read and how patches are cut: all that an embedding depends on.
 
     Attributes:
-        network: in eval mode, without gradients. It is copied when the first image is embedded, and
-            later changes of its weights have no effect.
+        network: in eval mode, without gradients but for what `module` has handed out. Images are
+            embedded by a copy with fewer layers, which is made anew where weights have changed.
         policy: how patches become views.
         image_side: pixels to which images are scaled and cropped.
-        identity: SHA-256 of the weights, or `random-SEED`.
+        identity: SHA-256 of the weights as they were read, or `random-SEED`.
         decoding: which values become black and white, as of the run's own images.
     """
 
@@ -86,6 +88,7 @@ class Encoder:
         self.image_side = image_side
         self.identity = identity
         self.decoding = decoding
+        self._copy: tuple[WeightsState, Network] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -341,7 +344,7 @@ class Encoder:
         """As `pooling.embed_bags`, of images that are square and of `image_side` pixels."""
         for layer in layers:
             self.dim(layer)
-        return embed_bags(self._folded, self.policy, images, samples, crops, layers)
+        return embed_bags(self._inference_network(), self.policy, images, samples, crops, layers)
 
     def embed_growing(
         self,
@@ -355,12 +358,43 @@ class Encoder:
         for layer in layers:
             self.dim(layer)
         return embed_patch_subsets(
-            self._folded, self.policy, images, samples, crops, layers, counts
+            self._inference_network(), self.policy, images, samples, crops, layers, counts
         )
 
-    @cached_property
-    def _folded(self) -> Network:
-        return folded(self.network)
+    def module(self, layer: Layer = "backbone") -> EncoderModule:
+        """The network up to a layer as a PyTorch module, to be built upon or fine-tuned.
+
+        It has the encoder's own weights: what changes them, changes what `encode` gives from then
+        on. It begins in eval mode, with gradients.
+
+        Args:
+            layer: where the embedding is taken; any but `joint`.
+
+        Returns:
+            A module from images (n, 3, height, width), uint8 or floats from 0 to 1, to embeddings
+            (n, feature). Each image is taken whole and at its own size.
+
+        Raises:
+            UsageError: there is no such layer.
+        """
+        return EncoderModule(self.network, self.policy, layer).eval().requires_grad_()
+
+    @torch.no_grad()
+    def __call__(self, images: PixelsOrShares, layer: Layer = "backbone") -> Embeddings:
+        """As `module(layer)(images)`, without gradients, and always as in eval mode."""
+        network = self._inference_network()
+        device = next(network.parameters()).device
+        found: Embeddings = EncoderModule(network, self.policy, layer)(images.to(device))
+        return found
+
+    def _inference_network(self) -> Network:
+        """The network as it is now, in eval mode and with BatchNorm folded into other layers."""
+        state = _state(self.network)
+        if self._copy is None or self._copy[0] != state:
+            copied = copy.deepcopy(self.network).eval().requires_grad_(False)
+            copied.to(next(copied.parameters()).device)  # a module's part may have been moved
+            self._copy = state, folded(copied)
+        return self._copy[1]
 
     def dim(self, layer: Layer) -> int:
         """Coordinates of the embedding at a layer.
@@ -377,6 +411,18 @@ class Encoder:
         """Indices of `count` images in pieces that fit in memory."""
         size = max(1, min(size, _MOST_PIXELS // self.image_side**2))
         return (range(i, min(i + size, count)) for i in range(0, count, size))
+
+
+def _state(network: Network) -> WeightsState:
+    """What is another value after any change of a weight or statistic.
+
+    Most changes can be told by where a tensor is, and how often it was written to; those by way of
+    `.data` only by the numbers.
+    """
+    tensors = list(network.state_dict().values())
+    norms = torch._foreach_norm([t for t in tensors if t.is_floating_point()])
+    places = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    return places, [float(norm) for norm in norms]
 
 
 def _model(path: Path) -> tuple[Checkpoint, Path]:
