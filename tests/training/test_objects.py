@@ -196,11 +196,11 @@ def test_the_rest_of_a_network_is_drawn_by_the_seed(tmp_path: Path) -> None:
 
 def test_looking_for_the_feature_size_changes_nothing() -> None:
     own = made(Maps)
-    own.net[1].eval()
+    own.net[2].eval()
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
     network = build_network(ObjectSpec(own), {"name": "paper", "hidden": 16, "dim": 8}, side=16)
     assert network.width("backbone") == 12
-    assert [m.training for m in own.net] == [True, False, True, True]
+    assert [m.training for m in own.net] == [True, True, False, True]
     assert all(torch.equal(before[name], tensor) for name, tensor in own.state_dict().items())
 
 
