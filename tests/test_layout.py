@@ -18,7 +18,7 @@ FLOORS = [
     {"data", "distributed", "optim", "views"},
     {"metrics", "models"},
     {"evaluation", "objectives"},
-    {"reports", "training"},
+    {"reports", "sklearn", "training"},
     {"diagnostics"},
     {"experiments"},
     {"empssl"},  # the package itself, which imports verbs when they are asked for
