@@ -474,8 +474,11 @@ def test_every_option_of_every_verb_has_one_subject() -> None:
     without = [(verb, o) for verb, found in options.items() for o in found
                if subject(verb, o) not in SUBJECTS]  # fmt: skip
     assert without == []
-    known = {o for found in options.values() for o in found} | {"json", "config", "print_config"}
-    known |= {f"{verb}.{o}" for verb, found in options.items() for o in found} | {"help"}
+    known = {o for found in options.values() for o in found} | {"json", "config", "plugin"}
+    known |= {f"{verb}.{o}" for verb, found in options.items() for o in found} | {
+        "print_config",
+        "help",
+    }
     assert set(listed) <= known
 
 

@@ -1,10 +1,15 @@
 """The layout of the package: what may import what, and one name for one thing."""
 
 import ast
+import importlib
+import subprocess
+import sys
 from collections import defaultdict
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import empssl
 
@@ -13,7 +18,7 @@ ROOT = Path(empssl.__file__).parent
 # other, but not in a circle.
 FLOORS = [
     {"_version", "errors", "types"},
-    {"help", "progress", "rng", "runs"},
+    {"help", "plugins", "progress", "rng", "runs"},
     {"config", "device"},
     {"data", "distributed", "optim", "views"},
     {"metrics", "models"},
@@ -103,3 +108,38 @@ def test_a_package_only_hands_names_on() -> None:
             ):
                 long.append(f"{name}.{node.name}")
     assert long == []
+
+
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ("empssl", {"train", "Encoder", "evaluate", "examine", "embed", "report", "compare"}),
+        ("empssl.objectives", {"Objective", "Loss", "OBJECTIVES", "build_objective"}),
+        ("empssl.models", {"ResNet", "TimmBackbone", "Network", "BACKBONES", "build_network"}),
+        ("empssl.views", {"Patches", "RandomCrops", "Policy", "POLICIES"}),
+        ("empssl.metrics", {"rankme", "lidar", "uniformity", "alignment", "effective_rank"}),
+        ("empssl.evaluation.probes", {"PROBES", "Score", "lbfgs_probe", "knn_score", "rotation"}),
+        ("empssl.data", {"DATASETS", "KnownDataset", "open_images"}),
+        ("empssl.sklearn", {"EncoderTransformer"}),
+    ],
+)
+def test_public_names_are_listed_and_there(package: str, expected: set[str]) -> None:
+    module = importlib.import_module(package)
+    assert expected <= set(module.__all__)
+    assert len(module.__all__) == len(set(module.__all__))
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_every_class_of_an_objective_is_public() -> None:
+    objectives = importlib.import_module("empssl.objectives")
+    assert {entry.__name__ for entry in objectives.OBJECTIVES.values()} <= set(objectives.__all__)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["--plugin", "none", "--help"]])
+def test_torch_is_not_imported_before_a_verb_is_known(words: list[str]) -> None:
+    script = (
+        "import sys, empssl, empssl.cli\n"
+        "empssl.cli.main(sys.argv[1:])\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)

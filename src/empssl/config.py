@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar, get_type_hints
 
-from empssl.errors import UsageError, nearest
+from empssl.errors import OR_PLUGIN, UsageError, nearest
 from empssl.runs.schema import fits, kind
 
 Spec = dict[str, Any]
@@ -143,7 +143,7 @@ def complete(table: Table, spec: Spec, *, given: tuple[str, ...] = ()) -> Spec:
             "from Python, or choose from: " + ", ".join(sorted(table))
         )
     if name not in table:
-        raise UsageError(f"no '{name}' here: {nearest(name, table)}")
+        raise UsageError(f"no '{name}' here: {nearest(name, table)}; {OR_PLUGIN}")
     options = {
         p.name: p.default for p in inspect.signature(table[name]).parameters.values()
         if p.name not in given and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)

@@ -4,7 +4,7 @@ from empssl.config import ObjectSpec, Spec, Table, build
 from empssl.models import projector as heads
 from empssl.models.module_backbone import ModuleBackbone
 from empssl.models.network import LAYERS, VIEW_LAYERS, Layer, Network
-from empssl.models.resnet import resnet10, resnet18, resnet34, resnet50
+from empssl.models.resnet import ResNet, resnet10, resnet18, resnet34, resnet50
 from empssl.models.timm import TimmBackbone
 from empssl.models.whitened_patches import WhitenedPatches
 
@@ -17,7 +17,11 @@ BACKBONES: Table = {
 }
 PROJECTORS: Table = {"paper": heads.paper, "official": heads.official}
 
-__all__ = ["BACKBONES", "LAYERS", "PROJECTORS", "VIEW_LAYERS", "Layer", "Network", "build_network"]
+__all__ = [
+    "BACKBONES", "LAYERS", "PROJECTORS", "VIEW_LAYERS", "Layer", "ModuleBackbone", "Network",
+    "ResNet", "TimmBackbone", "WhitenedPatches", "build_network", "resnet10", "resnet18",
+    "resnet34", "resnet50",
+]  # fmt: skip
 
 
 def build_network(

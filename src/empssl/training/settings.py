@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from empssl import plugins
 from empssl.config import ObjectSpec, Spec, build, is_object, object_missing
 from empssl.data import Decoding
 from empssl.data.objects import GivenImages
@@ -21,7 +22,7 @@ from empssl.objectives import build_objective
 from empssl.optim import SCHEDULES, build_optimizers
 from empssl.runs.run import Run
 from empssl.training.budget import parse_duration
-from empssl.training.recipes import completed, resolve
+from empssl.training.recipes import completed, resolve, spec_tables
 from empssl.types import MOST_BATCH, MOST_PATCHES, MOST_SIDE
 from empssl.views import POLICIES
 
@@ -102,6 +103,14 @@ def with_objects(given: dict[str, Any]) -> dict[str, Any]:
             )
         found[setting] = ObjectSpec(made)
     return found
+
+
+def plugins_of(settings: dict[str, Any]) -> tuple[str, ...]:
+    """Modules of a user's own that settings need: given as `--plugin`, or where names come from."""
+    tables = spec_tables()
+    names = {key: str(settings[key].get("name")) for key in tables}
+    used = [tables[key][name] for key, name in names.items() if name in tables[key]]
+    return tuple(dict.fromkeys([*plugins.loaded, *plugins.origins(used)]))
 
 
 def check_settings(settings: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ from empssl.progress import progress, say
 from empssl.runs.run import Run
 from empssl.training.budget import parse_duration
 from empssl.training.memory import Memory
-from empssl.training.settings import resolve_settings, restarted_by_torchrun
+from empssl.training.settings import plugins_of, resolve_settings, restarted_by_torchrun
 from empssl.training.setup import build_trainer, check_room, compile_step
 from empssl.training.sharding import Shard
 from empssl.training.summary import closing_lines
@@ -190,6 +191,7 @@ def train(
         "data_dir": data_dir and str(data_dir), "download": download, "device": device,
         "devices": devices, "num_nodes": num_nodes, "compile": compile, "patience": patience,
     }  # fmt: skip
+    call = replace(call, modules=plugins_of(settings))
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
                     precision=settings["precision"], call=call)  # fmt: skip
     with watchdog(fabric, limit) as heartbeat, ExitStack() as held:
@@ -201,6 +203,7 @@ def train(
             download=download,
         )  # fmt: skip
         trainer = build_trainer(settings, fabric, images, began)
+        trainer.plugins = call.modules
         trainer.images_at = place(data, data_dir)
         trainer.division = Run(out).division if resume else "stable"
         compile_step(trainer, resolve_compile(compile, fabric))
