@@ -517,6 +517,18 @@ def test_a_documented_command_is_one_the_program_takes(line: str) -> None:
     assert words[0].startswith("--") or words[0] in given
 
 
+@pytest.mark.parametrize(
+    "line", ["config: other.yaml", "plugin: os", "print_config: true", "as_json: true"]
+)
+def test_what_only_words_can_say_is_no_key_of_a_file(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(line)
+    assert cli.main(["examine", "run", "--config", str(file)]) == 2
+    assert f"no key '{line.partition(':')[0]}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])
 def test_a_verb_of_one_process_prints_whatever_a_launcher_calls_it(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -186,6 +186,7 @@ def parse(
     parser = _parser(verb, function, hints)
     flags = _strictly(parser.parse_args, _spelled(words, parser, hints), hints)
     layers = [_load(path, parser, hints) for path in flags.pop("config", [])]
+    flags.pop("plugin", None)  # imported before anything was parsed
     switches = {"print_config": False, "as_json": False}
     switches |= {name: flags.pop(name) for name in switches if name in flags}
     values = {name: p.default for name, p in parameters.items()}
@@ -320,7 +321,10 @@ def _load(path: str, parser: ArgumentParser, hints: dict[str, Any]) -> ArgumentV
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path}: {' '.join(str(error).split())}") from error
     try:
-        return _strictly(parser.parse_string, _with_lists(text, hints), hints)
+        values = _strictly(parser.parse_string, _with_lists(text, hints), hints)
+        for name in values.keys() - hints.keys():  # a switch of the command line itself
+            raise _unknown("key", name, hints)
+        return values
     except UsageError as error:
         raise UsageError(f"--config {path}: {error}") from error
 
