@@ -92,7 +92,7 @@ def object_missing(where: str, setting: str, spec: Spec) -> UsageError:
     """
     options = ", ".join(f"{k}={v!r}" for k, v in spec.items() if k not in ("name", "repr"))
     return UsageError(
-        f"{where} was trained with a {setting} of a Python program, "
+        f"{where} was trained with an object of a Python program as its {setting}, "
         f"{str(spec['name']).removeprefix(OBJECT)}({options}), which is not kept with it; give the "
         f"same again from Python, as {setting}="
     )

@@ -306,7 +306,7 @@ def test_a_run_goes_on_with_the_same_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, r"trained with a objective of a Python program, \S+Pull\(strength=2.0, .*objective="),
+        ({}, r"of a Python program as its objective, \S+Pull\(strength=2.0, .*objective="),
         ({"objective": Pull(1.0)}, r"the one given is recorded as .*'strength': 1.0"),
         ({"objective": Termed()}, r"the one given is recorded as .*Termed"),
         ({"objective": "emp"}, r"give the same again from Python, as objective="),
@@ -322,7 +322,9 @@ def test_a_run_does_not_go_on_without_its_object(
 
 def test_a_backbone_is_needed_to_open_its_run(tmp_path: Path, tiny_run: Path) -> None:
     run = train_tiny(tmp_path / "run", backbone=made(Maps))
-    with pytest.raises(UsageError, match=r"trained with a backbone .*Maps\(width=6\).*backbone="):
+    with pytest.raises(
+        UsageError, match=r"of a Python program as its backbone, \S+Maps\(width=6\).*backbone="
+    ):
         Encoder.from_pretrained(run)
     with pytest.raises(CheckpointError, match="backbone"):
         Encoder.from_pretrained(run, backbone=Maps(5))
