@@ -474,8 +474,11 @@ def test_every_option_of_every_verb_has_one_subject() -> None:
     without = [(verb, o) for verb, found in options.items() for o in found
                if subject(verb, o) not in SUBJECTS]  # fmt: skip
     assert without == []
-    known = {o for found in options.values() for o in found} | {"json", "config", "print_config"}
-    known |= {f"{verb}.{o}" for verb, found in options.items() for o in found} | {"help"}
+    known = {o for found in options.values() for o in found} | {"json", "config", "plugin"}
+    known |= {f"{verb}.{o}" for verb, found in options.items() for o in found} | {
+        "print_config",
+        "help",
+    }
     assert set(listed) <= known
 
 
@@ -512,6 +515,18 @@ def test_a_documented_command_is_one_the_program_takes(line: str) -> None:
     several = [value for key in ("runs", "exhibits") for value in values.get(key, [])]
     given = [values.get("run"), values.get("data"), *several]
     assert words[0].startswith("--") or words[0] in given
+
+
+@pytest.mark.parametrize(
+    "line", ["config: other.yaml", "plugin: os", "print_config: true", "as_json: true"]
+)
+def test_what_only_words_can_say_is_no_key_of_a_file(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(line)
+    assert cli.main(["examine", "run", "--config", str(file)]) == 2
+    assert f"no key '{line.partition(':')[0]}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])

@@ -1,6 +1,7 @@
 """The layout of the package: what may import what, and one name for one thing."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections import defaultdict
@@ -9,6 +10,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
 import empssl
 
 ROOT = Path(empssl.__file__).parent
@@ -16,12 +19,12 @@ ROOT = Path(empssl.__file__).parent
 # other, but not in a circle.
 FLOORS = [
     {"_version", "errors", "types"},
-    {"help", "progress", "rng", "runs"},
+    {"help", "plugins", "progress", "rng", "runs"},
     {"config", "device"},
     {"data", "distributed", "optim", "views"},
     {"metrics", "models"},
     {"evaluation", "objectives"},
-    {"reports", "training"},
+    {"reports", "sklearn", "training"},
     {"diagnostics"},
     {"experiments"},
     {"empssl"},  # the package itself, which imports verbs when they are asked for
@@ -128,3 +131,36 @@ def test_no_module_needs_what_only_unix_has() -> None:
     assert done.stdout == (
         "run cannot be locked: this system has no flock; use Linux, macOS or WSL\n"
     ), done.stderr
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ("empssl", {"train", "Encoder", "evaluate", "examine", "embed", "report", "compare"}),
+        ("empssl.objectives", {"Objective", "Loss", "OBJECTIVES", "build_objective"}),
+        ("empssl.models", {"ResNet", "TimmBackbone", "Network", "BACKBONES", "build_network"}),
+        ("empssl.views", {"Patches", "RandomCrops", "Policy", "POLICIES"}),
+        ("empssl.metrics", {"rankme", "lidar", "uniformity", "alignment", "effective_rank"}),
+        ("empssl.evaluation.probes", {"PROBES", "Score", "lbfgs_probe", "knn_score", "rotation"}),
+        ("empssl.data", {"DATASETS", "KnownDataset", "open_images"}),
+        ("empssl.sklearn", {"EncoderTransformer"}),
+    ],
+)
+def test_public_names_are_listed_and_there(package: str, expected: set[str]) -> None:
+    module = importlib.import_module(package)
+    assert expected <= set(module.__all__)
+    assert len(module.__all__) == len(set(module.__all__))
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_every_class_of_an_objective_is_public() -> None:
+    objectives = importlib.import_module("empssl.objectives")
+    assert {entry.__name__ for entry in objectives.OBJECTIVES.values()} <= set(objectives.__all__)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["--plugin", "none", "--help"]])
+def test_torch_is_not_imported_before_a_verb_is_known(words: list[str]) -> None:
+    script = (
+        "import sys, empssl, empssl.cli\n"
+        "empssl.cli.main(sys.argv[1:])\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)

@@ -20,6 +20,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import empssl
+from empssl import plugins
 from empssl._version import __version__
 from empssl.config import merge
 from empssl.errors import (
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 SHARED = ("train", "doctor")  # several processes may carry them out together
-FRONT = ("--help", "--version", "--json-errors")
+FRONT = ("--help", "--version", "--json-errors", "--plugin")
 LONGEST_METAVAR = 24  # characters; more choices are told in the text
 METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
 
@@ -59,10 +60,12 @@ def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] = lambd
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json-errors" in words
     words = [word for word in words if word != "--json-errors"]
+    modules: list[str] = []
     # Where a process loses another one, torch adds a page of addresses to what is said of it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     speaker = "empssl"  # with the verb while its words are read
     try:
+        words, modules = _plugins(words)
         if not words or words[0] in ("-h", "--help"):
             _show(overview((empssl.__doc__ or "").splitlines()[0]))
         elif words[0] == "--version":
@@ -72,6 +75,7 @@ def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] = lambd
             raise _unknown(kind, words[0], choices)
         else:
             with status("loading torch"):
+                plugins.load(modules)
                 function = getattr(empssl, words[0])
                 speaker = f"empssl {words[0]}"
                 values, switches = parse(words[0], function, words[1:])
@@ -97,6 +101,26 @@ def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] = lambd
         log(traceback.format_exc())  # a bug: its place matters more than its message
         return _fail(speaker, error, 1, as_json)
     return 0
+
+
+def _plugins(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without each `--plugin MODULE`, and the modules.
+
+    Raises:
+        UsageError: one is not said.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    kept, named, coming = [], [], iter(words[:end])
+    for word in coming:
+        option, equals, value = word.partition("=")
+        if option != "--plugin":
+            kept.append(word)
+            continue
+        name = value if equals else next(coming, "")
+        if not name or name.startswith("-"):
+            raise UsageError("--plugin needs the name of a module, as `import` has it")
+        named.append(name)
+    return [*kept, *words[end:]], named
 
 
 def _carried_out(function: Callable[..., Any], values: ArgumentValues, *, typed: bool) -> Any:
@@ -164,6 +188,7 @@ def parse(
     parser = _parser(verb, function, hints)
     flags = _strictly(parser.parse_args, _spelled(words, parser, hints), hints)
     layers = [_load(path, parser, hints) for path in flags.pop("config", [])]
+    flags.pop("plugin", None)  # imported before anything was parsed
     switches = {"print_config": False, "as_json": False}
     switches |= {name: flags.pop(name) for name in switches if name in flags}
     values = {name: p.default for name, p in parameters.items()}
@@ -245,6 +270,10 @@ def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> A
     group("print_config").add_argument(
         "--print-config", action="store_true", help="print all values as such a file, and stop"
     )
+    group("plugin").add_argument(
+        "--plugin", action="append", type=str, metavar="MODULE",
+        help="import a module of your own first, which adds to the names; as often as you like",
+    )  # fmt: skip
     group("help").add_argument("-h", "--help", action="help", help="show this, and stop")
     notes = [f"example:\n  {EXAMPLES[verb]}"] if verb in EXAMPLES else []
     if specs := [_name(p) for p in parameters if _is_spec(hints[p.name])]:
@@ -294,7 +323,10 @@ def _load(path: str, parser: ArgumentParser, hints: dict[str, Any]) -> ArgumentV
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path}: {' '.join(str(error).split())}") from error
     try:
-        return _strictly(parser.parse_string, _with_lists(text, hints), hints)
+        values = _strictly(parser.parse_string, _with_lists(text, hints), hints)
+        for name in values.keys() - hints.keys():  # a switch of the command line itself
+            raise _unknown("key", name, hints)
+        return values
     except UsageError as error:
         raise UsageError(f"--config {path}: {error}") from error
 

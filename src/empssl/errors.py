@@ -100,6 +100,10 @@ class StoppedError(EmpsslError):
         self.exit_code = exit_code
 
 
+# After the choices of a table to which users may add.
+OR_PLUGIN = "a name that a module of yours adds needs --plugin MODULE, or its import"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A hint for an unknown `word`: the nearest choice if there is one, and all of them.
 

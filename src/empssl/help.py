@@ -50,7 +50,7 @@ SUBJECTS = {
         "device", "devices", "num_nodes", "precision", "compile", "memory", "shard", "patience",
     ),
     "output": ("out", "resume", "overwrite", "keep_epochs"),
-    "command line": ("list", "dry_run", "json", "config", "print_config", "help"),
+    "command line": ("list", "dry_run", "json", "config", "print_config", "plugin", "help"),
 }  # fmt: skip
 OTHER = "other"  # the heading of options without a subject, of which the verbs have none
 
@@ -106,4 +106,6 @@ example:
 `empssl VERB --help` lists what a verb takes. Elsewhere:
   --version      print the version
   --json-errors  end the error stream with a line of JSON where something goes
-                 wrong"""
+                 wrong
+  --plugin       import a module of your own first, which adds objectives,
+                 backbones, probes or data sets"""

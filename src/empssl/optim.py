@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from empssl.config import Spec, Table, build
+from empssl.config import ObjectSpec, Spec, Table, build
 from empssl.errors import UsageError
 
 Schedule = Callable[[float], float]
@@ -322,12 +322,37 @@ SCHEDULES: Table = {"cosine": cosine, "linear": linear}
 
 
 def build_optimizers(network: nn.Module, spec: Spec) -> list[torch.optim.Optimizer]:
-    """The optimizers a spec names, each over its share of the network's parameters."""
-    optimizers: list[torch.optim.Optimizer] = build(OPTIMIZERS, spec, network=network)
+    """The optimizers a spec names, each over its share of the network's parameters.
+
+    Raises:
+        UsageError: an unknown name or option, or a callable that makes no optimizer of parameters.
+    """
+    optimizers: list[torch.optim.Optimizer]
+    if isinstance(spec, ObjectSpec):
+        optimizers = [_made_by(spec.made, [p for p in network.parameters() if p.requires_grad])]
+    else:
+        optimizers = build(OPTIMIZERS, spec, network=network)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def _made_by(factory: Callable[..., Any], weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer that a program's own function makes of the parameters that are trained."""
+    name = getattr(factory, "__qualname__", type(factory).__qualname__)
+    try:
+        made = factory(weights)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the optimizer {name} cannot be made of the network's parameters: {error}"
+        ) from error
+    if not isinstance(made, torch.optim.Optimizer):
+        raise UsageError(
+            f"the optimizer {name} gives {type(made).__name__} when called with parameters, "
+            "expected a torch.optim.Optimizer"
+        )
+    return made
 
 
 def set_lr(optimizers: list[torch.optim.Optimizer], factor: float) -> float:

@@ -4,7 +4,7 @@ from empssl.data.base import BadSample, ImageBatch, ImageSet, MemoryImages
 from empssl.data.checks import BadSamples
 from empssl.data.in_memory import in_memory
 from empssl.data.objects import ImagesLike, images_from
-from empssl.data.open import DATASETS, MADE, NAMES, open_images
+from empssl.data.open import DATASETS, MADE, NAMES, KnownDataset, open_images
 from empssl.data.value_range import Decoding
 from empssl.types import Division, Split
 
@@ -19,6 +19,7 @@ __all__ = [
     "ImageBatch",
     "ImageSet",
     "ImagesLike",
+    "KnownDataset",
     "MemoryImages",
     "Split",
     "images_from",

@@ -153,7 +153,7 @@ def _open_path(data: str, path: Path, **options: Any) -> ImageSet:
         else "no file or folder"
     )
     raise DataError(
-        f"'{data}' is {what} and no known name: {nearest(data, NAMES)}; "
+        f"'{data}' is {what} and no known name: {nearest(data, DATASETS)}; "
         "or give the path of a folder of images or of a .parquet file"
     )
 

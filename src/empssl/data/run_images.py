@@ -11,7 +11,7 @@ from typing import Any
 
 from empssl.data.base import ImageSet
 from empssl.data.objects import GivenImages, ImagesLike, is_recorded_object
-from empssl.data.open import MADE, is_name, open_images, resolve_data
+from empssl.data.open import DATASETS, is_name, open_images, resolve_data
 from empssl.data.value_range import Decoding
 from empssl.errors import DataError, UsageError
 from empssl.runs.run import Run
@@ -27,7 +27,7 @@ def place(data: str | GivenImages, data_dir: str | Path | None) -> dict[str, str
     """
     if isinstance(data, GivenImages):
         return {"data_path": None, "data_dir": None}
-    if not is_name(data) or data in MADE:
+    if not is_name(data) or not DATASETS[data.partition(":")[0]].needs_files:
         return {"data_path": data if is_name(data) else _absolute(data), "data_dir": None}
     name, colon, listed = data.partition(":")
     path = name + colon + (_absolute(listed) if listed else "")

@@ -15,6 +15,7 @@ from typing import Any
 import torch.distributed as dist
 import yaml
 
+from empssl import plugins
 from empssl.errors import UsageError
 
 # Those that this one has started, by rank; for as long as it lives.
@@ -48,10 +49,12 @@ class Call:
     Attributes:
         verb: the function's name.
         arguments: by name.
+        modules: those of a user's own that they import first.
     """
 
     verb: str
     arguments: dict[str, Any]
+    modules: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
         """Of the command; its arguments are in a file, which `alone_again` removes.
@@ -64,7 +67,8 @@ class Call:
         _files.append(Path(file))
         with os.fdopen(handle, "w", encoding="utf-8") as opened:
             yaml.safe_dump({n: v for n, v in plain.items() if v not in (None, [])}, opened)
-        return ["-m", "empssl", self.verb, "--config", file]
+        named = [word for name in self.modules for word in ("--plugin", name)]
+        return ["-m", "empssl", self.verb, *named, "--config", file]
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -105,8 +109,9 @@ def start_children(environment: Any, devices: int, num_nodes: int, call: Call) -
     words, path = sys.orig_argv[1:], os.environ.get("PYTHONPATH")
     if not _typed.get():
         words = call.words()
-        # This package, wherever the program found it.
-        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), path]))
+        # This package, and the user's own modules, wherever the program found them.
+        found = [str(Path(__file__).parents[2]), *plugins.folders(call.modules)]
+        path = os.pathsep.join(filter(None, [*found, path]))
     own = {
         "MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port),
         "NODE_RANK": str(environment.node_rank()), "LOCAL_RANK": "0",

@@ -1,11 +1,11 @@
 """A trained encoder: images in, embeddings out."""
 
+import copy
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,15 +13,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from empssl.config import build
+from empssl.config import ObjectSpec, build, is_object, object_missing
 from empssl.data.any_image import ImageLike, Source, convert, each_image, opened
 from empssl.data.base import BadSample
 from empssl.data.decode import UndecodableError, decode_with_values, decoding_threads, square
 from empssl.data.value_range import DEFAULT_DECODING, Decoding, RangeWords, Values, range_warning
 from empssl.device import keep_freed_memory, outlines, resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError, nearest
+from empssl.evaluation.encoder_module import EncoderModule, PixelsOrShares
 from empssl.evaluation.pooling import Crops, embed_bags, embed_patch_subsets
 from empssl.models import Layer, Network, build_network
 from empssl.models.folding import folded
@@ -35,6 +36,7 @@ _MOST_PIXELS = 2**28  # of images at once; 512 of 724 pixels a side
 WHITENED = "whitened."  # what the names of its tensors begin with
 IMAGES_AT_ONCE = 512
 Errors = Literal["raise", "skip"]
+WeightsState = tuple[list[tuple[int, int]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,11 @@ class Encoder:
     """A network, how images are read and how patches are cut: all that an embedding depends on.
 
     Attributes:
-        network: in eval mode, without gradients. It is copied when the first image is embedded, and
-            later changes of its weights have no effect.
+        network: in eval mode, without gradients but for what `module` has handed out. Images are
+            embedded by a copy with fewer layers, which is made anew where weights have changed.
         policy: how patches become views.
         image_side: pixels to which images are scaled and cropped.
-        identity: SHA-256 of the weights, or `random-SEED`.
+        identity: SHA-256 of the weights as they were read, or `random-SEED`.
         decoding: which values become black and white, as of the run's own images.
     """
 
@@ -86,6 +88,7 @@ class Encoder:
         self.image_side = image_side
         self.identity = identity
         self.decoding = decoding
+        self._copy: tuple[WeightsState, Network] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -98,6 +101,7 @@ class Encoder:
         cls,
         path: str | Path,
         *,
+        backbone: nn.Module | None = None,
         device: str = "auto",
         range: RangeWords = (),  # noqa: A002 (what it is)
         max_pixels: int | None = None,
@@ -106,16 +110,19 @@ class Encoder:
 
         Args:
             path: of either.
+            backbone: a module made as the one that a program gave to `train`; only for such a run.
+                It is used itself, and gets the run's weights.
             device: auto, cpu, cuda or mps.
             range: as of `train`; the run's own by default.
             max_pixels: as of `train`; the run's own by default.
 
         Raises:
             CheckpointError: it is missing, damaged, or not what its configuration says.
-            UsageError: a range or a device that is none.
+            UsageError: a range or a device that is none; or the run's backbone is an object of a
+                program, and is not given.
         """
         source, folder = _model(Path(path))
-        encoder = cls._untrained(source, folder)
+        encoder = cls._untrained(source, folder, backbone)
         # A run in float64 is embedded in float32, as all others are.
         checkpoint.load_strictly(
             encoder.network, source.tensors["model"], folder, also=(torch.float64,)
@@ -152,15 +159,28 @@ class Encoder:
         return encoder._to(device)
 
     @classmethod
-    def _untrained(cls, source: Checkpoint, folder: Path) -> "Encoder":
+    def _untrained(
+        cls, source: Checkpoint, folder: Path, given: nn.Module | None = None
+    ) -> "Encoder":
         def made() -> Network:
-            return build_network(specs["backbone"], specs["projector"], specs.get("whitened", 0))
+            return build_network(
+                specs["backbone"] if given is None else ObjectSpec(given), specs["projector"],
+                specs.get("whitened", 0), side=policy.view_side(side),
+            )  # fmt: skip
 
+        recorded = source.state.get("network", {}).get("backbone", {})
+        if is_object(recorded) and given is None:
+            raise object_missing(str(folder), "backbone", recorded)
+        if given is not None and not is_object(recorded):
+            raise UsageError(
+                f"the backbone of {folder} is '{recorded.get('name')}', which is made by its name; "
+                "leave out backbone="
+            )
         try:
             specs, side = source.state["network"], source.state["image_side"]
+            policy = build(POLICIES, specs["views"])
             with outlines():
                 outline = made()
-            policy = build(POLICIES, specs["views"])
             decoding = Decoding.recorded(source.state.get("decoding", {}))
         except (CheckpointError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise CheckpointError(
@@ -324,7 +344,7 @@ class Encoder:
         """As `pooling.embed_bags`, of images that are square and of `image_side` pixels."""
         for layer in layers:
             self.dim(layer)
-        return embed_bags(self._folded, self.policy, images, samples, crops, layers)
+        return embed_bags(self._inference_network(), self.policy, images, samples, crops, layers)
 
     def embed_growing(
         self,
@@ -338,12 +358,43 @@ class Encoder:
         for layer in layers:
             self.dim(layer)
         return embed_patch_subsets(
-            self._folded, self.policy, images, samples, crops, layers, counts
+            self._inference_network(), self.policy, images, samples, crops, layers, counts
         )
 
-    @cached_property
-    def _folded(self) -> Network:
-        return folded(self.network)
+    def module(self, layer: Layer = "backbone") -> EncoderModule:
+        """The network up to a layer as a PyTorch module, to be built upon or fine-tuned.
+
+        It has the encoder's own weights: what changes them, changes what `encode` gives from then
+        on. It begins in eval mode, with gradients.
+
+        Args:
+            layer: where the embedding is taken; any but `joint`.
+
+        Returns:
+            A module from images (n, 3, height, width), uint8 or floats from 0 to 1, to embeddings
+            (n, feature). Each image is taken whole and at its own size.
+
+        Raises:
+            UsageError: there is no such layer.
+        """
+        return EncoderModule(self.network, self.policy, layer).eval().requires_grad_()
+
+    @torch.no_grad()
+    def __call__(self, images: PixelsOrShares, layer: Layer = "backbone") -> Embeddings:
+        """As `module(layer)(images)`, without gradients, and always as in eval mode."""
+        network = self._inference_network()
+        device = next(network.parameters()).device
+        found: Embeddings = EncoderModule(network, self.policy, layer)(images.to(device))
+        return found
+
+    def _inference_network(self) -> Network:
+        """The network as it is now, in eval mode and with BatchNorm folded into other layers."""
+        state = _state(self.network)
+        if self._copy is None or self._copy[0] != state:
+            copied = copy.deepcopy(self.network).eval().requires_grad_(False)
+            copied.to(next(copied.parameters()).device)  # a module's part may have been moved
+            self._copy = state, folded(copied)
+        return self._copy[1]
 
     def dim(self, layer: Layer) -> int:
         """Coordinates of the embedding at a layer.
@@ -360,6 +411,18 @@ class Encoder:
         """Indices of `count` images in pieces that fit in memory."""
         size = max(1, min(size, _MOST_PIXELS // self.image_side**2))
         return (range(i, min(i + size, count)) for i in range(0, count, size))
+
+
+def _state(network: Network) -> WeightsState:
+    """What is another value after any change of a weight or statistic.
+
+    Most changes can be told by where a tensor is, and how often it was written to; those by way of
+    `.data` only by the numbers.
+    """
+    tensors = list(network.state_dict().values())
+    norms = torch._foreach_norm([t for t in tensors if t.is_floating_point()])
+    places = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    return places, [float(norm) for norm in norms]
 
 
 def _model(path: Path) -> tuple[Checkpoint, Path]:

@@ -1,5 +1,6 @@
 """How good embeddings are: probes on frozen features, beside what needs no training."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from empssl.config import names_in_docstring
 from empssl.data import Decoding, ImageSet, ImagesLike, MemoryImages, open_images
 from empssl.data.checks import class_counts
 from empssl.data.duplicates import found_in
 from empssl.data.objects import GivenImages
 from empssl.data.open import resolve_data
 from empssl.data.value_range import RangeWords
-from empssl.errors import CheckpointError, UsageError, nearest
+from empssl.errors import OR_PLUGIN, CheckpointError, UsageError, nearest
 from empssl.evaluation.encoder import Encoder
 from empssl.evaluation.features import (
     EmbeddingFile,
@@ -29,10 +31,7 @@ from empssl.evaluation.features import (
 from empssl.evaluation.few_shot import FewShot
 from empssl.evaluation.overlap import Overlap
 from empssl.evaluation.pooling import Crops
-from empssl.evaluation.probes.base import Score
-from empssl.evaluation.probes.knn import knn_score
-from empssl.evaluation.probes.linear import lbfgs_probe, sgd_probe
-from empssl.evaluation.probes.ridge import ridge_probe
+from empssl.evaluation.probes import PROBES, Score
 from empssl.evaluation.results import (
     WHITENED,
     AccuracyCurve,
@@ -49,14 +48,8 @@ from empssl.types import Split
 
 __all__ = ["PROBES", "Evaluation", "Probe", "evaluate"]
 
-Probe = Literal["linear", "linear_sgd", "ridge", "knn"]
+Probe = str  # a name in `PROBES`
 Where = Literal[Layer, "all"]
-PROBES: dict[Probe, Callable[..., Score]] = {
-    "linear": lbfgs_probe,
-    "linear_sgd": sgd_probe,
-    "ridge": ridge_probe,
-    "knn": knn_score,
-}
 
 
 @dataclass(frozen=True)
@@ -102,6 +95,7 @@ class _Found:
         )
 
 
+@names_in_docstring(probes=PROBES)
 def evaluate(
     run: str | Path,
     data: ImagesLike,
@@ -133,7 +127,7 @@ def evaluate(
             images it was trained on is known by what they show, wherever they lie.
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
             linear_sgd is the authors' protocol (100 epochs, last epoch); ridge has a closed form;
-            knn is a vote of the 20 nearest.
+            knn is a vote of the 20 nearest. One of {probes}.
         layers: where embeddings are taken: backbone, head (the projector's first block) and joint
             by default; all adds stem, stage1, stage2, stage3 and projection.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
@@ -173,7 +167,7 @@ def evaluate(
     """
     for probe in probes:
         if probe not in PROBES:
-            raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}")
+            raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}; {OR_PLUGIN}")
     data = resolve_data(data)
     if Path(run).is_file():
         if layers or curve or train_size is not None or epoch is not None:
@@ -439,7 +433,7 @@ def _learned(
     seed: int,
 ) -> Score:
     """The score of one probe on all the bags of the test images, one below the other."""
-    options = {} if probe == "knn" else {"seed": seed}
+    options = {"seed": seed} if "seed" in inspect.signature(learn).parameters else {}
     if len(tests) == 1:
         return learn(train, labels, tests[0], test_labels, **options)
     score = learn(train, labels, torch.cat(list(tests)), test_labels.repeat(len(tests)), **options)

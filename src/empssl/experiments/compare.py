@@ -6,7 +6,14 @@ from typing import Any
 
 from empssl.config import Spec
 from empssl.device import Precision
-from empssl.errors import FailedRunsError, RunInUseError, StoppedError, UsageError, nearest
+from empssl.errors import (
+    OR_PLUGIN,
+    FailedRunsError,
+    RunInUseError,
+    StoppedError,
+    UsageError,
+    nearest,
+)
 from empssl.evaluation.evaluate import PROBES, Probe
 from empssl.experiments.cost import Forecast
 from empssl.experiments.folder import Folder
@@ -105,7 +112,7 @@ def compare(
     """
     for probe in probes:
         if probe not in PROBES:
-            raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}")
+            raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}; {OR_PLUGIN}")
     runs = [runs] if isinstance(runs, str | Path) else runs
     if bool(runs) == bool(objectives) or (runs and (patches or equal or set)):
         raise UsageError(

@@ -1,9 +1,10 @@
 """Backbones and projectors by name, and the network they make together."""
 
-from empssl.config import Spec, Table, build
+from empssl.config import ObjectSpec, Spec, Table, build
 from empssl.models import projector as heads
+from empssl.models.module_backbone import ModuleBackbone
 from empssl.models.network import LAYERS, VIEW_LAYERS, Layer, Network
-from empssl.models.resnet import resnet10, resnet18, resnet34, resnet50
+from empssl.models.resnet import ResNet, resnet10, resnet18, resnet34, resnet50
 from empssl.models.timm import TimmBackbone
 from empssl.models.whitened_patches import WhitenedPatches
 
@@ -16,17 +17,26 @@ BACKBONES: Table = {
 }
 PROJECTORS: Table = {"paper": heads.paper, "official": heads.official}
 
-__all__ = ["BACKBONES", "LAYERS", "PROJECTORS", "VIEW_LAYERS", "Layer", "Network", "build_network"]
+__all__ = [
+    "BACKBONES", "LAYERS", "PROJECTORS", "VIEW_LAYERS", "Layer", "ModuleBackbone", "Network",
+    "ResNet", "TimmBackbone", "WhitenedPatches", "build_network", "resnet10", "resnet18",
+    "resnet34", "resnet50",
+]  # fmt: skip
 
 
-def build_network(backbone: Spec, projector: Spec, whitened: int = 0) -> Network:
+def build_network(
+    backbone: Spec, projector: Spec, whitened: int = 0, *, side: int | None = None
+) -> Network:
     """An untrained network; its weights are drawn from torch's global generator.
 
     Args:
         backbone: views to embeddings.
         projector: embeddings to projections.
         whitened: features of whitened patches in the joint embedding; 0 for none.
+        side: pixels of a view, by which the feature size of a module is found that was given.
     """
     body = build(BACKBONES, backbone)
+    if isinstance(backbone, ObjectSpec):
+        body = ModuleBackbone(body, side)
     head = build(PROJECTORS, projector, feature=body.dim)
     return Network(body, head, WhitenedPatches(whitened) if whitened else None)

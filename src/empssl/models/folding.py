@@ -8,15 +8,15 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from empssl.models.network import Network
-from empssl.models.resnet import BasicBlock, Bottleneck, ResNet
 
 
 def folded(network: Network) -> Network:
     """A copy of the network, in eval mode, without the BatchNorms that follow a linear map.
 
     In eval mode BatchNorm multiplies and shifts each channel by constants, so the convolution or
-    linear layer before it can do both. Where the order of layers is not known (in timm's models)
-    BatchNorm stays as it is.
+    linear layer before it can do both. The order of layers is known of `nn.Sequential`, and of
+    modules that tell it as `norm_after`: a mapping from names of children to those of their norms.
+    Elsewhere (in timm's models) BatchNorm stays as it is.
 
     Raises:
         ValueError: the network is in training mode.
@@ -42,5 +42,5 @@ def _successive(module: nn.Module) -> Iterator[tuple[str, str]]:
     names = [name for name, _ in module.named_children()]
     if type(module) is nn.Sequential:
         yield from pairwise(names)
-    elif isinstance(module, ResNet | BasicBlock | Bottleneck):
-        yield from ((name, name.replace("conv", "bn")) for name in names if "conv" in name)
+    elif isinstance(told := getattr(module, "norm_after", None), dict):
+        yield from told.items()

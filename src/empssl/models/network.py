@@ -6,7 +6,6 @@ from typing import Literal
 from torch import Tensor, nn
 
 from empssl.models.projector import Projector
-from empssl.models.resnet import ResNet
 from empssl.models.whitened_patches import WhitenedPatches
 from empssl.types import Embeddings
 
@@ -22,7 +21,9 @@ class Network(nn.Module):
     """A backbone f and a projector g: views to projections.
 
     Args:
-        backbone: images to embeddings of `backbone.dim` coordinates.
+        backbone: images to embeddings of `backbone.dim` coordinates. One with a method `pooled`,
+            the means over positions after the stem and each stage, and `widths`, the coordinates of
+            each, can be probed inside.
         projector: embeddings to projections.
         whitened: features of the whole image that stand beside the others in the `joint` embedding.
     """
@@ -46,8 +47,14 @@ class Network(nn.Module):
 
         The last stage is the backbone.
         """
-        inner = INNER_LAYERS[: self.backbone.stages] if isinstance(self.backbone, ResNet) else ()
+        inner = INNER_LAYERS[: len(self._inner_widths)]
         return (*inner, *VIEW_LAYERS, "projection", *self.layers[len(VIEW_LAYERS) :])
+
+    @property
+    def _inner_widths(self) -> tuple[int, ...]:
+        """Of the stem and each stage but the last, of a backbone that tells them."""
+        widths: tuple[int, ...] = getattr(self.backbone, "widths", ())
+        return widths[:-1] if hasattr(self.backbone, "pooled") else ()
 
     def forward(self, images: Tensor) -> Tensor:
         projection: Tensor = self.projector(self.backbone(images))
@@ -82,7 +89,7 @@ class Network(nn.Module):
             return self.projector.feature
         if layer == "projection":
             return self.projector.dim
-        if layer in INNER_LAYERS and isinstance(self.backbone, ResNet):
-            return self.backbone.widths[INNER_LAYERS.index(layer)]
+        if layer in INNER_LAYERS:
+            return self._inner_widths[INNER_LAYERS.index(layer)]
         width: int = self.backbone.dim  # type: ignore[assignment]
         return width

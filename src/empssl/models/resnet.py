@@ -1,7 +1,7 @@
 """Residual networks (He et al., 2016) whose state-dict keys are torchvision's."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions."""
 
     expansion = 1
+    norm_after: ClassVar = {"conv1": "bn1", "conv2": "bn2"}
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ class BasicBlock(nn.Module):
         out: Tensor = self.relu(self.bn2(self.conv2(x)).add_(shortcut))
         return out
 
-    def pieces(self) -> list[Segment]:
+    def segments(self) -> list[Segment]:
         """The block, cut at its norms."""
         convolve, norm = _shortcut_parts(self.downsample)
         return [
@@ -132,6 +133,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride, as torchvision has it) and 1x1 convolutions."""
 
     expansion = 4
+    norm_after: ClassVar = {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3"}
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -151,7 +153,7 @@ class Bottleneck(nn.Module):
         out: Tensor = self.relu(self.bn3(self.conv3(x)).add_(shortcut))
         return out
 
-    def pieces(self) -> list[Segment]:
+    def segments(self) -> list[Segment]:
         """The block, cut at its norms."""
         convolve, norm = _shortcut_parts(self.downsample)
         return [
@@ -197,6 +199,8 @@ class ResNet(nn.Module):
     Raises:
         ValueError: an unknown stem.
     """
+
+    norm_after: ClassVar = {"conv1": "bn1"}
 
     def __init__(
         self,
@@ -247,7 +251,7 @@ class ResNet(nn.Module):
             means.append(x.mean((2, 3)))
         return means
 
-    def pieces(self) -> list[Segment]:
+    def segments(self) -> list[Segment]:
         """The network, cut at its norms: the same function of the whole batch."""
         chain = [
             Segment((None,), lambda x: (self.conv1(x),)),
@@ -255,7 +259,7 @@ class ResNet(nn.Module):
         ]
         for stage in range(self.stages):
             for block in getattr(self, f"layer{stage + 1}"):
-                chain += block.pieces()
+                chain += block.segments()
         return [*chain, Segment((None,), lambda x: (x.mean((2, 3)),))]
 
 

@@ -131,6 +131,6 @@ class Moments:
 
 
 def segments_of(backbone: nn.Module) -> list[Segment] | None:
-    """The pieces whose chain is the backbone; None for networks whose inside is not known."""
-    cut = getattr(backbone, "pieces", None)
-    return None if cut is None else cut()
+    """The segments whose chain is the backbone; None for networks whose inside is not known."""
+    cut = getattr(backbone, "segments", None)
+    return cut() if callable(cut) else None

@@ -2,9 +2,9 @@
 
 import inspect
 
-from empssl.config import Spec, Table, build
+from empssl.config import ObjectSpec, Spec, Table, build
 from empssl.objectives.barlow_twins import BarlowTwins
-from empssl.objectives.base import Objective
+from empssl.objectives.base import Loss, ModuleObjective, Objective
 from empssl.objectives.byol import BYOL
 from empssl.objectives.emp import EMP
 from empssl.objectives.frossl import FroSSL
@@ -40,7 +40,11 @@ OBJECTIVES: Table = {
     "wmse": WMSE,
 }
 
-__all__ = ["OBJECTIVES", "build_objective"]
+__all__ = [
+    "BYOL", "EMP", "MMCR", "OBJECTIVES", "SSLEY", "TCR", "VNE", "WMSE", "BarlowTwins", "FroSSL",
+    "Loss", "ModuleObjective", "Objective", "ReSSL", "SimCLR", "SimSiam", "SpectralContrastive",
+    "SupCon", "SwAV", "VICReg", "build_objective",
+]  # fmt: skip
 
 
 def build_objective(spec: Spec, *, dim: int) -> Objective:
@@ -48,6 +52,8 @@ def build_objective(spec: Spec, *, dim: int) -> Objective:
 
     What it draws at random is drawn from torch's global generator.
     """
+    if isinstance(spec, ObjectSpec):
+        return spec.made if isinstance(spec.made, Objective) else ModuleObjective(spec.made)
     entry = OBJECTIVES.get(str(spec.get("name")))
     wants = entry is not None and "dim" in inspect.signature(entry).parameters
     made: Objective = build(OBJECTIVES, spec, **({"dim": dim} if wants else {}))

@@ -448,6 +448,9 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
+_Plain.add_multi_representer(dict, yaml.SafeDumper.represent_dict)  # specs of objects among them
+
+
 def _is_debris(entry: Path) -> bool:
     return entry.name == LOCK or (entry.name.startswith(".") and PARTIAL in entry.name)
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from empssl.config import Spec
-from empssl.errors import UsageError
+from empssl.errors import EmpsslError, UsageError
 from empssl.objectives.base import Objective
 from empssl.optim import build_optimizers
 
@@ -80,7 +80,7 @@ def step_flops(
     trained, aimed = views[objective.weak_views :], views[: objective.target_views]
     try:
         each, dim = _training(network, side)
-    except (AssertionError, RuntimeError, ValueError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"this backbone cannot take views of {side} pixels ({first}); choose the side that it "
@@ -111,10 +111,13 @@ def training_flops(network: nn.Module, side: int) -> float:
 
 def projecting_flops(network: nn.Module, side: int) -> float:
     """FLOP of the network's forward pass alone, per view of `side` pixels."""
-    twin, views = _on_paper(network, side)
-    with torch.no_grad(), counter() as counted:
-        twin(views)
-    return float(counted.get_total_flops()) / 2
+
+    def forward(device: str) -> None:
+        twin, views = _twin(network, side, device)
+        with torch.no_grad():
+            twin(views)
+
+    return _count(forward) / 2
 
 
 def objective_flops(
@@ -129,27 +132,46 @@ def objective_flops(
         dim: coordinates of a projection.
         targets: views that it is given targets of, if it asks for some.
     """
-    twin = copy.deepcopy(objective).to("meta")
-    projections = torch.empty(views, batch, dim, device="meta", requires_grad=True)
-    given: dict[str, Tensor] = {}
-    if objective.target is not None:
-        given["targets"] = torch.empty(targets, batch, dim, device="meta")
-    if objective.needs_labels:
-        given["labels"] = torch.empty(batch, dtype=torch.long, device="meta")
-    with counter() as counted:
+
+    def step(device: str) -> None:
+        twin = copy.deepcopy(objective).to(device)
+        projections = torch.randn(views, batch, dim, device=device, requires_grad=True)
+        given: dict[str, Tensor] = {}
+        if objective.target is not None:
+            given["targets"] = torch.randn(targets, batch, dim, device=device)
+        if objective.needs_labels:
+            given["labels"] = torch.zeros(batch, dtype=torch.long, device=device)
         twin(projections, **given).total.backward()
-    return float(counted.get_total_flops())
+
+    return _count(step)
 
 
 def optimizer_flops(trained: nn.Module, spec: Spec) -> float:
     """FLOP of one update of all parameters."""
-    twin = copy.deepcopy(trained).to("meta")
-    for weight in twin.parameters():
-        weight.grad = torch.empty_like(weight) if weight.requires_grad else None
-    optimizers = build_optimizers(twin, spec)
-    with counter() as counted:
-        for optimizer in optimizers:
+
+    def update(device: str) -> None:
+        twin = copy.deepcopy(trained).to(device)
+        for weight in twin.parameters():
+            weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+        for optimizer in build_optimizers(twin, spec):
             optimizer.step()
+
+    return _count(update)
+
+
+def _count(work: Callable[[str], None]) -> float:
+    """FLOP of work on a device, which is `meta`, where nothing is computed.
+
+    What others have written may need numbers, or make tensors on the CPU: then it is done there.
+    """
+    try:
+        with counter() as counted:
+            work("meta")
+    except EmpsslError:
+        raise
+    except Exception:
+        with torch.random.fork_rng(devices=[]), counter() as counted:
+            work("cpu")
     return float(counted.get_total_flops())
 
 
@@ -194,14 +216,19 @@ FACTORIZATIONS: dict[Any, Callable[..., float]] = {
 
 def _training(network: nn.Module, side: int) -> tuple[float, int]:
     """FLOP of forward and backward per view, and the coordinates of a projection."""
-    twin, views = _on_paper(network, side)
-    with counter() as counted:
+    dim = 0
+
+    def forward_and_backward(device: str) -> None:
+        nonlocal dim
+        twin, views = _twin(network, side, device)
         projections = twin(views)
         projections.sum().backward()
-    return float(counted.get_total_flops()) / 2, projections.shape[-1]
+        dim = projections.shape[-1]
+
+    return _count(forward_and_backward) / 2, dim
 
 
-def _on_paper(network: nn.Module, side: int) -> tuple[nn.Module, Tensor]:
-    """The network without its weights, and two views without pixels."""
-    twin = copy.deepcopy(network).to("meta").train()
-    return twin, torch.empty(2, 3, side, side, device="meta")
+def _twin(network: nn.Module, side: int, device: str) -> tuple[nn.Module, Tensor]:
+    """A copy of the network, and two views; on `meta` without weights and pixels."""
+    twin = copy.deepcopy(network).to(device).train()
+    return twin, torch.zeros(2, 3, side, side, device=device)

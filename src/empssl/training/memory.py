@@ -200,7 +200,7 @@ def _kept_per_carried(
 
 def _size(tensors: Sequence[Tensor]) -> float:
     """Bytes a patch."""
-    return sum(x.numel() * x.element_size() / len(x) for x in tensors)
+    return sum((x.numel() * x.element_size() / len(x) for x in tensors), 0.0)
 
 
 def _head_size(network: Network) -> float:

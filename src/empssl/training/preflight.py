@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from empssl.config import is_object
 from empssl.errors import CheckpointError
 from empssl.runs.files import free_disk
 from empssl.runs.run import KEPT_CHECKPOINTS
@@ -23,7 +24,8 @@ def checkpoint_bytes(modules: Iterable[nn.Module], optimizer: dict[str, Any]) ->
         modules: what it holds.
         optimizer: its spec.
     """
-    kept = 2 if optimizer["name"] == "adamw" else 1
+    # Of an object nothing is known; Adam and what came after it keep two.
+    kept = 2 if optimizer["name"] == "adamw" or is_object(optimizer) else 1
     return sum(
         sum(x.nbytes for x in module.state_dict().values())
         + kept * sum(p.nbytes for p in module.parameters() if p.requires_grad)

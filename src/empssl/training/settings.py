@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from empssl.config import build
+from empssl import plugins
+from empssl.config import ObjectSpec, Spec, build, is_object, object_missing
 from empssl.data import Decoding
 from empssl.data.objects import GivenImages
 from empssl.data.run_images import check_same_kind
@@ -22,11 +23,17 @@ from empssl.optim import SCHEDULES, build_optimizers
 from empssl.progress import status
 from empssl.runs.run import Run
 from empssl.training.budget import parse_duration
-from empssl.training.recipes import completed, resolve
+from empssl.training.recipes import completed, resolve, spec_tables
 from empssl.types import MOST_BATCH, MOST_PATCHES, MOST_SIDE
 from empssl.views import POLICIES
 
 MOST_EPOCHS = 1e9  # so that steps can be counted
+# What a program may give itself, and what it must be then.
+OBJECTS = {
+    "backbone": "an nn.Module from (image, 3, side, side) to embeddings",
+    "objective": "an Objective, or an nn.Module from projections (view, batch, dim) to a loss",
+    "optimizer": "a callable from parameters to a torch.optim.Optimizer",
+}
 SAME_GRADIENTS = {"auto", "whole", "exact"}  # ways of memory between which a run may change
 
 
@@ -56,6 +63,7 @@ def resolve_settings(
     Raises:
         UsageError: settings that cannot be carried out, or that a resumed run does not have.
     """
+    given = with_objects(given)
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten; leave out one of the two")
     if resume:
@@ -70,6 +78,41 @@ def resolve_settings(
     with status("checking the settings"):
         build_on_meta(settings)
     return settings, decoding
+
+
+def with_objects(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings in which each object of a program is a spec.
+
+    Raises:
+        UsageError: one is not what its setting takes.
+    """
+    found = dict(given)
+    for setting, expected in OBJECTS.items():
+        made = given.get(setting)
+        if made is None or isinstance(made, str | dict):
+            continue
+        fits = callable(made) if setting == "optimizer" else isinstance(made, nn.Module)
+        if not fits:
+            hint = ""
+            if isinstance(made, type) and issubclass(made, nn.Module):
+                hint = f"; make one, as by {made.__qualname__}()"
+            elif isinstance(made, torch.optim.Optimizer):
+                kind = type(made).__qualname__
+                hint = f"; give the class, or a functools.partial({kind}, lr=...) of it"
+            text = " ".join(repr(made).split())[:100]
+            raise UsageError(
+                f"{setting} is {text}, expected a name, a mapping with a name, or {expected}{hint}"
+            )
+        found[setting] = ObjectSpec(made)
+    return found
+
+
+def plugins_of(settings: dict[str, Any]) -> tuple[str, ...]:
+    """Modules of a user's own that settings need: given as `--plugin`, or where names come from."""
+    tables = spec_tables()
+    names = {key: str(settings[key].get("name")) for key in tables}
+    used = [tables[key][name] for key, name in names.items() if name in tables[key]]
+    return tuple(dict.fromkeys([*plugins.loaded, *plugins.origins(used)]))
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -143,6 +186,9 @@ def resumed_settings(
     config = run.config
     try:
         check_same_kind(run, data)
+        for setting in OBJECTS:
+            if is_object(config[setting]):
+                config[setting] = given_again(run, setting, config[setting], given.get(setting))
         made = completed(config)
         asked = resolve(recipe or config["recipe"], {**_as_given(made), **_without_none(given)})
         asked |= {"data": config["data"]}  # where images are is no setting, which they are is
@@ -160,6 +206,20 @@ def resumed_settings(
             "these options out, or start a new run with another --out"
         )
     return config
+
+
+def given_again(run: Run, setting: str, recorded: Spec, given: Any) -> Spec:
+    """The spec of an object that a run began with, with the object that was given anew.
+
+    Raises:
+        UsageError: it was not, or is another.
+    """
+    if given == recorded and isinstance(given, ObjectSpec):
+        return given
+    error = object_missing(str(run.path), setting, recorded)
+    if not isinstance(given, ObjectSpec):
+        raise error
+    raise UsageError(f"{error}; the one given is recorded as {dict(given)}, and not as the run's")
 
 
 def _as_given(config: dict[str, Any]) -> dict[str, Any]:

@@ -46,9 +46,12 @@ def build_trainer(
         UsageError: settings that cannot be carried out.
     """
     policy = build(POLICIES, settings["views"])
+    side = policy.view_side(images.side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
-        network = build_network(settings["backbone"], settings["projector"], settings["whitened"])
+        network = build_network(
+            settings["backbone"], settings["projector"], settings["whitened"], side=side
+        )
         objective = build_objective(settings["objective"], dim=network.projector.dim)
     _check_objective(objective, settings, images)
     if network.whitened is not None and images.side <= network.whitened.patch:
@@ -56,7 +59,6 @@ def build_trainer(
             f"images have {images.side} pixels a side, and whitened patches need "
             f"{network.whitened.patch + 1}; choose a larger --image-side, or --whitened 0"
         )
-    side = policy.view_side(images.side)
     flops = flops_per_view(
         network, objective, settings["patches"], side, settings["batch"], settings["optimizer"]
     )

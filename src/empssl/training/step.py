@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from empssl.device import Fabric
 from empssl.distributed.collectives import gather, gather_labels
 from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
-from empssl.errors import DivergenceError, EmpsslError
+from empssl.errors import DivergenceError, EmpsslError, UsageError
 from empssl.metrics.projections import at_least_single, projection_metrics, spectrum
 from empssl.models.ema import EMANetwork
 from empssl.objectives.base import Loss, Objective
@@ -19,6 +19,12 @@ from empssl.training.gradients import average_gradients, project
 from empssl.training.memory import WHOLE, MemoryPlan
 from empssl.training.sharding import gather_projections
 from empssl.types import BatchLabels, Projections, Targets, Views
+
+# What a line of metrics.jsonl has besides the terms of the loss and the measures of projections.
+ENTRY = frozenset({
+    "step", "epoch", "loss", "gradient_norm", "lr", "spectrum", "clip_fraction", "finite",
+    "patches", "pflop", "seconds", "patches_per_second",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,9 @@ class StepResult:
             views: of all images in a step.
             flops_per_view: of the whole step.
             clipped: share of the layers whose rate LARS clipped, where it does.
+
+        Raises:
+            UsageError: a term of the objective has the name of one of these numbers.
         """
         patches = (step + 1) * views
         entry: dict[str, Any] = {
@@ -65,6 +74,11 @@ class StepResult:
             "epoch": (step + 1) / steps_per_epoch,
             "loss": self.loss.total,
         }
+        if taken := self.loss.terms.keys() & (self.gauge.keys() | ENTRY):
+            raise UsageError(
+                f"the objective has a term '{min(taken)}', and a step is recorded with a number of "
+                "that name already; call the term something else"
+            )
         entry |= self.loss.terms | self.gauge
         entry |= {"gradient_norm": self.gradient_norm, "lr": lr}
         if self.spectrum is not None:

@@ -2,10 +2,14 @@
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
 
 from empssl.config import Spec, names_in_docstring
 from empssl.data import DATASETS, Decoding, ImagesLike, in_memory, open_images
@@ -30,17 +34,22 @@ from empssl.distributed.processes import Call, alone_again
 from empssl.distributed.signals import stop_requests
 from empssl.distributed.watchdog import watchdog
 from empssl.metrics.verdict import verdict
+from empssl.models import BACKBONES
+from empssl.objectives import OBJECTIVES
+from empssl.optim import OPTIMIZERS
 from empssl.progress import progress, say, status
 from empssl.runs.run import Run
 from empssl.training.budget import parse_duration
 from empssl.training.memory import Memory
-from empssl.training.settings import resolve_settings, restarted_by_torchrun
+from empssl.training.settings import plugins_of, resolve_settings, restarted_by_torchrun
 from empssl.training.setup import build_trainer, check_room, compile_step
 from empssl.training.sharding import Shard
 from empssl.training.summary import closing_lines
 
 
-@names_in_docstring(datasets=DATASETS)
+@names_in_docstring(
+    datasets=DATASETS, backbones=BACKBONES, objectives=OBJECTIVES, optimizers=OPTIMIZERS
+)
 @alone_again()
 def train(
     data: ImagesLike,
@@ -55,11 +64,11 @@ def train(
     range: RangeWords = (),  # noqa: A002 (what it is)
     max_pixels: int = MAX_PIXELS,
     views: Spec | str | None = None,
-    backbone: Spec | str | None = None,
+    backbone: Spec | str | nn.Module | None = None,
     projector: Spec | str | None = None,
     whitened: int | None = None,
-    objective: Spec | str | None = None,
-    optimizer: Spec | str | None = None,
+    objective: Spec | str | nn.Module | None = None,
+    optimizer: Spec | str | Callable[..., Optimizer] | None = None,
     schedule: Spec | str | None = None,
     split: Literal["auto", "train", "test", "all"] = "auto",
     seed: int = 0,
@@ -105,14 +114,18 @@ def train(
         max_pixels: an image with more is not decoded, and counted as bad.
         views: patches, of fixed size, or crops, of random size and shape; and how they are
             augmented.
-        backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
+        backbone: one of {backbones}, and its options; or, from Python,
+            a module from images to embeddings or maps, which is trained itself, from its weights.
         projector: paper or official, and its options.
         whitened: features of whitened patches that stand beside the network's in the joint
             embedding; 0 for none. They are measured on the images, not learned.
-        objective: what training minimises: emp; barlow_twins, byol, frossl, mmcr, ressl, simclr,
-            simsiam, spectral_contrastive, ssl_ey, swav, tcr, vicreg, vne or wmse; or supcon, which
-            learns from labels; and its options.
-        optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
+        objective: what training minimises:
+            {objectives};
+            supcon learns from labels; and its options; or, from Python, an Objective or a module
+            from projections (view, batch, dim) to a loss, which is used itself.
+        optimizer: one of {optimizers}, and its options; or, from Python, a
+            function from parameters to an optimizer, whose rate is the peak that the schedule
+            scales.
         schedule: cosine or linear, and its options.
         split: train leaves out what `evaluate` tests on: the test images of a known data set or of
             a folder that has some, else a fifth of a folder with classes; all leaves out nothing.
@@ -178,6 +191,7 @@ def train(
         "data_dir": data_dir and str(data_dir), "download": download, "device": device,
         "devices": devices, "num_nodes": num_nodes, "compile": compile, "patience": patience,
     }  # fmt: skip
+    call = replace(call, modules=plugins_of(settings))
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
                     precision=settings["precision"], call=call)  # fmt: skip
     with watchdog(fabric, limit) as heartbeat, ExitStack() as held:
@@ -189,6 +203,7 @@ def train(
             download=download,
         )  # fmt: skip
         trainer = build_trainer(settings, fabric, images, began)
+        trainer.plugins = call.modules
         trainer.images_at = place(data, data_dir)
         trainer.division = Run(out).division if resume else "stable"
         compile_step(trainer, resolve_compile(compile, fabric))

@@ -94,6 +94,7 @@ class Trainer:
     plan: dict[str, Any] = field(default_factory=dict)
     division: Division = "stable"  # how data without splits of their own are divided
     images_at: dict[str, str | None] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()  # modules of a user's own that it needs
     budget: Budget | None = None  # where steps follow from time
     compiled: str = "none"
     step: int = 0
@@ -148,12 +149,16 @@ class Trainer:
         self.trained.begin(anew=True)
         if self.fabric.is_global_zero:
             self.run.plan = self.plan
-            self.run.environment = environment(self.fabric, self.settings["precision"]) | {
-                "compiled": self.compiled,
-                "memory": self.memory.mode,
-                "startup_seconds": time.monotonic() - self.began,
-                "launch": torchrun_launch(),
-            }
+            self.run.environment = (
+                environment(self.fabric, self.settings["precision"])
+                | {
+                    "compiled": self.compiled,
+                    "memory": self.memory.mode,
+                    "startup_seconds": time.monotonic() - self.began,
+                    "launch": torchrun_launch(),
+                }
+                | ({"plugins": list(self.plugins)} if self.plugins else {})
+            )
         views = self.settings["patches"] * self.settings["batch"]
         self.say(
             f"{len(self.sampler.usable):,} of {len(self.images):,} images can be used "

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -212,7 +212,7 @@ class Strength:
         return {"strength": self.value, "held_out": held_out}
 
 
-ProbeProtocol = Literal["sgd", "lbfgs", "ridge", "knn"]
+ProbeProtocol = str  # sgd, lbfgs, ridge or knn, or that of a probe of your own
 
 
 @dataclass(frozen=True)

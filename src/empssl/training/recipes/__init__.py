@@ -37,7 +37,7 @@ GIVEN = {
     "schedule": ("steps",),
 }  # fmt: skip
 
-__all__ = ["DEFAULT", "NAMES", "completed", "load", "resolve"]
+__all__ = ["DEFAULT", "NAMES", "completed", "load", "resolve", "spec_tables"]
 
 
 def load(name: str, objective: str | None = None) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def load(name: str, objective: str | None = None) -> dict[str, Any]:
     if objective is not None:
         settings["objective"] = merge(settings["objective"], objective)
         for key, changes in FORMS.get(name, {}).get(objective, {}).items():
-            settings[key] = merge(settings[key], changes) if key in _tables() else changes
+            settings[key] = merge(settings[key], changes) if key in spec_tables() else changes
     return settings
 
 
@@ -73,11 +73,11 @@ def resolve(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
     name = recipe or DEFAULT
     objective = merge(load(name)["objective"], given.get("objective"))["name"]
     settings = load(name, objective)
-    for key, table in _tables().items():
+    for key, table in spec_tables().items():
         spec = merge(settings[key], given.get(key))
         settings[key] = complete(table, spec, given=GIVEN.get(key, ()))
     for key, value in given.items():
-        if value is not None and key not in _tables():
+        if value is not None and key not in spec_tables():
             settings[key] = value
     if given.get("epochs") is not None and given.get("budget") is None:
         settings["budget"] = None
@@ -96,12 +96,13 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
     """
     specs = {
         key: complete(table, settings[key], given=GIVEN.get(key, ()))
-        for key, table in _tables().items()
+        for key, table in spec_tables().items()
     }
     return settings | specs
 
 
-def _tables() -> dict[str, Table]:
+def spec_tables() -> dict[str, Table]:
+    """The table of each setting that is a spec."""
     from empssl.models import BACKBONES, PROJECTORS
     from empssl.objectives import OBJECTIVES
     from empssl.optim import OPTIMIZERS, SCHEDULES
