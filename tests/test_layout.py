@@ -131,6 +131,8 @@ def test_no_module_needs_what_only_unix_has() -> None:
     assert done.stdout == (
         "run cannot be locked: this system has no flock; use Linux, macOS or WSL\n"
     ), done.stderr
+
+
 @pytest.mark.parametrize(
     ("package", "expected"),
     [

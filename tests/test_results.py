@@ -1,6 +1,7 @@
 """The numbers in README.md and on the page of the paper are those of docs/results."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -64,7 +65,11 @@ def test_the_page_on_reliability_shows_the_committed_attacks() -> None:
     assert record["value"] == sum(kind["survived"] for kind in kinds)
     assert record["tried"] == sum(kind["tried"] for kind in kinds) >= 250
     assert len(record["kinds"]) == 11
-    assert f"{record['value']:.0f} of {record['tried']} trials" in " ".join(page)
+    said = (
+        f"{record['value']:.0f} of {record['tried']} trials were survived (seed {record['seed']}, "
+    )
+    assert f"{said}commit {record['commit']}, " in " ".join(page)
+    assert all(place not in json.dumps(record) for place in ("/root", "/home", "/dev/shm", "/tmp"))
 
 
 def test_the_page_on_fidelity_shows_the_committed_worths() -> None:

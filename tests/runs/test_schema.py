@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -202,6 +203,27 @@ def bomb(levels: int) -> str:
 def test_references_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is a reference"):
         plain_yaml(text)
+
+
+@pytest.mark.parametrize("opened", ["[", "{a: ", "- ", "? "])
+def test_what_is_nested_too_deep_is_refused_before_it_is_read(
+    opened: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(text: str, **options: Any) -> Iterator[yaml.Event]:
+        for number, event in enumerate(every(text, **options)):
+            assert number < 1_000
+            yield event
+
+    every = yaml.parse
+    monkeypatch.setattr(yaml, "parse", parse)
+    with pytest.raises(ValueError, match="nested 51 deep, at most 50 are read"):
+        plain_yaml(opened * 50_000)
+    assert plain_yaml("[" * 50 + "]" * 50) is not None
+
+
+def test_yaml_that_would_take_long_to_read_is_refused_by_its_length() -> None:
+    with pytest.raises(ValueError, match="262,145 bytes of YAML, at most 262,144 are read"):
+        plain_yaml("a: 1" + ":1" * 131_070 + " ")
 
 
 def test_no_configuration_that_is_written_has_references(tmp_path: Path) -> None:

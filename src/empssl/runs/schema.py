@@ -26,7 +26,8 @@ from typing import (
 from empssl.errors import CheckpointError, EmpsslError
 from empssl.runs.files import open_regular
 
-_MOST_YAML = 2**20  # bytes; PyYAML takes some ten seconds for as many
+_MOST_YAML = 2**18  # bytes; PyYAML takes some four seconds for as many
+_MOST_NESTED = 50  # PyYAML looks at all that are open with each sign that it reads
 _MOST_SHOWN = 60  # letters of a value in a message
 _KINDS: dict[Any, str] = {
     float: "a finite number", int: "a whole number", bool: "true or false", str: "text",
@@ -201,7 +202,7 @@ def plain_yaml(text: str | bytes) -> Any:
 
 
 def check_references(text: str | bytes) -> None:
-    """See that YAML, if it is any, is not too long and has no references.
+    """See that YAML, if it is any, is not too long or nested too deep and has no references.
 
     Raises:
         ValueError: it is, or has.
@@ -210,8 +211,16 @@ def check_references(text: str | bytes) -> None:
 
     if len(text) > _MOST_YAML:
         raise ValueError(f"{len(text):,} bytes of YAML, at most {_MOST_YAML:,} are read")
+    depth = 0
     with suppress(yaml.YAMLError):  # whoever parses it says what is wrong
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MOST_NESTED:
+                raise ValueError(
+                    f"its lists and mappings are nested {depth} deep, at most {_MOST_NESTED} are "
+                    "read"
+                )
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(
                     f"*{event.anchor} is a reference (alias); write out what it stands for"
