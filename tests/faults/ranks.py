@@ -85,10 +85,10 @@ def impatient_from(step: int) -> None:
 def differ(what: str) -> list[str]:
     """Make this process unlike the others; the words to add to its command."""
     from empssl.data.base import MemoryImages
-    from empssl.distributed import processes
+    from empssl.distributed import collectives
 
     if what == "code":
-        processes.code_digest = lambda: "another"
+        collectives.code_digest = lambda: "another"
     elif what == "data":
         MemoryImages.fingerprint = property(lambda self: "another", lambda self, value: None)
     return ["--seed", "1"] if what == "settings" else []

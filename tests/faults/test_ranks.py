@@ -36,7 +36,7 @@ CAUSES = {
     "hang": r"empssl: process {who} did not go on, no step for {patience} s: .*process {who} in "
     r"step 2 at faulty \(ranks.py:\d+\).*; continue with --resume",
     "skip": r"empssl: the processes wait for different things, no step for {patience} s: .*process "
-    r"{who} in step 2 at agree .*; continue with --resume",
+    r"{who} in step 2 at all_reduce_max .*; continue with --resume",
 }
 PLAN = "reading images|training: |empssl: 1,437 of|empssl: 10 classes in 1437 train images"
 DIFFERENCES = {

@@ -20,7 +20,7 @@ def test_a_healthy_run_is_called_so_with_its_collapse_metrics() -> None:
 
 
 def test_a_collapsed_run_is_called_so_with_what_to_do() -> None:
-    first = lines(1200, spread=0.05)[0]
+    first = lines(1200, embedding_std=0.05)[0]
     assert first.startswith("collapsed: the projections are nearly all alike: their embedding std")
     assert "lower the learning rate" in first
 

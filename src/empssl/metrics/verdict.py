@@ -74,7 +74,7 @@ def verdict(last: Mapping[str, Any], plan: Mapping[str, Any], batch: int) -> Ver
     elif not any(name in last for name in LOW):
         state = "not measured"
     measured = {words: last[name] for name, words in NAMES.items() if name in last}
-    return Verdict(state, looks, measured, steps, seen, images, passes, last["seconds"])
+    return Verdict(state, looks, measured, steps, seen, images, passes, last.get("seconds", 0.0))
 
 
 def percent(share: float) -> str:

@@ -275,16 +275,17 @@ def _record(
     reached: dict[str, Any] = {}
     if metrics:
         last = metrics[-1]
-        speed = statistics.median(entry["patches_per_second"] for entry in metrics)
-        reached = {
+        speeds = [line["patches_per_second"] for line in metrics if "patches_per_second" in line]
+        found = {
             "date of the last step": _last_step(run),
             "steps": last["step"] + 1,
-            "passes over the images": last["epoch"],
-            "patches_seen": last["patches"],
-            "pflop": last["pflop"],
-            "seconds of training": last["seconds"],
-            "patches_per_second": speed,
+            "passes over the images": last.get("epoch"),
+            "patches_seen": last.get("patches"),
+            "pflop": last.get("pflop"),
+            "seconds of training": last.get("seconds"),
+            "patches_per_second": statistics.median(speeds) if speeds else None,
         }
+        reached = {name: value for name, value in found.items() if value is not None}
     return [
         *entries("Training", reached, READABLE),
         *entries("Plan", shown, READABLE),

@@ -27,13 +27,13 @@ def signed(value: float) -> str:
 def grid(lines: Sequence[Sequence[str]]) -> str:
     """A table; the first line is its head."""
     rule = ["---"] * len(lines[0])
-    specs = [[spec.replace("|", "\\|") for spec in line] for line in (lines[0], rule, *lines[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in specs)
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (lines[0], rule, *lines[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 NOT_MEASURED = "not measured"
 LEGEND = (
-    "A run has the mean over seeds of the paired difference in points, first less second; its "
+    "A cell has the mean over seeds of the paired difference in points, first less second; its "
     f"{CONFIDENCE:.0%} interval by Student's t; in how many seeds the first is ahead; and what "
     "follows: ahead or behind where the interval leaves out 0, otherwise a tie. Fewer than "
     f"{SEEDS} seeds decide nothing. Each interval stands alone: none is widened for their number. "
@@ -64,7 +64,7 @@ def paragraphs(result: ClaimResult, name: Name) -> Iterator[str]:
         for pair in claim.pairs:
             found = [result.find(pair, Basis(equal, way.layer, way.crops)) for way in ways]
             if any(found):
-                lines.append([_pair(pair, name), _where(equal, found), *map(spec, found)])
+                lines.append([_pair(pair, name), _where(equal, found), *map(cell, found)])
     yield grid(lines) if len(lines) > 1 else ""
     yield " ".join(_missing(result, equal, name) for equal in claim.equal)
     if claim.alike is not None:
@@ -82,7 +82,7 @@ def status(result: ClaimResult, *bases: Basis) -> str:
     return f"{result.status(*bases)} (of {total}: {listed})"
 
 
-def spec(found: Pairwise | None) -> str:
+def cell(found: Pairwise | None) -> str:
     """One pair on one basis."""
     if found is None:
         return NOT_MEASURED
