@@ -265,5 +265,6 @@ def test_what_cannot_be_kept_is_said_first_and_shown(
     assert main(words[verb]) == 4
     said, error = capsys.readouterr()
     assert "head" in said
-    assert said.splitlines()[-1].startswith("not kept: ")
+    # The last lines: within 80 columns there may be several.
+    assert "not kept: " in "\n".join(said.splitlines()[-3:])
     assert "will be shown and not kept" in error.splitlines()[0]
