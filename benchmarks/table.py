@@ -1,4 +1,4 @@
-"""The tables of README.md and of docs/results/paper/README.md, from the JSON in docs/results.
+"""The tables of docs/results.md and other pages in docs, from the JSON in docs/results.
 
     python benchmarks/table.py
 
@@ -231,7 +231,7 @@ def paper_sentence() -> str:
 
 
 def sentences() -> list[str]:
-    """The sentences of README.md that hold numbers of docs/results."""
+    """The sentences of docs/results.md that hold numbers of docs/results."""
     return [paper_sentence(), rivals_sentence(), quality_sentence()]
 
 
