@@ -18,7 +18,7 @@ from empssl.views import Policy
 from empssl.views.crop import grid
 
 # Patches at once, on the CPU for each thread; a GPU needs more to be busy. With freed memory kept
-# (`engine.keep_freed_memory`) 256 to 2048 differ by 1 %; without it 2048 loses a quarter.
+# (`device.keep_freed_memory`) 256 to 2048 differ by 1 %; without it 2048 loses a quarter.
 PATCHES_A_THREAD = 256
 PATCHES_ON_GPU = 4096
 # Memory goes by pixels: patches of more than 64 x 64 are fewer at once.
