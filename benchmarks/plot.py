@@ -1,4 +1,4 @@
-"""The plot of README.md, accuracy against seconds, from docs/results/*.json.
+"""The plot of docs/results.md, accuracy against seconds, from docs/results/*.json.
 
 python benchmarks/plot.py
 """
