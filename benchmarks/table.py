@@ -1,4 +1,4 @@
-"""The tables of docs/results.md and other pages in docs, from the JSON in docs/results.
+"""The tables of docs/results.md and of docs/results/paper/README.md, from the JSON in docs/results.
 
     python benchmarks/table.py
 
@@ -13,6 +13,8 @@ from collections import defaultdict
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
+
+from empssl.runs.records import RENAMED
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 SPOKEN = {"30s": "30 seconds", "1m": "1 minute", "2m30s": "2.5 minutes", "5m": "5 minutes"}
@@ -189,7 +191,7 @@ def quality_table() -> list[str]:
             low, high = layer[name]["interval"]
             cells += [_two_digits(layer[name]["spearman"])]
             cells += [f"{_two_digits(low)} to {_two_digits(high)}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {RENAMED.get(name, name)} | {' | '.join(cells)} |")
     return lines
 
 

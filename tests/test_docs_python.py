@@ -23,7 +23,7 @@ def test_the_examples_of_the_python_page_run(tmp_path: Path) -> None:
 
 
 def test_the_command_of_the_python_page_lists_its_plugin(tmp_path: Path) -> None:
-    (plugin,) = re.findall(r"write\('''\n(.*?)^'''\)", PAGE.read_text(), flags=re.S | re.M)
+    (plugin,) = re.findall(r'write\("""\n(.*?)^"""\)', PAGE.read_text(), flags=re.S | re.M)
     (tmp_path / "my_module.py").write_text(plugin)
     words = "train digits --plugin my_module --objective mine --objective.weight 3 --print-config"
     made = subprocess.run(

@@ -141,7 +141,7 @@ def test_no_module_needs_what_only_unix_has() -> None:
         ("empssl.models", {"ResNet", "TimmBackbone", "Network", "BACKBONES", "build_network"}),
         ("empssl.views", {"Patches", "RandomCrops", "Policy", "POLICIES"}),
         ("empssl.metrics", {"rankme", "lidar", "uniformity", "alignment", "effective_rank"}),
-        ("empssl.evaluation.probes", {"PROBES", "Score", "lbfgs_probe", "knn_score", "rotation"}),
+        ("empssl.evaluation.probes", {"PROBES", "Score", "lbfgs_probe", "knn_score"}),
         ("empssl.data", {"DATASETS", "KnownDataset", "open_images"}),
         ("empssl.sklearn", {"EncoderTransformer"}),
     ],

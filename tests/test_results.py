@@ -1,4 +1,4 @@
-"""The numbers in docs/results.md and on the other pages are those of docs/results."""
+"""The numbers in docs/results.md and on the page of the paper are those of docs/results."""
 
 import importlib.util
 import json

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import UnionType
@@ -462,7 +462,7 @@ def _written(hint: Any) -> Any:
 def _is_written(hint: Any) -> bool:
     if get_origin(hint) in (list, tuple, Sequence):
         return all(map(_is_written, get_args(hint)))
-    return hint in (*METAVARS, bool, type(None)) or get_origin(hint) in (dict, Literal)
+    return hint in (*METAVARS, bool, type(None)) or get_origin(hint) in (dict, Mapping, Literal)
 
 
 def _is_spec(hint: Any) -> bool:

@@ -583,7 +583,7 @@ def written(result: ClaimResult) -> str:
 def test_a_difference_of_means_within_its_spread_over_seeds_is_a_tie() -> None:
     """Seed by seed +5, -4 and +5: the mean is +2, and the interval from -10.9 to 14.9."""
     found = compared(result := checked(ends(70.0, 60.0, 75.0), ends(65.0, 64.0, 70.0)))
-    assert (found.mean, found.won, found.status) == (2.0, 2, "tie")
+    assert (found.mean, found.won, found.outcome) == (2.0, 2, "tie")
     assert found.interval == pytest.approx((-10.908, 14.908), abs=1e-3)
     assert "| +2.0 [−10.9, +14.9], 2 of 3 seeds: tie |" in written(result)
     assert "At equal epochs, same layer and same crops of both: not decided" in written(result)
@@ -593,8 +593,8 @@ def test_a_small_difference_that_every_seed_has_is_one() -> None:
     """Accuracies of the seeds lie 20 points apart; a difference that is not paired is lost."""
     ours, theirs = ends(50.0, 60.0, 70.0), ends(49.0, 58.9, 68.8)
     found = compared(checked(ours, theirs))
-    assert (found.won, found.status) == (3, "ahead")
-    assert compared(checked(theirs, ours)).status == "behind"
+    assert (found.won, found.outcome) == (3, "ahead")
+    assert compared(checked(theirs, ours)).outcome == "behind"
 
 
 def test_differences_are_paired_by_seed_and_not_by_place() -> None:
@@ -606,11 +606,11 @@ def test_differences_are_paired_by_seed_and_not_by_place() -> None:
 
 def test_one_seed_decides_nothing() -> None:
     found = compared(result := checked(ends(70.0), ends(60.0)))
-    assert (found.interval, found.status) == (None, "undecided")
+    assert (found.interval, found.outcome) == (None, "undecided")
     assert "| +10.0: ahead in one seed, not decided |" in written(result)
     assert result.status(EPOCHS) == "not decided"
     two = compared(checked(ends(70.0, 71.0), ends(60.0, 61.0)))
-    assert two.status == "undecided"
+    assert two.outcome == "undecided"
 
 
 def test_the_interval_is_students() -> None:

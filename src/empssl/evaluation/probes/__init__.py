@@ -6,7 +6,6 @@ from empssl.evaluation.probes.base import Classifier, Labeled, Score, Standardiz
 from empssl.evaluation.probes.knn import knn_score, neighbors
 from empssl.evaluation.probes.linear import lbfgs_probe, sgd_probe
 from empssl.evaluation.probes.ridge import ridge_probe
-from empssl.evaluation.probes.rotation import rotation
 
 # Each takes embeddings and labels of train, then of test, and gives a score.
 PROBES: dict[str, Callable[..., Score]] = {
@@ -18,5 +17,5 @@ PROBES: dict[str, Callable[..., Score]] = {
 
 __all__ = [
     "PROBES", "Classifier", "Labeled", "Score", "Standardization", "Strength", "knn_score",
-    "lbfgs_probe", "neighbors", "ridge_probe", "rotation", "sgd_probe",
+    "lbfgs_probe", "neighbors", "ridge_probe", "sgd_probe",
 ]  # fmt: skip
