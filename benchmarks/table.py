@@ -1,8 +1,9 @@
-"""The tables of docs/results.md and of docs/results/paper/README.md, from the JSON in docs/results.
+"""Tables and sentences of the pages that hold measured numbers, from the JSON in docs/results.
 
     python benchmarks/table.py
 
-`tests/test_results.py` fails when these pages say anything else.
+The pages are docs/results.md, docs/reliability.md, docs/results/paper/README.md and README.md.
+`tests/test_results.py` fails when they say anything else.
 """
 
 import json
@@ -179,6 +180,65 @@ def rivals_sentence() -> str:
     )
 
 
+def gains_sentence() -> str:
+    """Where many patches gain most, and how far seeds lie apart."""
+    record = load("rivals-cifar10")
+    scores = {(row["label"], row["n"]): row["scores"]["ridge head"] for row in record["rows"]}
+    labels = sorted({label for label, _ in scores})
+    gains = {label: statistics.mean(paired(label, 8, 2)) for label in labels}
+    named = [
+        f"{gain:.1f} points in "
+        + " and ".join(f"`{x}`" for x in labels if _tenth(gains[x]) == gain)
+        for gain in sorted({_tenth(gain) for gain in gains.values()}, reverse=True)[:3]
+    ]
+    widths = {key: score["high"] - score["low"] for key, score in scores.items()}
+    widest = max(widths, key=lambda key: widths[key])
+    low, *_, high = sorted(width for key, width in widths.items() if key != widest)
+    later = [x for x in labels if scores[x, 20]["mean"] > scores[x, 8]["mean"]]
+    ahead = scores["simclr", 8]["mean"] - scores["emp", 8]["mean"]
+    return (
+        f"The gain of eight over two is largest with {named[0]}, {named[1]} and {named[2]}; ranges "
+        f"over seeds are {low:.1f} to {high:.1f} points wide, {widths[widest]:.1f} for "
+        f"`{widest[0]}` with {widest[1]}. Twenty beat eight in none but "
+        f"{' and '.join(f'`{x}`' for x in later)}. With eight patches `simclr` is {ahead:.1f} "
+        "points ahead of `emp`"
+    )
+
+
+def _tenth(value: float) -> float:
+    return round(value, 1)
+
+
+def joint_sentence() -> str:
+    """What a network adds to whitened patches in ten minutes, in the layer that has both."""
+    record = load("cifar10-laptop-10m")
+    gains = []
+    for probe in ("linear", "knn"):
+        own = statistics.mean(_values(record["results"], f"{probe} joint grid3"))
+        [white] = _values(record["baselines"], f"{probe} none whole")
+        gains.append(own - white)
+    *first, last = sorted(run["seconds"] for run in record["training"])
+    return (
+        f"in ten minutes a small network adds {gains[0]:.1f} points to what whitened patches know, "
+        f"and {gains[1]:.1f} in k-NN. The budgets of ten minutes ended after "
+        f"{', '.join(f'{seconds:.0f}' for seconds in first)} and {last:.0f} seconds"
+    )
+
+
+def level_sentence() -> str:
+    """The best that was trained for the comparison by one protocol, beside whitened patches."""
+    record = json.loads((RESULTS / "paper" / "same-protocol.json").read_text())
+    done = [number["ours"] for number in record["numbers"] if number["ours"]["state"] == "done"]
+    best = max(done, key=lambda ours: ours["mean"])
+    [white] = {
+        row["whitened_patches"] for row in record["untrained"] if row["probe"] == best["probe"]
+    }
+    return (
+        "And the best of it is level with whitened patches, which need no network: "
+        f"{_with_range(best['values'])} beside {white:.1f}."
+    )
+
+
 def quality_table() -> list[str]:
     """How measures without labels rank runs beside a probe with labels, best first."""
     backbone, head = (load("quality")["correlations"][layer] for layer in ("backbone", "head"))
@@ -234,7 +294,38 @@ def paper_sentence() -> str:
 
 def sentences() -> list[str]:
     """The sentences of docs/results.md that hold numbers of docs/results."""
-    return [paper_sentence(), rivals_sentence(), quality_sentence()]
+    return [
+        paper_sentence(), level_sentence(), joint_sentence(), rivals_sentence(), gains_sentence(),
+        quality_sentence(),
+    ]  # fmt: skip
+
+
+def readme_sentences() -> list[str]:
+    """The sentences of README.md that hold numbers: accuracy, the demo's time, speed."""
+    record, demo, step = load("cifar10-laptop-10m"), load("demo"), load("step-laptop")
+    [slow] = load("race-slow")["points"]
+    ours = load("race-empssl")["points"] + budget_points("cifar10-laptop-10m")
+    time = _speed_up(slow["wall_seconds"], *first_time(ours, "head", slow["head"]))
+    head, joint = (
+        _with_range(_values(record["results"], f"linear {layer} grid3"))
+        for layer in ("head", "joint")
+    )
+    random_head, random_joint = (
+        _with_range(_values(_untrained(record), f"linear {layer} grid3"))
+        for layer in ("head", "joint")
+    )
+    white = _with_range(_values(record["baselines"], "linear none whole"))
+    seconds = _with_range(demo["seconds_train_evaluate_report"])
+    return [
+        "On CIFAR-10, ten minutes of the default recipe on two CPU cores give, by a linear probe "
+        f"and over {record['n']} seeds, {head} % at the head of the network, where random weights "
+        f"give {random_head}, and {joint} with whitened patches of the image beside it, where "
+        f"random weights give {random_joint} and whitened patches alone {white}.",
+        f"training, scores and report of the demo take {seconds} s.",
+        f"What the slow pipeline reaches in {SPOKEN[slow['budget']]} by the head of the same "
+        f"network takes {time.replace(', ', ' here, ')}; forward and backward of the network "
+        f"alone are {step['bare_over_whole']:.2f} of a step.",
+    ]
 
 
 def signed(value: float) -> str:
@@ -367,4 +458,4 @@ if __name__ == "__main__":
         cifar_table(), race_table(), rivals_table(), quality_table(), other_table(), attack_table(),
         claims_table(),
     )  # fmt: skip
-    print("\n\n".join("\n".join(lines) for lines in (*made, sentences())))
+    print("\n\n".join("\n".join(lines) for lines in (*made, sentences(), readme_sentences())))

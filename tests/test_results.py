@@ -1,7 +1,8 @@
-"""The numbers in docs/results.md and on the page of the paper are those of docs/results."""
+"""The numbers in README.md, docs/results.md and other pages are those of docs/results."""
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +37,33 @@ def test_the_page_of_results_says_what_the_committed_ones_say() -> None:
     page = " ".join((ROOT / "docs" / "results.md").read_text().split())
     for sentence in table().sentences():
         assert sentence in page
+
+
+def test_the_readme_says_what_the_committed_results_say() -> None:
+    page = " ".join((ROOT / "README.md").read_text().split())
+    for sentence in table().readme_sentences():
+        assert sentence in page
+
+
+def test_the_output_in_the_readme_has_the_scores_of_the_measured_demo() -> None:
+    demo = table().load("demo")
+    baselines = ("random-0", "whitened-patches")
+    scores = {
+        (row["model"] if row["model"] in baselines else "runs/demo", row["probe"], row["layer"]):
+        row["accuracy"] for row in demo["results"] + demo["baselines"] if row["train_seed"] == 0
+    }  # fmt: skip
+    best = {
+        probe: max(score for (model, other, _), score in scores.items()
+                   if model in baselines and other == probe)
+        for probe in ("linear", "knn")
+    }  # fmt: skip
+    [block] = re.findall(r"^```text\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    lines = [line.split() for line in block.splitlines() if "%" in line]
+    assert len(lines) >= 3
+    for model, probe, layer, _, accuracy, *gain in lines:
+        score = scores[model, probe, layer]
+        assert accuracy == f"{score:.2f}%"
+        assert gain == ([f"{score - best[probe]:+.2f}"] if model == "runs/demo" else [])
 
 
 def test_the_page_of_the_paper_shows_what_became_of_its_claims() -> None:
