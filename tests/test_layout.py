@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -69,6 +70,13 @@ def test_every_room_has_a_floor() -> None:
     assert (
         len([path for path in ROOT.iterdir() if (path / "__init__.py").exists()]) <= MOST_PACKAGES
     )
+
+
+def test_contributing_has_the_floor_of_every_room() -> None:
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| .+ \|$", page, flags=re.M)
+    assert {room: int(floor) - 1 for floor, room in rows} == FLOOR
+    assert [int(floor) for floor, _ in rows] == sorted((int(f) for f, _ in rows), reverse=True)
 
 
 def test_imports_run_downhill() -> None:
