@@ -1,4 +1,4 @@
-"""Every objective with 2, 8 and 20 patches on the same ground: CIFAR-10, as many patches for each.
+"""Every objective with 2, 8 and 20 patches by one protocol: CIFAR-10, as many patches for each.
 
     python benchmarks/rivals.py --data-dir data --out runs/rivals [--seeds 0 1 2] [--write]
 

@@ -1,4 +1,4 @@
-"""The slow pipeline computes what the engine computes."""
+"""The slow pipeline computes what training computes."""
 
 import pytest
 import torch

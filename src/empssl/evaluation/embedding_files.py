@@ -1,4 +1,4 @@
-"""Embeddings as a file: Parquet, CSV or NumPy, by the ending of its name.
+"""Embeddings as a file: Parquet, CSV or NumPy, by the suffix of its name.
 
 Each is written from the same shards, a shard at a time, in the order of their rows.
 """

@@ -1,4 +1,4 @@
-"""The momentum target: a slow copy of the network, which the network learns to predict."""
+"""The EMA network: a slow copy of the network, whose projections the network learns to predict."""
 
 import copy
 from contextlib import AbstractContextManager

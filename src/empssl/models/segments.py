@@ -1,4 +1,4 @@
-"""A backbone as a chain of pieces, cut wherever statistics of the whole batch are needed."""
+"""A backbone as a chain of segments, cut wherever statistics of the whole batch are needed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What a training step costs, counted from the operations it runs.
 
 Counted are the products of matrices, convolutions and matrix factorizations of the whole step, a
-multiplication and an addition as 2: the network forward and backward, the momentum target's
+multiplication and an addition as 2: the network forward and backward, the EMA network's
 forward pass, the objective (its predictor, prototypes, queue and Gram matrices among it) forward
 and backward, and the optimizer. Left out are elementwise operations, drawing the views, the
 measures of collapse, and what a memory plan computes twice to save memory.

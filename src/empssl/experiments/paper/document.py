@@ -26,10 +26,10 @@ WITHIN = (
     "planned to end there is in the exhibit `schedules`."
 )
 BELOW = (
-    "Each row is one way to look: the same probe, learned from as many images, for random weights "
+    "Each row is one way to score: the same probe, learned from as many images, for random weights "
     "of the network at the same layer and from the same crops, for whitened patches of the whole "
-    "image, which have neither, and for the best of what was trained, at its end, that was looked "
-    "at in this way. Random weights are those of seed 0."
+    "image, which have neither, and for the best of what was trained, at its end, that was scored "
+    "in this way. Random weights are those of seed 0."
 )
 
 

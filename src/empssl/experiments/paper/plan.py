@@ -1,4 +1,4 @@
-"""A plan: which runs some exhibits need, each once, and how their networks are to be looked at."""
+"""A plan: which runs some exhibits need, each once, and how their networks are to be scored."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""A finding: one number of an exhibit, theirs and ours, as it stands on disk."""
+"""A reproduced number: one number of an exhibit, theirs and ours, as it stands on disk."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Growth: accuracy against a number, of labels for the probe or of patches of an image."""
+"""Accuracy curves: against a number of labels for the probe or of patches of an image."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

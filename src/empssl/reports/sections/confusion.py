@@ -1,4 +1,4 @@
-"""Classes: which are told apart, what they are taken for, and how sure the probe is of it."""
+"""Confusion: which classes are taken for which others, and how sure the probe is of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

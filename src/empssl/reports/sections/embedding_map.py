@@ -1,4 +1,4 @@
-"""A map: embeddings on a plane by PCA or t-SNE, as dots and as pictures."""
+"""The embedding map: embeddings on a plane by PCA or t-SNE, as dots and as pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Depth: accuracy layer by layer, from the network's input to its output."""
+"""Accuracy layer by layer, from the network's input to its output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

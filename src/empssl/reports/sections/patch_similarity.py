@@ -1,4 +1,4 @@
-"""Agreement: which patches of an image the network takes to be like the image as a whole."""
+"""Patch similarity: which patches of an image the network takes to be like the image as a whole."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

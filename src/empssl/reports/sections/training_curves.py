@@ -1,4 +1,4 @@
-"""Curves: what each step measured, as small charts side by side."""
+"""Training curves: what each step measured, as small charts side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Digits in under a minute: `make demo`."""
+"""Digits in under a minute; `make demo` takes `shapes`."""
 
 from typing import Any
 
