@@ -1,8 +1,8 @@
 """A spec is a name and keyword arguments, `{"name": "emp", "distortion": 0.2}`.
 
-A table in each package maps names to classes or functions. The signature of the entry is the schema:
-nothing else lists its options or repeats its defaults. What a program gives in place of a name,
-such as a module of its own, is an `ObjectSpec`.
+A table in each package maps names to classes or functions. The signature of the entry is the
+schema: nothing else lists its options or repeats its defaults. What a program gives in place of a
+name, such as a module of its own, is an `ObjectSpec`.
 """
 
 import inspect
