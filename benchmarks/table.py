@@ -319,7 +319,7 @@ def readme_sentences() -> list[str]:
     return [
         "On CIFAR-10, ten minutes of the default recipe on two CPU cores give, by a linear probe "
         f"and over {record['n']} seeds, {head} % at the head of the network, where random weights "
-        f"give {random_head}, and {joint} with whitened patches of the image beside it, where "
+        f"give {random_head}, and {joint} with backbone and whitened patches beside it, where "
         f"random weights give {random_joint} and whitened patches alone {white}.",
         f"training, scores and report of the demo take {seconds} s.",
         f"What the slow pipeline reaches in {SPOKEN[slow['budget']]} by the head of the same "
