@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -503,3 +504,16 @@ def test_public_names_are_those_of_the_documentation() -> None:
     }
     assert DATASETS["digits"].open(split="test", side=8).side == 8
     assert isinstance(images_from(PIXELS), ImageSet)
+
+
+def test_thumbnails_of_a_data_set_are_had_by_the_thread_that_reads_it() -> None:
+    """Its images may hang on what only that thread has, such as an open file."""
+    threads = set()
+
+    def item(index: int) -> np.ndarray:
+        threads.add(threading.get_ident())
+        return PIXELS[index]
+
+    images = images_from(Samples(item), side=16)
+    assert len([found for found in images.thumbnails(range(6), 16) if found is not None]) == 6
+    assert threads == {threading.get_ident()}

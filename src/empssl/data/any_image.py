@@ -88,16 +88,12 @@ def opened(image: Any, index: int) -> tuple[str, Source]:
     raise UsageError(f"image {index} is {_described(image)}; {EXPECTED}")
 
 
-def convert(source: Image.Image | np.ndarray, decoding: Decoding, index: int) -> Decoded:
-    """A PIL image or an array from `opened` as upright 8-bit RGB.
+def convert(source: np.ndarray, decoding: Decoding, index: int) -> Decoded:
+    """An array from `opened` as 8-bit RGB.
 
     Raises:
-        UndecodableError: the PIL image cannot be used.
         UsageError: nothing says which value of the array is white.
     """
-    if isinstance(source, Image.Image):
-        with reasoned():
-            return upright(source, decoding)
     try:
         return _from_array(source, decoding)
     except AmbiguousRangeError as error:

@@ -111,8 +111,7 @@ class EncodedImages(ImageSet):
         Returns:
             For each index a square no larger than its file has it; None where it cannot be read.
         """
-        with ThreadPoolExecutor(self._threads) as pool:
-            return list(pool.map(lambda index: self._thumbnail(index, side), indices))
+        return self._mapped(lambda index: self._thumbnail(index, side), indices)
 
     def _thumbnail(self, index: int, side: int) -> Tensor | None:
         try:

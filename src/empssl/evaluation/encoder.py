@@ -16,9 +16,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from empssl.config import ObjectSpec, build, is_object, object_missing
-from empssl.data.any_image import ImageLike, Source, convert, each_image, opened
+from empssl.data.any_image import ImageLike, Source, convert, decode_source, each_image, opened
 from empssl.data.base import BadSample
-from empssl.data.decode import UndecodableError, decode_with_values, decoding_threads, square
+from empssl.data.decode import UndecodableError, decoding_threads, square
 from empssl.data.value_range import DEFAULT_DECODING, Decoding, RangeWords, Values, range_warning
 from empssl.device import keep_freed_memory, outlines, resolve_device
 from empssl.errors import CheckpointError, DataError, UsageError, nearest
@@ -330,10 +330,10 @@ class Encoder:
 
     def _row(self, index: int, name: str, source: Source) -> Scaled | BadSample:
         try:
-            if isinstance(source, bytes | Path):
-                decoded = decode_with_values(source, self.decoding, shrink_to=self.image_side)
-            else:
+            if isinstance(source, np.ndarray):
                 decoded = convert(source, self.decoding, index)
+            else:
+                decoded = decode_source(source, self.decoding, shrink_to=self.image_side)
         except UndecodableError as error:
             return BadSample(index, name, error.reason, error.error)
         return Scaled(index, square(decoded.image, self.image_side), decoded.values)
