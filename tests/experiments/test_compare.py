@@ -7,7 +7,6 @@ import signal
 import statistics
 from collections.abc import Callable, Iterator
 from html import escape
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from bad_images import photo
+from pages import Elements
 from tiny import differences, few_digits, start, train_tiny
 
 import empssl
@@ -109,23 +109,6 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(trainer, "training_step", counted)
     return taken
-
-
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Do something right before a step, counted from the start of the process."""
-
-    def plant(step: int, action: Callable[[], None]) -> None:
-        original, taken = trainer.training_step, iter(range(10**6))
-
-        def planted(*arguments: Any, **options: Any) -> Any:
-            if next(taken) == step:
-                action()
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(trainer, "training_step", planted)
-
-    return plant
 
 
 def pull_plug() -> None:
@@ -824,18 +807,6 @@ def test_a_run_is_no_place_for_a_comparison(two_runs: list[Path]) -> None:
 
 
 # The page.
-
-
-class Elements(HTMLParser):
-    """Every element of a page with its attributes."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
 
 
 def test_the_page_needs_nothing_from_elsewhere(grid: tuple[Path, Comparison]) -> None:

@@ -308,23 +308,6 @@ def test_a_finished_reproduction_is_left_as_it_is(
     assert {path: path.read_text() for path in made.rglob("scores/*/*.json")} == before
 
 
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Do something right before a step, counted from the start of the process."""
-
-    def plant(step: int, action: Callable[[], None]) -> None:
-        original, taken = trainer.training_step, iter(range(10**6))
-
-        def planted(*arguments: Any, **options: Any) -> Any:
-            if next(taken) == step:
-                action()
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(trainer, "training_step", planted)
-
-    return plant
-
-
 def test_an_interrupted_reproduction_goes_on_from_there(
     made: Path, tmp_path: Path, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable
 from datetime import datetime
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import colormaps
+from pages import Elements
 from PIL import Image
 
 from empssl.data import MemoryImages, open_images
@@ -42,18 +42,6 @@ from empssl.training.recipes import resolve
 
 PAGE = Path("/nowhere")  # its folder, from which links start
 HOSTILE = "<script>alert(1)</script>\x1b[31m\n\udcff"
-
-
-class Elements(HTMLParser):
-    """Every element of a page with its attributes."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
 
 
 def settings(data: str) -> dict[str, Any]:
