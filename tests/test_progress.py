@@ -6,16 +6,7 @@ import sys
 
 import pytest
 
-from empssl.progress import (
-    fitting_parts,
-    log,
-    markdown,
-    progress,
-    say,
-    show,
-    status,
-    visible,
-)
+from empssl.progress import fitting_parts, log, markdown, progress, say, show, status, visible
 
 ESCAPE = "\x1b[31mred\x1b[0m \x9b2J \u202e \udcff\b\r"
 

@@ -10,14 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_images import (
-    encoded,
-    make_bad_images,
-    photo,
-    png_16_bit,
-    png_claiming,
-    tiff,
-)
+from bad_images import encoded, make_bad_images, photo, png_16_bit, png_claiming, tiff
 from PIL import Image, ImageFile
 
 from empssl.data.decode import Content, UndecodableError, decode, inspect, square

@@ -38,30 +38,6 @@ from empssl.runs.files import replace
 from empssl.runs.run import Run
 from empssl.runs.schema import read_text
 
-
-@dataclass(frozen=True)
-class BadSampleReason:
-    """Why images could not be used: how many, and the first of them."""
-
-    reason: str
-    count: int
-    example: str
-    error: str
-
-
-def bad_samples(rows: Sequence[dict[str, Any]]) -> list[BadSampleReason]:
-    """The reasons why images could not be used, the most frequent first.
-
-    Args:
-        rows: lines of bad_samples.jsonl.
-    """
-    first = {row["reason"]: row for row in reversed(rows)}
-    return [
-        BadSampleReason(reason, count, first[reason]["name"], first[reason]["error"])
-        for reason, count in Counter(row["reason"] for row in rows).most_common()
-    ]
-
-
 __all__ = ["report"]
 
 LAYER: Layer = "head"  # whose neighbors and map are shown
@@ -212,6 +188,29 @@ def _embedded(sample: Sample | None, encoder: Encoder | None, page: Path) -> dic
         "queries": queries(sample, embeddings[LAYER], page),
         "map": embedding_map(sample, embeddings[LAYER], page),
     }
+
+
+@dataclass(frozen=True)
+class BadSampleReason:
+    """Why images could not be used: how many, and the first of them."""
+
+    reason: str
+    count: int
+    example: str
+    error: str
+
+
+def bad_samples(rows: Sequence[dict[str, Any]]) -> list[BadSampleReason]:
+    """The reasons why images could not be used, the most frequent first.
+
+    Args:
+        rows: lines of bad_samples.jsonl.
+    """
+    first = {row["reason"]: row for row in reversed(rows)}
+    return [
+        BadSampleReason(reason, count, first[reason]["name"], first[reason]["error"])
+        for reason, count in Counter(row["reason"] for row in rows).most_common()
+    ]
 
 
 _MONTHS = (

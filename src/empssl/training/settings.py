@@ -14,10 +14,7 @@ from empssl.data.objects import GivenImages
 from empssl.data.run_images import check_same_kind
 from empssl.device import outlines
 from empssl.distributed.processes import restarted, torchrun_launch
-from empssl.errors import (
-    CheckpointError,
-    UsageError,
-)
+from empssl.errors import CheckpointError, UsageError
 from empssl.models import build_network
 from empssl.objectives import build_objective
 from empssl.optim import SCHEDULES, build_optimizers

@@ -10,14 +10,8 @@ from empssl.config import build
 from empssl.data.base import ImageSet
 from empssl.data.in_memory import resident
 from empssl.data.sampler import Sampler
-from empssl.device import (
-    Fabric,
-    is_out_of_memory,
-    synchronize,
-)
-from empssl.errors import (
-    UsageError,
-)
+from empssl.device import Fabric, is_out_of_memory, synchronize
+from empssl.errors import UsageError
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import convert_to_global_batchnorm
 from empssl.models.ema import EMANetwork
@@ -31,14 +25,11 @@ from empssl.training.memory import MemoryPlan, free_of_each, plan_memory
 from empssl.training.preflight import check_disk, checkpoint_bytes
 from empssl.training.sharding import Share
 from empssl.training.trainer import Trainer
-from empssl.views import POLICIES, Policy
+from empssl.views import POLICIES
 
 
 def build_trainer(
-    settings: dict[str, Any],
-    fabric: Fabric,
-    images: ImageSet,
-    began: float,
+    settings: dict[str, Any], fabric: Fabric, images: ImageSet, began: float
 ) -> Trainer:
     """Everything at step 0, equal in all processes; nothing is on disk yet.
 
@@ -78,7 +69,7 @@ def build_trainer(
     module = fabric.setup(network)
     target = EMANetwork(network) if objective.target == "momentum" else None
     optimizers = build_optimizers(nn.ModuleList([network, objective]), settings["optimizer"])
-    memory = _memory_plan(settings, fabric, network, policy, images.side)
+    memory = _memory_plan(settings, fabric, network, side)
     return Trainer(
         fabric, network, module, optimizers, objective, target, policy, share, sampler, images,
         settings, flops, began, policy, memory,
@@ -86,14 +77,13 @@ def build_trainer(
 
 
 def _memory_plan(
-    settings: dict[str, Any], fabric: Fabric, network: Network, policy: Policy, side: int
+    settings: dict[str, Any], fabric: Fabric, network: Network, side: int
 ) -> MemoryPlan:
-    """How much of a step is held at once, by what is free before the first."""
-    view = policy.view_side(side)
+    """How much of a step, of views of `side` pixels, is held at once: by what is free before."""
     weight = next(network.parameters())
     return plan_memory(
         settings.get("memory", "auto"), network,
-        torch.zeros(2, 3, view, view, dtype=weight.dtype, device=weight.device),
+        torch.zeros(2, 3, side, side, dtype=weight.dtype, device=weight.device),
         patches=settings["patches"] * settings["batch"] // fabric.world_size,
         free=free_of_each(fabric), autocast=fabric.autocast,
     )  # fmt: skip

@@ -19,16 +19,8 @@ from empssl.data.objects import GivenImages
 from empssl.data.open import resolve_data
 from empssl.data.run_images import check_fingerprint, known_data_dir, place
 from empssl.data.value_range import MAX_PIXELS, RangeWords
-from empssl.device import (
-    Compile,
-    Fabric,
-    Precision,
-    resolve_compile,
-)
-from empssl.distributed.collectives import (
-    check_same,
-    on_rank_zero,
-)
+from empssl.device import Compile, Fabric, Precision, resolve_compile
+from empssl.distributed.collectives import check_same, on_rank_zero
 from empssl.distributed.launch import launch
 from empssl.distributed.processes import Call, alone_again
 from empssl.distributed.signals import stop_requests
@@ -196,33 +188,34 @@ def train(
                     precision=settings["precision"], call=call)  # fmt: skip
     with watchdog(fabric, limit) as heartbeat, ExitStack() as held:
         check_same(settings | {"out": str(out), "resume": resume})
-        if resume and data_dir is None:
-            data_dir = known_data_dir(Run(out))
+        resumed = Run(out) if resume else None
+        if resumed and data_dir is None:
+            data_dir = known_data_dir(resumed)
         images = load_images(
-            data, settings, decoding, fabric, Run(out) if resume else None, data_dir=data_dir,
-            download=download,
-        )  # fmt: skip
+            data, settings, decoding, fabric, resumed, data_dir=data_dir, download=download
+        )
         trainer = build_trainer(settings, fabric, images, began)
         trainer.plugins = call.modules
         trainer.images_at = place(data, data_dir)
-        trainer.division = Run(out).division if resume else "stable"
+        trainer.division = resumed.division if resumed else "stable"
         compile_step(trainer, resolve_compile(compile, fabric))
         stop = held.enter_context(stop_requests())
 
         def open_run() -> Run:
             check_room(trainer, Path(out))
-            if not resume:
+            if resumed is None:
                 return held.enter_context(
                     Run.creating(out, settings | runtime, overwrite=overwrite)
                 )
-            held.enter_context(Run(out).lock())
-            return Run(out)
+            held.enter_context(resumed.lock())
+            return resumed
 
         trainer.enter(on_rank_zero(fabric, open_run) or Run(out))
-        trainer.restore() if resume else trainer.start()
-        trainer.fit(stop, heartbeat)
+        trainer.restore() if resumed else trainer.start()
+        last = trainer.fit(stop, heartbeat)
         if fabric.is_global_zero:
-            done = verdict(trainer.run.metrics()[-1], trainer.plan, settings["batch"])
+            last = last or trainer.run.metrics()[-1]
+            done = verdict(last, trainer.plan, settings["batch"])
             for line in closing_lines(done, trainer.run.path):
                 say(line)
     return trainer.run.path

@@ -18,13 +18,7 @@ from empssl.data import BadSamples
 from empssl.data.base import BadSample, ImageSet
 from empssl.data.checks import near_constant_share
 from empssl.data.sampler import Sampler
-from empssl.device import (
-    Fabric,
-    environment,
-    is_out_of_memory,
-    send,
-    synchronize,
-)
+from empssl.device import Fabric, environment, is_out_of_memory, send, synchronize
 from empssl.distributed.collectives import (
     all_gather_object,
     all_reduce_max,
@@ -254,12 +248,17 @@ class Trainer:
             if self.fabric.is_global_zero:
                 self.run.plan = self.plan
 
-    def fit(self, stop: StopRequest, heartbeat: Callable[[int], None] = lambda step: None) -> None:
+    def fit(
+        self, stop: StopRequest, heartbeat: Callable[[int], None] = lambda step: None
+    ) -> dict[str, Any] | None:
         """Train to the end of the plan, with a line of metrics for each step.
 
         Args:
             stop: which signal has come.
             heartbeat: told of each step before it is taken.
+
+        Returns:
+            The last line of metrics; None if no step was left.
         """
         steps, budget = self.plan["steps"], self.budget
         planned = budget.planned[0][1] if budget else steps
@@ -270,7 +269,7 @@ class Trainer:
         shared = alone and self.fabric.device.type == "cpu"
         buffer, keep = MetricsBuffer(self.fabric.device), self._kept_at()
         spectra = spectrum_steps(steps)
-        first = self.fabric.is_global_zero
+        first, last = self.fabric.is_global_zero, None
         at_first = at = saved = time.monotonic()
         self.module.train()
         with progress("training", steps, done=self.step, silent=not first) as advance:
@@ -314,6 +313,7 @@ class Trainer:
                         self.run.add_metrics(entry)
                     if warning := watch.update(entry["step"], entry):
                         self.say(warning)
+                last = entry
                 if shared and (warning := load.update()):
                     self.say(warning)
                 if budget is not None:
@@ -338,6 +338,7 @@ class Trainer:
         self._save()
         if first:
             self.run.save_model(self._model())
+        return last
 
     def _write_bad(self) -> None:
         """Write down the bad images that were found in any process.

@@ -34,31 +34,26 @@ def did_it_work(verdict: Verdict, tables: Sequence[ScoreTable], *, with_map: boo
     """
     scored = _scored(tables)
     if verdict.state == "collapsed":
-        means = " The map and the neighbors below mean little." if with_map else ""
-        lead, text = (
-            "Collapsed",
-            (
-                f"The network gives nearly the same answer for every image: its projections "
-                f"{verdict.collapse}.{means}"
-            ),
+        lead = "Collapsed"
+        text = (
+            "The network gives nearly the same answer for every image: its projections "
+            f"{verdict.collapse}."
         )
+        if with_map:
+            text += " The map and the neighbors below mean little."
     elif verdict.state == "barely trained":
-        lead, text = (
-            "Barely trained",
-            (
-                f"Training saw {_seen(verdict)} in {numeral(verdict.steps)} "
-                f"{'step' if verdict.steps == 1 else 'steps'}; a full pass takes about "
-                f"{duration(verdict.seconds_per_pass)}. What is shown here says more of the random "
-                "start than of learning."
-            ),
+        lead = "Barely trained"
+        text = (
+            f"Training saw {_seen(verdict)} in {numeral(verdict.steps)} "
+            f"{'step' if verdict.steps == 1 else 'steps'}; a full pass takes about "
+            f"{duration(verdict.seconds_per_pass)}. What is shown here says more of the random "
+            "start than of learning."
         )
     elif verdict.state == "not measured":
-        lead, text = (
-            "Trained",
-            (
-                f"Training saw {_seen(verdict)}; no collapse metrics were recorded, so that only "
-                "scores and neighbors tell whether it worked."
-            ),
+        lead = "Trained"
+        text = (
+            f"Training saw {_seen(verdict)}; no collapse metrics were recorded, so that only "
+            "scores and neighbors tell whether it worked."
         )
     else:
         lead = "It worked" if scored and scored.sign > 0 else "Healthy"
