@@ -15,15 +15,22 @@ from empssl.models.segments import Segment
 # stride 1, 256 channels at 2x2: 11.0 against 4.2; but 128 at 4x4: 3.8 against 4.8.
 _SMALL_SIDE = 2
 _MOST_COLUMNS = 2**25  # gathered numbers: 64 MiB in bfloat16; beyond that copying eats the gain
+# Input channels of a strided 1x1 convolution below which oneDNN's backward pass writes past its
+# memory (torch 2.13.0): below 8, a vector, with AVX2, and at 8 with AVX-512.
+_NARROW = 16
 
 
 class Conv2d(nn.Conv2d):
     """torch's Conv2d, with another weight gradient under CPU autocast where that is faster.
 
-    With a stride or on the smallest maps, oneDNN's own takes two to three times as long.
+    With a stride or on the smallest maps, oneDNN's own takes two to three times as long. A narrow
+    1x1 convolution with a stride is one without of every other pixel: oneDNN's own corrupts memory.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        if input.device.type == "cpu" and self._is_corrupted():
+            down, right = self.stride
+            return F.conv2d(input[:, :, ::down, ::right], self.weight, self.bias)
         if (
             input.device.type == "cpu"
             and torch.is_autocast_enabled("cpu")
@@ -36,6 +43,12 @@ class Conv2d(nn.Conv2d):
             )
             return output
         return super().forward(input)
+
+    def _is_corrupted(self) -> bool:
+        return (
+            self.kernel_size == (1, 1) and max(self.stride) > 1 and self.in_channels < _NARROW
+            and self.padding == (0, 0) and self.groups == 1
+        )  # fmt: skip
 
     def _product_is_faster(self, input: Tensor) -> bool:  # noqa: A002
         if self.bias is not None or self.groups > 1 or self.dilation[0] > 1:
