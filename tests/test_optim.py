@@ -15,9 +15,11 @@ from empssl.optim import (
     LARS,
     OPTIMIZERS,
     SCHEDULES,
+    Muon,
     build_optimizers,
     cosine,
     linear,
+    orthogonalized,
     set_lr,
     split,
 )
@@ -220,18 +222,48 @@ def test_frozen_weights_are_left_out() -> None:
     assert len(vectors) == 4
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_muon_writes_the_weights_themselves(layout: Layout) -> None:
-    module = network(layout)
-    before = copy.deepcopy(module)
-    optimizers = build_optimizers(module, {"name": "muon"})
-    matrices, _ = split(module.parameters())
-    for weight, flat in zip(matrices, optimizers[0].flat, strict=True):
-        assert flat.data_ptr() == weight.data_ptr()
-        assert flat.shape == (len(weight), weight[0].numel())
-    train(module, optimizers, range(1))
-    for a, b in zip(module.parameters(), before.parameters(), strict=True):
-        assert not torch.equal(a, b)
+def newton_schulz(matrix: Tensor) -> Tensor:
+    """As it is written in the literature, in float64."""
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+    return x
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 288), (288, 32), (64, 64), (40, 20), (1, 9)])
+def test_orthogonalizing_by_the_gram_matrix_is_newton_schulz(rows: int, columns: int) -> None:
+    """With singular values from 1 to 1e-5 of the largest."""
+    torch.manual_seed(0)
+    matrix = torch.randn(rows, columns) * torch.logspace(0, -5, columns)
+    found, expected = orthogonalized(matrix), newton_schulz(matrix)
+    assert (found - expected).norm() < 1e-3 * expected.norm()
+    assert (orthogonalized(matrix.double()) - expected).norm() < 1e-9 * expected.norm()
+
+
+def test_orthogonalizing_leaves_zeros_and_the_type_alone() -> None:
+    assert torch.equal(orthogonalized(torch.zeros(3, 5)), torch.zeros(3, 5))
+    assert orthogonalized(torch.randn(3, 5).bfloat16()).dtype == torch.bfloat16
+
+
+def test_muon_is_that_of_torch_but_for_bfloat16() -> None:
+    torch.manual_seed(0)
+    ours = nn.Parameter(torch.randn(16, 24))
+    theirs = nn.Parameter(ours.detach().clone())
+    begun = ours.detach().clone()
+    options = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01}
+    steppers = (
+        Muon([ours], **options),
+        torch.optim.Muon([theirs], **options, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(5):
+        gradient = torch.randn(16, 24)
+        for weight, stepper in zip((ours, theirs), steppers, strict=True):
+            weight.grad = gradient.clone()
+            stepper.step()
+    moved = (ours - begun).norm()
+    assert (ours - theirs).norm() < 0.02 * moved
+    state = [stepper.state_dict()["state"][0]["momentum_buffer"] for stepper in steppers]
+    assert torch.allclose(*state)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from empssl.config import ObjectSpec, Spec, Table, build
@@ -12,6 +13,7 @@ from empssl.errors import UsageError
 
 Schedule = Callable[[float], float]
 Groups = list[dict[str, Any]]
+_NEWTON_SCHULZ = 5  # steps
 
 
 class LARS(torch.optim.Optimizer):
@@ -191,10 +193,10 @@ def muon(
     weight_decay: float = 0.01,
     vector_lr: float = 1e-3,
 ) -> list[torch.optim.Optimizer]:
-    """Muon as torch has it on weights, each filter bank as one matrix; AdamW on the rest."""
+    """Muon on weights, each filter bank as one matrix; AdamW on the rest."""
     matrices, vectors = split(network.parameters())
     return [
-        _FlatMuon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay),
+        Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay),
         torch.optim.AdamW(vectors, lr=vector_lr, weight_decay=0.0, fused=_fused(vectors)),
     ]
 
@@ -227,41 +229,76 @@ def muon_lars(
         )
     return [
         _lars(rest, lr=lr, eta=eta, momentum=momentum, weight_decay=weight_decay, clip=clip),
-        _FlatMuon(banks, lr=muon_lr, momentum=muon_momentum, weight_decay=muon_weight_decay),
+        Muon(banks, lr=muon_lr, momentum=muon_momentum, weight_decay=muon_weight_decay),
     ]
 
 
-class _FlatMuon(torch.optim.Optimizer):
-    """torch.optim.Muon, which takes only matrices, on weights of any shape."""
+class Muon(torch.optim.Optimizer):
+    """Momentum with every matrix orthogonalized (Jordan et al., 2024), each bank as one matrix.
+
+    With momentum M, which follows the gradient G as M <- momentum M + (1 - momentum) G,
+
+        w moves by lr * 0.2 sqrt(max(rows, columns)) * orthogonalized((1 - momentum) G + momentum M)
+
+    after a decay by lr * weight_decay. torch.optim.Muon is the same in bfloat16, which takes
+    nine tenths of a small network's step on processors that do not multiply it.
+
+    Args:
+        weights: of two axes or more.
+        lr: learning rate.
+        momentum: share of the last momentum that is kept.
+        weight_decay: of all weights.
+    """
 
     def __init__(
         self, weights: list[nn.Parameter], *, lr: float, momentum: float, weight_decay: float
     ) -> None:
-        super().__init__(weights, {"lr": lr})
-        # Parameters that share the weights' memory, so that Muon writes the weights themselves.
-        self.flat = [nn.Parameter(_as_matrix(w.data, w)) for w in weights]
-        self.inner = torch.optim.Muon(
-            self.flat, lr=lr, momentum=momentum, weight_decay=weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )  # fmt: skip
-        self.state = self.inner.state
+        super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        group = self.param_groups[0]
-        for weight, flat in zip(group["params"], self.flat, strict=True):
-            flat.grad = None if weight.grad is None else _as_matrix(weight.grad, weight)
-        self.inner.param_groups[0]["lr"] = group["lr"]
-        self.inner.step()
-        for flat in self.flat:  # or gradients would stay in memory that the weights have let go of
-            flat.grad = None
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                gradient, matrix = _as_matrix(weight.grad, weight), _as_matrix(weight.data, weight)
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(gradient)
+                buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+                move = orthogonalized(gradient.lerp(buffer, momentum))
+                matrix.mul_(1 - lr * group["weight_decay"])
+                matrix.add_(move, alpha=-lr * 0.2 * math.sqrt(max(matrix.shape)))
 
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state_dict)
-        self.state = self.inner.state
+def orthogonalized(matrix: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
+    """U S V^T with the singular vectors of `matrix`, and singular values of about 0.7 to 1.2.
+
+    Five Newton-Schulz steps X <- (a I + b X X^T + c (X X^T)^2) X from X = matrix / ||matrix||. All
+    factors are polynomials of the first X X^T, so it is that which is iterated, and the long side
+    is multiplied twice in place of ten times. Singular values below 1e-3 of ||matrix|| stay small.
+    """
+    x = matrix if matrix.dtype == torch.float64 else matrix.float()
+    x = x.T if len(x) > x.shape[1] else x
+    x = x / x.norm().clamp(min=1e-7)
+    gram = x @ x.T
+    product = factor = _factor(gram)
+    for _ in range(_NEWTON_SCHULZ - 1):
+        gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = factor @ product
+    x = product @ x
+    found: Tensor = x.T if len(matrix) > matrix.shape[1] else x
+    return found.to(matrix.dtype)
+
+
+def _factor(gram: Float[Tensor, "row row"]) -> Float[Tensor, "row row"]:
+    """One step: a I + b G + c G^2 with Jordan's coefficients, steep at 0."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal().add_(a)
+    return factor
 
 
 def _as_matrix(values: Tensor, weight: Tensor) -> Tensor:

@@ -187,12 +187,12 @@ def test_a_view_costs_the_less_the_more_views_share_an_update_of_muon() -> None:
     network, objective = small(), build_objective({"name": "emp"}, dim=DIM)
     muon = {"name": "muon_lars"}
     update = optimizer_flops(network, muon)
-    # Five times X X^T, its square and their product with X, of each filter bank as a matrix.
+    # X X^T and the product with X; five squares, four products of steps, X X^T after four steps.
     by_hand = 0
     for weight in network.parameters():
         if weight.ndim == 4:
             rows, columns = sorted((len(weight), weight[0].numel()))
-            by_hand += 5 * 2 * (2 * rows**2 * columns + rows**3)
+            by_hand += 2 * 2 * rows**2 * columns + (5 + 4 + 2 * 4) * 2 * rows**3
     assert update == by_hand
     for batch in (4, 8):
         with_muon, without = (
