@@ -47,7 +47,8 @@ SUBJECTS = {
         "breakdown", "baselines", "near_copies", "epoch", "random", "slow", "distributed",
     ),
     "hardware": (
-        "device", "devices", "num_nodes", "precision", "compile", "memory", "shard", "patience",
+        "device", "threads", "devices", "num_nodes", "precision", "compile", "memory", "shard",
+        "patience",
     ),
     "output": ("out", "resume", "overwrite", "keep_epochs"),
     "command line": ("list", "dry_run", "json", "config", "print_config", "plugin", "help"),

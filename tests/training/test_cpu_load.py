@@ -1,12 +1,25 @@
 import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
+from tiny import SETTINGS
 
 from empssl.device import cores
+from empssl.runs.run import Run
 from empssl.training import cpu_load
-from empssl.training.cpu_load import CpuReading, LoadWatch, advice, reading, taken_by_others
+from empssl.training.cpu_load import (
+    CpuReading,
+    ThreadControl,
+    advice,
+    free_cores,
+    reading,
+    taken_by_others,
+    torch_threads,
+)
+from empssl.training.train import train
 
 
 def readings(own: float, others: float, *, cores: int = 2) -> Iterator[CpuReading]:
@@ -22,7 +35,8 @@ def warnings(
 ) -> list[str]:
     clock = readings(own, others, cores=cores)
     monkeypatch.setattr(cpu_load, "reading", lambda: next(clock))
-    watch = LoadWatch(threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    watch = ThreadControl(fixed=True)
     return [text for text in (watch.update() for _ in range(10)) if text is not None]
 
 
@@ -66,7 +80,64 @@ def test_enough_for_everybody_is_left_alone(
 
 def test_a_system_that_does_not_tell_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_load, "reading", lambda: None)
-    assert LoadWatch(2).update() is None
+    assert ThreadControl(fixed=False).update() is None
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    with torch_threads(2):
+        yield
+
+
+def test_threads_follow_the_cores_that_are_free(
+    monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    """Both are taken for six seconds, then one is for six, then none is."""
+    others, at, clocks = [0.9, 0.9, 0.0, 0.0], 0.0, [CpuReading(0.0, 0.0, 0.0, 2)]
+    for taken in others:
+        at += 6.0
+        busy = clocks[-1].busy + 6.0 * (2.0 if taken else 1.0)
+        clocks.append(CpuReading(at, busy, clocks[-1].own + 6.0 * (1.1 if taken else 1.0), 2))
+    clock = iter(clocks)
+    monkeypatch.setattr(cpu_load, "reading", lambda: next(clock))
+    said, counts = [], []
+    with ThreadControl(fixed=False) as threads:
+        for _ in others:
+            said.append(threads.update())
+            counts.append(torch.get_num_threads())
+    assert counts == [1, 1, 2, 2]
+    assert said[1] is said[3] is None
+    assert said[0] == (
+        "other programs take 0.9 of the 2 cores: going on with 1 thread in place of 2"
+    )
+    assert said[2] == "cores are free again: going on with 2 threads in place of 1"
+
+
+def test_the_threads_there_were_come_back(
+    monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    clock = readings(own=1.0, others=1.0)
+    monkeypatch.setattr(cpu_load, "reading", lambda: next(clock))
+    with ThreadControl(fixed=False) as threads:
+        assert [threads.update() is None for _ in range(3)] == [True, True, False]
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_fixed_threads_stay(monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
+    clock = readings(own=1.0, others=1.0)
+    monkeypatch.setattr(cpu_load, "reading", lambda: next(clock))
+    with ThreadControl(fixed=True) as threads:
+        for _ in range(9):
+            threads.update()
+        assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("others", "cores", "free"), [(0.0, 8, 8), (0.2, 8, 8), (0.3, 8, 7), (7.9, 8, 1), (30.0, 8, 1)]
+)
+def test_cores_are_free_as_wholes(others: float, cores: int, free: int) -> None:
+    assert free_cores(others, cores) == free
 
 
 def test_own_work_is_not_others() -> None:
@@ -91,3 +162,10 @@ def test_only_the_cores_that_this_process_may_use_are_counted() -> None:
     finally:
         os.sched_setaffinity(0, before)
     assert cores() == len(before)
+
+
+def test_a_run_has_the_threads_that_were_asked_for(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    run = train("digits", out=tmp_path / "run", **SETTINGS, epochs=0.01, threads=before + 1)
+    assert Run(run).environment["threads"] == before + 1
+    assert torch.get_num_threads() == before

@@ -898,6 +898,7 @@ def test_an_absurd_invariance_weight_is_noticed_within_50_steps(
         ({"budget": "0s"}, "'0s' is no duration"),
         ({"budget": "soon"}, "'soon' is no duration"),
         ({"devices": 0}, "0 devices"),
+        ({"threads": 0}, "threads is 0; give at least 1"),
         ({"num_nodes": 0}, "0 machines"),
         ({"device": "abacus"}, "no device 'abacus'"),
         ({"recipe": "dmeo"}, "did you mean 'demo'"),

@@ -97,8 +97,8 @@ class EqualBudget:
 
 # What a run records besides: its seed, what it kept, and where and how it was computed.
 _ASIDE = {
-    "seed", "keep_epochs", "data_dir", "download", "device", "devices", "num_nodes", "compile",
-    "shard", "max_pixels",
+    "seed", "keep_epochs", "data_dir", "download", "device", "threads", "devices", "num_nodes",
+    "compile", "shard", "max_pixels",
 }  # fmt: skip
 
 # Options that came later, and what every run did before. Where they say the same they are left out,

@@ -1,10 +1,16 @@
-"""Whether other programs take the cores that this one computes on."""
+"""Which cores other programs take, and how many threads are best then."""
 
 import math
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
+import torch
+
+from empssl.errors import UsageError
 
 FULL = 0.9  # share of all cores that are at work before anybody waits for one
 OTHERS = 0.25  # cores
@@ -30,42 +36,100 @@ class CpuReading:
     cores: int
 
 
-class LoadWatch:
-    """Tells once, after some seconds, when others compete for the cores.
+class ThreadControl:
+    """Keeps torch's threads to the cores that other programs leave.
 
-    Threads of a parallel loop wait for the slowest of them, so one busy process on one core can
-    make a training step ten times as long (docs/log.md).
+    Threads of a parallel loop wait for the slowest of them, so that one busy program on one core
+    can make a training step ten times as long, and one thread less costs less than that
+    (docs/log.md). Another number of threads adds numbers up in another order: runs repeat bit for
+    bit with a fixed number only.
 
     Args:
-        threads: that compute in this process.
+        fixed: change nothing, and warn once.
+
+    Attributes:
+        most: threads that there are where all cores are free.
     """
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._first = reading()
+    def __init__(self, *, fixed: bool) -> None:
+        self.fixed = fixed
+        self.most = torch.get_num_threads()
+        self._last = reading()
+
+    def __enter__(self) -> "ThreadControl":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if not self.fixed:
+            torch.set_num_threads(self.most)
 
     def update(self) -> str | None:
-        """A warning to print, the first time that there is reason for one."""
+        """Look at the cores every few seconds; what to print about what was found and done."""
         now = reading()
-        if self._first is None or now is None or now.wall - self._first.wall < SECONDS:
+        if self._last is None or now is None or now.wall - self._last.wall < SECONDS:
             return None
-        first, self._first = self._first, None
-        others = taken_by_others(first, now)
-        if others < OTHERS:
+        others, self._last = taken_by_others(self._last, now), now
+        threads = torch.get_num_threads()
+        taken = f"other programs take {others:.1f} of the {now.cores} cores"
+        if self.fixed or self.most == 1:
+            if others < OTHERS:
+                return None
+            self._last = None
+            return f"{taken}, which can make a step many times as long; " + advice(
+                others, now.cores, threads
+            )
+        wanted = min(self.most, free_cores(others, now.cores))
+        if wanted == threads:
             return None
-        return (
-            f"other programs take {others:.1f} of the {now.cores} cores, which can make a step "
-            f"many times as long; {advice(others, now.cores, self.threads)}"
-        )
+        torch.set_num_threads(wanted)
+        if wanted < threads:
+            return f"{taken}: going on with {_counted(wanted)} in place of {threads}"
+        return f"cores are free again: going on with {_counted(wanted)} in place of {threads}"
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Have torch compute on so many threads; None for as many as it does.
+
+    Raises:
+        UsageError: `count` is not positive.
+    """
+    if count is None:
+        yield
+        return
+    if count < 1:
+        raise UsageError(f"threads is {count}; give at least 1, or leave it out")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_are_given() -> bool:
+    """Whether the user's environment says how many threads there are to be."""
+    return bool(os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS"))
+
+
+def free_cores(others: float, cores: int) -> int:
+    """Whole cores that others leave, at least one."""
+    return max(1, math.floor(cores - others)) if others >= OTHERS else cores
 
 
 def advice(others: float, cores: int, threads: int) -> str:
     """What helps where others take so many of the cores from this many threads."""
-    left = max(1, math.floor(cores - others))
+    left = free_cores(others, cores)
     if threads > left:
         return f"stop them, or leave them their cores with OMP_NUM_THREADS={left}"
-    own = "1 thread" if threads == 1 else f"{threads} threads"
-    return f"stop them, or wait until they end: fewer than the {own} of this one would not help"
+    return (
+        "stop them, or wait until they end: fewer than the "
+        f"{_counted(threads)} of this one would not help"
+    )
+
+
+def _counted(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def taken_by_others(first: CpuReading, now: CpuReading) -> float:

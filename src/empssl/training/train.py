@@ -32,6 +32,7 @@ from empssl.optim import OPTIMIZERS
 from empssl.progress import progress, say, status
 from empssl.runs.run import Run
 from empssl.training.budget import parse_duration
+from empssl.training.cpu_load import torch_threads
 from empssl.training.memory import Memory
 from empssl.training.settings import plugins_of, resolve_settings, restarted_by_torchrun
 from empssl.training.setup import build_trainer, check_room, compile_step
@@ -68,6 +69,7 @@ def train(
     data_dir: str | Path | None = None,
     download: bool = False,
     device: str = "auto",
+    threads: int | None = None,
     devices: int = 1,
     num_nodes: int = 1,
     precision: Precision = "auto",
@@ -128,6 +130,9 @@ def train(
         data_dir: where a data set known by name lies.
         download: fetch a data set known by name if it is not there.
         device: auto, cpu, cuda or mps.
+        threads: of this process on the CPU, fixed: a run repeats bit for bit with the same number.
+            By default OMP_NUM_THREADS where that is set; else one for each core, and fewer while
+            other programs keep cores busy.
         devices: processes on this machine. Where a program or a notebook calls, the others carry
             out this call and nothing else of it.
         num_nodes: machines.
@@ -181,12 +186,13 @@ def train(
     )  # fmt: skip
     runtime = {
         "data_dir": data_dir and str(data_dir), "download": download, "device": device,
-        "devices": devices, "num_nodes": num_nodes, "compile": compile, "patience": patience,
+        "threads": threads, "devices": devices, "num_nodes": num_nodes, "compile": compile,
+        "patience": patience,
     }  # fmt: skip
     call = replace(call, modules=plugins_of(settings))
     fabric = launch(device=device, devices=devices, num_nodes=num_nodes,
                     precision=settings["precision"], call=call)  # fmt: skip
-    with watchdog(fabric, limit) as heartbeat, ExitStack() as held:
+    with torch_threads(threads), watchdog(fabric, limit) as heartbeat, ExitStack() as held:
         check_same(settings | {"out": str(out), "resume": resume})
         resumed = Run(out) if resume else None
         if resumed and data_dir is None:
@@ -195,7 +201,7 @@ def train(
             data, settings, decoding, fabric, resumed, data_dir=data_dir, download=download
         )
         trainer = build_trainer(settings, fabric, images, began)
-        trainer.plugins = call.modules
+        trainer.plugins, trainer.fixed_threads = call.modules, threads is not None
         trainer.images_at = place(data, data_dir)
         trainer.division = resumed.division if resumed else "stable"
         compile_step(trainer, resolve_compile(compile, fabric))

@@ -46,7 +46,7 @@ from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
 from empssl.training.budget import Budget, format_duration, parse_duration
 from empssl.training.compilation import Augment, begin_step
-from empssl.training.cpu_load import LoadWatch
+from empssl.training.cpu_load import ThreadControl, threads_are_given
 from empssl.training.failures import all_finite, diverged, out_of_memory, until_not_finite
 from empssl.training.memory import MemoryPlan, lower_memory_mode
 from empssl.training.metrics_buffer import MetricsBuffer
@@ -89,6 +89,7 @@ class Trainer:
     division: Division = "stable"  # how data without splits of their own are divided
     images_at: dict[str, str | None] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()  # modules of a user's own that it needs
+    fixed_threads: bool = False  # those of torch stay as many, whatever else the cores do
     budget: Budget | None = None  # where steps follow from time
     compiled: str = "none"
     step: int = 0
@@ -263,16 +264,17 @@ class Trainer:
         steps, budget = self.plan["steps"], self.budget
         planned = budget.planned[0][1] if budget else steps
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=planned)
-        watch, load, before = CollapseWatch(), LoadWatch(torch.get_num_threads()), self.seconds
+        watch, before = CollapseWatch(), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
         alone = self.fabric.world_size == 1
         shared = alone and self.fabric.device.type == "cpu"
+        threads = ThreadControl(fixed=self.fixed_threads or threads_are_given())
         buffer, keep = MetricsBuffer(self.fabric.device), self._kept_at()
         spectra = spectrum_steps(steps)
         first, last = self.fabric.is_global_zero, None
         at_first = at = saved = time.monotonic()
         self.module.train()
-        with progress("training", steps, done=self.step, silent=not first) as advance:
+        with threads, progress("training", steps, done=self.step, silent=not first) as advance:
             while self.step < steps:
                 heartbeat(self.step)
                 position = budget.position(self.step) if budget else float(self.step)
@@ -314,8 +316,8 @@ class Trainer:
                     if warning := watch.update(entry["step"], entry):
                         self.say(warning)
                 last = entry
-                if shared and (warning := load.update()):
-                    self.say(warning)
+                if shared and (message := threads.update()):
+                    self.say(message)
                 if budget is not None:
                     self._replan()
                     steps = budget.steps

@@ -23,6 +23,7 @@ READABLE = {
     "data_dir": "folder of the data set",
     "download": "downloaded if missing",
     "num_nodes": "machines",
+    "threads": "threads of a process",
     "devices": "processes on a machine",
     "compile": "compilation",
     "compiled": "compilation used",
