@@ -145,12 +145,12 @@ def resolve_compile(mode: Compile, fabric: Fabric) -> Any:
     """The mode of `torch.compile` that `auto` stands for: its default in one process on a GPU.
 
     Triton writes the GPU's kernels. On the CPU compiling takes minutes and gains little; over
-    processes BatchNorm's exchange would cut the network in pieces.
+    processes BatchNorm's exchange would break the graph.
     """
     if mode != "auto":
         return mode
-    alone = fabric.device.type == "cuda" and fabric.world_size == 1
-    return "default" if alone and find_spec("triton") is not None else "none"
+    single = fabric.device.type == "cuda" and fabric.world_size == 1
+    return "default" if single and find_spec("triton") is not None else "none"
 
 
 def synchronize(fabric: Fabric) -> None:

@@ -71,14 +71,14 @@ class RankError(EmpsslError):
     Args:
         message: which one, and why.
         exit_code: that of the cause; 9 where it had no time to say one.
-        told: whether a process has told the user already.
+        reported: whether a process has told the user already.
     """
 
     exit_code = 9
 
-    def __init__(self, message: str, exit_code: int = exit_code, *, told: bool = False) -> None:
+    def __init__(self, message: str, exit_code: int = exit_code, *, reported: bool = False) -> None:
         super().__init__(message)
-        self.exit_code, self.told = exit_code, told
+        self.exit_code, self.reported = exit_code, reported
 
 
 class FailedRunsError(EmpsslError):

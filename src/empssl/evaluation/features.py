@@ -59,7 +59,7 @@ def labeled_images(
     drawn = len(rows)
     if not valid.all():
         pixels, rows = pixels[valid], rows[valid]
-    tally = SplitSummary(
+    summary = SplitSummary(
         listed=len(images), used=len(rows), unlabeled=len(images) - len(labeled),
         not_drawn=len(labeled) - drawn, near_constant=int(near_constant(pixels).sum()), bad=bad,
         part=images.part,
@@ -68,7 +68,7 @@ def labeled_images(
         pixels, name=images.name, split=images.split, labels=labels[rows],
         class_names=images.class_names, fingerprint=images.fingerprint,
     )  # fmt: skip
-    return kept, tally
+    return kept, summary
 
 
 def check_labeled(images: ImageSet) -> Tensor:

@@ -99,10 +99,10 @@ class Breakdown:
     calibration: Calibration | None
 
     @classmethod
-    def of(cls, answers: Predictions, classes: Sequence[str]) -> "Breakdown":
-        sure = answers.probabilities
-        calibration = None if sure is None else Calibration.of(sure, answers.truth)
-        return cls(list(classes), answers.per_class, answers.confusion, calibration)
+    def of(cls, predictions: Predictions, classes: Sequence[str]) -> "Breakdown":
+        sure = predictions.probabilities
+        calibration = None if sure is None else Calibration.of(sure, predictions.truth)
+        return cls(list(classes), predictions.per_class, predictions.confusion, calibration)
 
     def lines(self) -> list[str]:
         """A line for each class: how many are right, and what the others are taken for."""
@@ -249,13 +249,15 @@ class Evaluation:
         first = self.results[0]
         sizes = self._size("train", first.train_size) + ", " + self._size("test", first.test_size)
         lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
-        remarks = (line for split, tally in self.images.items() for line in tally.remarks(split))
+        remarks = (
+            line for split, summary in self.images.items() for line in summary.remarks(split)
+        )
         unkept = [f"not kept: {self.unkept}"] if self.unkept else []
         return "\n".join([*lines, *remarks, *self._trained_on(), *unkept])
 
     def _size(self, split: str, count: int) -> str:
-        tally = self.images.get(split)
-        where = f" ({visible(tally.part)})" if tally is not None and tally.part else ""
+        summary = self.images.get(split)
+        where = f" ({visible(summary.part)})" if summary is not None and summary.part else ""
         return f"{count} {split}{where}"
 
     def _trained_on(self) -> list[str]:

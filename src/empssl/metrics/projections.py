@@ -164,15 +164,15 @@ class CollapseWatch:
 
     def __init__(self) -> None:
         self._low = 0
-        self._told = False
+        self._warned = False
 
     def update(self, step: int, measured: Mapping[str, Any]) -> str | None:
         """A warning to print, the first time that there is reason for one."""
         looks = collapse(measured) if step >= FIRST_STEP else None
         self._low = 0 if looks is None else self._low + 1
-        if self._told or self._low < WARN_STEPS:
+        if self._warned or self._low < WARN_STEPS:
             return None
-        self._told = True
+        self._warned = True
         return (
             f"step {step}: the projections are collapsing: they {looks}, and have been as bad for "
             f"{WARN_STEPS} steps. Lower the learning rate, or strengthen what keeps images apart: "

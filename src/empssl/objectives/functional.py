@@ -100,8 +100,8 @@ def others(targets: Targets, views: int) -> Tensor:
     [1.5, 0.5]
     """
     count = len(targets)
-    summed = targets.sum(0).expand(views, *targets.shape[1:])
-    without_own = summed.clone()
+    total = targets.sum(0).expand(views, *targets.shape[1:])
+    without_own = total.clone()
     without_own[:count] -= targets
     return without_own / (count * (views - 1))
 

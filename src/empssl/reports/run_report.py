@@ -120,7 +120,7 @@ def report(
         looks=LOOKS,
         written=written,
         curves=curves(metrics),
-        health=_health(metrics),
+        collapse=_collapse(metrics),
         spectrum_over_time=spectrum_over_time(metrics),
         lacking=lacking,
         sample=sample,
@@ -180,11 +180,11 @@ def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[MissingPart]]:
 def _embedded(sample: Sample | None, encoder: Encoder | None, page: Path) -> dict[str, Any]:
     """What it takes both images and weights to show."""
     if sample is None or encoder is None:
-        return {"spectrum": None, "agreements": None, "queries": [], "map": None}
+        return {"spectrum": None, "similarities": None, "queries": [], "map": None}
     embeddings = sample.embed(encoder)
     return {
         "spectrum": spectrum(embeddings),
-        "agreements": patch_similarities(sample, encoder, LAYER),
+        "similarities": patch_similarities(sample, encoder, LAYER),
         "queries": queries(sample, embeddings[LAYER], page),
         "map": embedding_map(sample, embeddings[LAYER], page),
     }
@@ -306,7 +306,7 @@ def _progress(metrics: list[dict[str, Any]], plan: dict[str, Any]) -> dict[str, 
     return metrics[-1] | {"steps": steps, "finished": steps == plan.get("steps")}
 
 
-def _health(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+def _collapse(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """The last step's measures of collapse, and the warnings that training gave."""
     watch = CollapseWatch()
     warnings = [text for entry in metrics if (text := watch.update(entry["step"], entry))]
@@ -325,10 +325,10 @@ _MORE = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What evaluations hold besides scores: by section, one item a ground.
+    """What evaluations hold besides scores: by section, one item a protocol.
 
     Attributes:
-        data: what the first ground was scored on; None if nothing was scored.
+        data: what the first protocol was scored on; None if nothing was scored.
     """
 
     found: dict[str, list[Any]]
@@ -345,12 +345,12 @@ class Parts:
         return [option for name, (_, _, option) in _MORE.items() if not self.found[name]]
 
 
-def _parts(grounds: list[ScoreProtocol]) -> Parts:
+def _parts(protocols: list[ScoreProtocol]) -> Parts:
     found = {
-        name: [part for ground in grounds if (part := of(ground)) is not None]
+        name: [part for protocol in protocols if (part := of(protocol)) is not None]
         for name, (of, _, _) in _MORE.items()
     }
-    return Parts(found, grounds[0].data if grounds else None)
+    return Parts(found, protocols[0].data if protocols else None)
 
 
 def _commands(run: Run, config: dict[str, Any], parts: Parts) -> dict[str, str]:

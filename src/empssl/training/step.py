@@ -33,14 +33,14 @@ class StepResult:
 
     Attributes:
         loss: of the whole batch, and its terms.
-        gauge: how alike its projections are.
+        collapse_metrics: how alike its projections are.
         gradient_norm: over all weights, the objective's among them.
         spectrum: variances of its projections, where they were asked for.
         finite: whether the step could be taken. Read later: on a GPU to read it is to wait.
     """
 
     loss: Loss
-    gauge: dict[str, Tensor]
+    collapse_metrics: dict[str, Tensor]
     gradient_norm: float | Tensor
     finite: Tensor
     spectrum: Tensor | None = None
@@ -74,12 +74,12 @@ class StepResult:
             "epoch": (step + 1) / steps_per_epoch,
             "loss": self.loss.total,
         }
-        if taken := self.loss.terms.keys() & (self.gauge.keys() | ENTRY):
+        if taken := self.loss.terms.keys() & (self.collapse_metrics.keys() | ENTRY):
             raise UsageError(
                 f"the objective has a term '{min(taken)}', and a step is recorded with a number of "
                 "that name already; call the term something else"
             )
-        entry |= self.loss.terms | self.gauge
+        entry |= self.loss.terms | self.collapse_metrics
         entry |= {"gradient_norm": self.gradient_norm, "lr": lr}
         if self.spectrum is not None:
             entry["spectrum"] = [float(f"{value:.4g}") for value in self.spectrum.tolist()]

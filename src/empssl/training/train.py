@@ -17,12 +17,12 @@ from empssl.data.base import ImageSet
 from empssl.data.checks import class_counts
 from empssl.data.objects import GivenImages
 from empssl.data.open import resolve_data
-from empssl.data.run_images import check_fingerprint, known_data_dir, place
+from empssl.data.run_images import check_fingerprint, data_location, known_data_dir
 from empssl.data.value_range import MAX_PIXELS, RangeWords
 from empssl.device import Compile, Fabric, Precision, resolve_compile
 from empssl.distributed.collectives import check_same, on_rank_zero
 from empssl.distributed.launch import launch
-from empssl.distributed.processes import Call, alone_again
+from empssl.distributed.processes import Call, reap_children
 from empssl.distributed.signals import stop_requests
 from empssl.distributed.watchdog import watchdog
 from empssl.metrics.verdict import verdict
@@ -42,7 +42,7 @@ from empssl.training.summary import closing_lines
 @names_in_docstring(
     datasets=DATASETS, backbones=BACKBONES, objectives=OBJECTIVES, optimizers=OPTIMIZERS
 )
-@alone_again()
+@reap_children()
 def train(
     data: ImagesLike,
     *,
@@ -165,7 +165,7 @@ def train(
         resume, overwrite = True, False
     settings, decoding = resolve_settings(
         Path(out), data, recipe, resume=resume, overwrite=overwrite,
-        given={
+        explicit={
             "patches": patches, "batch": batch, "epochs": epochs, "budget": budget,
             "image_side": image_side, "views": views, "backbone": backbone,
             "projector": projector, "whitened": whitened, "objective": objective,
@@ -196,7 +196,7 @@ def train(
         )
         trainer = build_trainer(settings, fabric, images, began)
         trainer.plugins = call.modules
-        trainer.images_at = place(data, data_dir)
+        trainer.images_at = data_location(data, data_dir)
         trainer.division = resumed.division if resumed else "stable"
         compile_step(trainer, resolve_compile(compile, fabric))
         stop = held.enter_context(stop_requests())

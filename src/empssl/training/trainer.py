@@ -265,8 +265,8 @@ class Trainer:
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=planned)
         watch, load, before = CollapseWatch(), LoadWatch(torch.get_num_threads()), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
-        alone = self.fabric.world_size == 1
-        shared = alone and self.fabric.device.type == "cpu"
+        single = self.fabric.world_size == 1
+        shared = single and self.fabric.device.type == "cpu"
         buffer, keep = MetricsBuffer(self.fabric.device), self._kept_at()
         spectra = spectrum_steps(steps)
         first, last = self.fabric.is_global_zero, None
@@ -294,7 +294,7 @@ class Trainer:
                 self.step += 1
                 kept = keep.get(self.step)
                 # Several GPUs agree when numbers are read: either is to wait for what was queued.
-                if not (alone or buffer.full or kept or self.step == steps):
+                if not (single or buffer.full or kept or self.step == steps):
                     continue
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
                 signal, due, bad = all_reduce_max(self.fabric, stop.signal, late, bool(self.found))

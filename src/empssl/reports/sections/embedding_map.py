@@ -21,7 +21,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class Plane:
+class Projection2D:
     """Points of two coordinates.
 
     Attributes:
@@ -35,7 +35,7 @@ class Plane:
     reading: str
 
 
-def project_2d(embeddings: Embeddings) -> Plane | None:
+def project_2d(embeddings: Embeddings) -> Projection2D | None:
     """t-SNE of embeddings scaled to length 1, or PCA of a few.
 
     The same embeddings give the same points, and as many others the same parameters.
@@ -54,7 +54,9 @@ def project_2d(embeddings: Embeddings) -> Plane | None:
     if count < _FEWEST_FOR_TSNE:
         points = PCA(2, svd_solver="full").fit_transform(unit)
         how = f"the first two principal components of {count} embeddings of length 1"
-        return Plane(points, how, "The axes are the directions in which embeddings differ most.")
+        return Projection2D(
+            points, how, "The axes are the directions in which embeddings differ most."
+        )
     components = min(_COMPONENTS, count, dim)
     reduced = PCA(components, random_state=_SEED).fit_transform(unit)
     perplexity = min(_PERPLEXITY, (count - 1) / 3)
@@ -63,7 +65,7 @@ def project_2d(embeddings: Embeddings) -> Plane | None:
             perplexity=perplexity, init="pca", learning_rate="auto", random_state=_SEED
         ).fit_transform(reduced)
         advance(1)
-    return Plane(
+    return Projection2D(
         points.astype(float),
         f"t-SNE of {count:,} embeddings of length 1, after PCA to {components} dimensions; "
         f"perplexity {perplexity:.3g}, seed {_SEED}",

@@ -53,27 +53,27 @@ def score_protocols(
         groups.setdefault(str(key), (key, []))[1].append(evaluation)
     keys = [key for key, _ in groups.values()]
     found = [
-        _ground(
+        _score_protocol(
             key, group, apart(key, [k for k in keys if k["dataset"] == key["dataset"]]), identity
         )
         for key, group in groups.values()
     ]
-    return sorted(found, key=lambda ground: bool(ground.transfer))
+    return sorted(found, key=lambda protocol: bool(protocol.transfer))
 
 
-def _ground(
+def _score_protocol(
     key: dict[str, Any], group: Sequence[dict[str, Any]], apart: str, identity: str | None
 ) -> ScoreProtocol:
     protocol = group[0]["protocol"]
-    ground = ScoreProtocol(
+    protocol = ScoreProtocol(
         key["dataset"], group[0]["dataset"], apart, said(group[0]), transfer(protocol)
     )
     for evaluation in group:
         own = {result["model"] for result in evaluation["results"]}
         parts = (
-            (ground.results, [*evaluation["results"], *evaluation.get("baselines", [])]),
-            (ground.few_shot, evaluation.get("few_shot", [])),
-            (ground.curves, evaluation.get("curves", [])),
+            (protocol.results, [*evaluation["results"], *evaluation.get("baselines", [])]),
+            (protocol.few_shot, evaluation.get("few_shot", [])),
+            (protocol.curves, evaluation.get("curves", [])),
         )
         for kept, rows in parts:
             for row in rows:
@@ -81,7 +81,7 @@ def _ground(
                     kept.append(row | {"encoder": baseline(row["model"])})
                 elif identity is None or row["model"] == identity:
                     kept.append(row | {"encoder": OWN})
-    return ground
+    return protocol
 
 
 def said(evaluation: dict[str, Any]) -> str:
@@ -125,7 +125,7 @@ def baseline(model: str) -> str:
     return WHITENED if model == "whitened-patches" else model
 
 
-def depth(layer: str) -> int:
+def layer_index(layer: str) -> int:
     """Layers from the input to the output."""
     known = get_args(Layer)
     return known.index(layer) if layer in known else len(known)
@@ -248,22 +248,22 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
         others = [(result, False) for result in evaluation.get("baselines", [])]
         for result, trained in own + others:
             sizes = {name: result.get(name) for name in ("train_size", "test_size")}
-            ground = {"dataset": Path(evaluation["dataset"]).name}
-            ground |= plain(evaluation.get("protocol", {})) | sizes
-            _, rows, _ = groups.setdefault(str(ground), (ground, [], _saw_test(evaluation)))
+            protocol = {"dataset": Path(evaluation["dataset"]).name}
+            protocol |= plain(evaluation.get("protocol", {})) | sizes
+            _, rows, _ = groups.setdefault(str(protocol), (protocol, [], _saw_test(evaluation)))
             rows.append(_row(result, identity if trained else None, trained=trained))
-    grounds = [ground for ground, _, _ in groups.values()]
+    protocols = [protocol for protocol, _, _ in groups.values()]
     tables = [
         ScoreTable(
-            dataset=ground["dataset"],
-            apart=apart(ground, [g for g in grounds if g["dataset"] == ground["dataset"]]),
-            transfer=transfer(ground),
+            dataset=protocol["dataset"],
+            apart=apart(protocol, [g for g in protocols if g["dataset"] == protocol["dataset"]]),
+            transfer=transfer(protocol),
             saw_test=saw_test,
-            train_size=ground["train_size"],
-            test_size=ground["test_size"],
+            train_size=protocol["train_size"],
+            test_size=protocol["test_size"],
             rows=_by_probe(dict.fromkeys(rows)),
         )
-        for ground, rows, saw_test in groups.values()
+        for protocol, rows, saw_test in groups.values()
     ]
     return sorted(tables, key=lambda table: bool(table.transfer))
 
