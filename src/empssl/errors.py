@@ -47,12 +47,6 @@ class DivergenceError(EmpsslError):
         self.rows = rows
 
 
-class CollapseError(EmpsslError):
-    """All projections alike, where the run was told to stop on collapse."""
-
-    exit_code = 6
-
-
 class OutOfMemoryError(EmpsslError):
     """Not enough memory, and nothing smaller left to try."""
 
