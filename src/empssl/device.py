@@ -23,6 +23,18 @@ if hasattr(os, "register_at_fork"):
 
 
 RESIDENT_SHARE = 0.25  # of the device's free memory that a data set may take; a step needs the rest
+Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
+Compile = Literal["auto", "none", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
+# What glibc may keep of freed memory. Below these sizes it neither maps blocks one by one nor
+# gives them back after every step: 171 instead of 97 patches/s were measured (ResNet-18, 32 px,
+# bfloat16, 2,000 patches a step, two cores).
+_KEPT_BYTES = 2**31 - 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# What torch says in errors without a type of their own: of the CPU, of Apple's GPUs, of CUDA.
+_REFUSED = (
+    "can't allocate memory", "MPS backend out of memory", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
@@ -79,16 +91,6 @@ def build_fabric(**options: Any) -> Fabric:
     for name in ("lightning.fabric", "lightning_fabric"):  # whose import sets another level
         logging.getLogger(name).setLevel(logging.WARNING)
     return Lightning(**options)
-
-
-Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
-Compile = Literal["auto", "none", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
-
-# What glibc may keep of freed memory. Below these sizes it neither maps blocks one by one nor
-# gives them back after every step: 171 instead of 97 patches/s were measured (ResNet-18, 32 px,
-# bfloat16, 2,000 patches a step, two cores).
-_KEPT_BYTES = 2**31 - 1
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 class _Undrawn(TorchFunctionMode):
@@ -218,13 +220,6 @@ def cores() -> int:
     if hasattr(psutil.Process, "cpu_affinity"):  # not on macOS
         return len(psutil.Process().cpu_affinity() or ()) or 1
     return psutil.cpu_count() or 1
-
-
-# What torch says in errors without a type of their own: of the CPU, of Apple's GPUs, of CUDA.
-_REFUSED = (
-    "can't allocate memory", "MPS backend out of memory", "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -36,6 +36,7 @@ SILENT_SECONDS = 6.0
 # Where there is another sign of it, this is long enough.
 _SURE_SECONDS = GRACE_SECONDS - 2 * BEAT_SECONDS
 _CAUSE = "cause"
+_TORCH = str(Path(torch.__file__).parent)
 
 
 @contextmanager
@@ -348,9 +349,6 @@ def _places(beats: dict[int, dict[str, Any]]) -> str:
     return ", ".join(
         f"process {rank} {_steps(beat['step'])} at {beat['place']}" for rank, beat in beats.items()
     )
-
-
-_TORCH = str(Path(torch.__file__).parent)
 
 
 def _place(thread: int | None) -> tuple[str, bool]:

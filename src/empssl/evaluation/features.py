@@ -26,6 +26,14 @@ from empssl.runs.records import Side
 from empssl.runs.schema import conform
 from empssl.types import Embeddings, Labels
 
+# What has to be alike in embeddings that are compared with each other.
+SOURCE = ("model_sha256", "layer", "crops", "seed", "image_side", "range", "data")
+_COLUMNS: dict[str, Callable[[pa.DataType], bool]] = {
+    "label": pa.types.is_integer,
+    "valid": pa.types.is_boolean,
+    "embedding": lambda kind: pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32(),
+}
+
 
 def labeled_images(
     images: ImageSet, size: int | None = None, *, seed: int = 0
@@ -161,15 +169,6 @@ def whitened_features(patches: WhitenedPatches, images: MemoryImages) -> Embeddi
             parts.append(patches(pixels.to(patches.mean.device)).cpu())
             advance(sum(map(len, parts)))
     return torch.cat(parts)
-
-
-# What has to be alike in embeddings that are compared with each other.
-SOURCE = ("model_sha256", "layer", "crops", "seed", "image_side", "range", "data")
-_COLUMNS: dict[str, Callable[[pa.DataType], bool]] = {
-    "label": pa.types.is_integer,
-    "valid": pa.types.is_boolean,
-    "embedding": lambda kind: pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32(),
-}
 
 
 class Made(TypedDict):

@@ -32,6 +32,15 @@ from empssl.runs.files import short_hash
 from empssl.types import Embeddings, Images
 
 Direction = Literal["higher", "lower", "near 1"]
+Of = Literal["bags", "views", "turns"]
+_AT_ONCE = 256
+_WHOLE = Crops("whole")
+# What is lower, on the scale on which larger is healthier, has collapsed. Random weights do not:
+# their uniformity was -0.03 on digits, where trained networks have -1 or less.
+COLLAPSED = {
+    "uniformity": (0.01, "all images have nearly the same embedding"),
+    "covariance_rank": (1.5, "images differ in one direction only"),
+}
 
 
 def larger_is_better(value: float, direction: Direction) -> float:
@@ -45,9 +54,6 @@ def larger_is_better(value: float, direction: Direction) -> float:
     if direction == "near 1":
         return -abs(value - 1)
     return value if direction == "higher" else -value
-
-
-Of = Literal["bags", "views", "turns"]
 
 
 @dataclass(frozen=True)
@@ -114,10 +120,6 @@ MEASURES = {
         "chance", "Gidaris et al. 2018; Reed et al. 2021",
     ),
 }  # fmt: skip
-
-
-_AT_ONCE = 256
-_WHOLE = Crops("whole")
 
 
 @dataclass(frozen=True)
@@ -228,14 +230,6 @@ class MeasureReading:
             return None
         how = MEASURES[self.measure].larger_is_better
         return how(self.value) > how(self.random)
-
-
-# What is lower, on the scale on which larger is healthier, has collapsed. Random weights do not:
-# their uniformity was -0.03 on digits, where trained networks have -1 or less.
-COLLAPSED = {
-    "uniformity": (0.01, "all images have nearly the same embedding"),
-    "covariance_rank": (1.5, "images differ in one direction only"),
-}
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,20 +15,10 @@ from empssl.runs.files import short_hash
 
 _LAYERS = ("joint", "head", "backbone", "stage3", "stage2", "stage1", "stem", "projection")
 _PROBES = ("linear", "ridge", "linear_sgd", "knn")
-
-
-def score_priority(layer: str, probe: str) -> tuple[int, int]:
-    """Where a score stands, the lowest first.
-
-    >>> scores = [("head", "knn"), ("stage3", "linear"), ("head", "linear")]
-    >>> min(scores, key=lambda score: score_priority(*score))
-    ('head', 'linear')
-    """
-    return _place(layer, _LAYERS), _place(probe, _PROBES)
-
-
-def _place(name: str, names: tuple[str, ...]) -> int:
-    return names.index(name) if name in names else len(names)
+WHITENED = "whitened-patches"  # the model of a score without a network
+_UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
+_Row = TypeVar("_Row", "Result", FewShot, "AccuracyCurve")
+_HEAD = f"{'model':18} {'probe':11} {'layer':10} {'crops':10}"
 
 
 @dataclass(frozen=True)
@@ -75,11 +65,6 @@ class SplitSummary:
     def _example(self) -> str:
         # As Python writes it: a name may hold what cannot be printed.
         return f"{self.bad[0].name!r} ({self.bad[0].reason})" if self.bad else ""
-
-
-WHITENED = "whitened-patches"  # the model of a score without a network
-_UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
-_Row = TypeVar("_Row", "Result", FewShot, "AccuracyCurve")
 
 
 @dataclass(frozen=True)
@@ -362,4 +347,15 @@ class Evaluation:
         return ["", *lines, title, *shown.breakdown.lines(), ""]
 
 
-_HEAD = f"{'model':18} {'probe':11} {'layer':10} {'crops':10}"
+def score_priority(layer: str, probe: str) -> tuple[int, int]:
+    """Where a score stands, the lowest first.
+
+    >>> scores = [("head", "knn"), ("stage3", "linear"), ("head", "linear")]
+    >>> min(scores, key=lambda score: score_priority(*score))
+    ('head', 'linear')
+    """
+    return _place(layer, _LAYERS), _place(probe, _PROBES)
+
+
+def _place(name: str, names: tuple[str, ...]) -> int:
+    return names.index(name) if name in names else len(names)

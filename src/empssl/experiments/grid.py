@@ -22,6 +22,10 @@ from empssl.training.setup import build_trainer
 
 BudgetUnit = Literal["patches", "pflop", "seconds"]
 UNITS: dict[BudgetUnit, str] = {"patches": "patches", "pflop": "PFLOP", "seconds": "seconds"}
+# What a label may have of its own besides the options of its objective.
+OWN_SPECS = ("views", "projector", "optimizer", "schedule")
+OWN = ("batch", *OWN_SPECS)
+Own = Mapping[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -136,13 +140,6 @@ def differing(settings: Sequence[Flat]) -> list[str]:
     """
     names = dict.fromkeys(name for flat in settings for name in flat)
     return [name for name in names if any(s.get(name) != settings[0].get(name) for s in settings)]
-
-
-# What a label may have of its own besides the options of its objective.
-OWN_SPECS = ("views", "projector", "optimizer", "schedule")
-OWN = ("batch", *OWN_SPECS)
-
-Own = Mapping[str, dict[str, Any]]
 
 
 def grid(

@@ -34,6 +34,9 @@ _AXES = {"n": "patches of an image in a step, n", "patches": "patches seen", "pf
          "seconds": "seconds of training"}  # fmt: skip
 
 PlotPoint = tuple[Spread, TableRow]
+CONVERGENCE_WIDTH, CONVERGENCE_HEIGHT = 300.0, 150.0
+# Those that mean the same for every objective; losses and their terms do not.
+QUANTITIES = ("coding_rate_ratio", "alignment", "uniformity")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,40 @@ class Panel:
     column: str
     plots: Sequence[Plot]
     same: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ConvergencePanel:
+    """One quantity of the runs of one n.
+
+    Attributes:
+        name: as in metrics.jsonl.
+        about: what it is, in a sentence.
+        words: all that the chart shows.
+    """
+
+    name: str
+    about: str
+    words: str
+    chart: Chart
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What one run measured."""
+
+    label: str
+    n: int
+    patches: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """The runs of one n, a panel a quantity; the axes of a quantity are the same for all n."""
+
+    n: int
+    panels: Sequence[ConvergencePanel]
 
 
 def marks(table: ComparisonTable) -> dict[str, str]:
@@ -193,45 +230,6 @@ def _x_ticks(x: Axis, axis: str, points: Sequence[PlotPoint], log: bool) -> list
         values = [d * 10.0**power for power in decades for d in (1, 2, 5)]
         values = [v for v in values if x.low <= np.log10(v) <= x.high]
     return [Tick(_place(x, value, log), tick(value)) for value in values]
-
-
-CONVERGENCE_WIDTH, CONVERGENCE_HEIGHT = 300.0, 150.0
-# Those that mean the same for every objective; losses and their terms do not.
-QUANTITIES = ("coding_rate_ratio", "alignment", "uniformity")
-
-
-@dataclass(frozen=True)
-class ConvergencePanel:
-    """One quantity of the runs of one n.
-
-    Attributes:
-        name: as in metrics.jsonl.
-        about: what it is, in a sentence.
-        words: all that the chart shows.
-    """
-
-    name: str
-    about: str
-    words: str
-    chart: Chart
-
-
-@dataclass(frozen=True)
-class Convergence:
-    """The runs of one n, a panel a quantity; the axes of a quantity are the same for all n."""
-
-    n: int
-    panels: Sequence[ConvergencePanel]
-
-
-@dataclass(frozen=True)
-class _Course:
-    """What one run measured."""
-
-    label: str
-    n: int
-    patches: np.ndarray
-    values: np.ndarray
 
 
 def convergence(comparison: Comparison) -> list[Convergence]:

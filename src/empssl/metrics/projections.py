@@ -18,6 +18,16 @@ UNIFORMITY_SCALE = 2.0  # t in Wang and Isola
 LEAST_RANK = 4  # directions that there must be for `participation_ratio` to tell anything
 SPECTRA = 50  # kept of a run, or a few less
 TINY = 1e-12  # where there is no variance, the participation ratio is 1
+WARN_STEPS, FIRST_STEP = 20, 20
+# What no healthy run stays under, whatever its objective. `coding_rate_ratio` is not among them:
+# where it is low depends on objective, batch and dim.
+LOW = {"embedding_std": 0.2, "participation_ratio": 1.5}
+_LOOKS = {
+    "embedding_std": "are nearly all alike: their embedding std is {value:.2f}, "
+    "where 0 is one point",
+    "participation_ratio": "lie nearly on one line: their participation ratio is {value:.1f}, "
+    "where 1 is one line",
+}
 
 
 @torch.no_grad()
@@ -118,18 +128,6 @@ def spectrum_steps(steps: int) -> frozenset[int]:
 def at_least_single(x: Tensor) -> Tensor:
     """In float32, or the float64 that it is in."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-WARN_STEPS, FIRST_STEP = 20, 20
-# What no healthy run stays under, whatever its objective. `coding_rate_ratio` is not among them:
-# where it is low depends on objective, batch and dim.
-LOW = {"embedding_std": 0.2, "participation_ratio": 1.5}
-_LOOKS = {
-    "embedding_std": "are nearly all alike: their embedding std is {value:.2f}, "
-    "where 0 is one point",
-    "participation_ratio": "lie nearly on one line: their participation ratio is {value:.1f}, "
-    "where 1 is one line",
-}
 
 
 def collapse(measured: Mapping[str, Any]) -> str | None:

@@ -42,6 +42,57 @@ __all__ = ["report"]
 
 LAYER: Layer = "head"  # whose neighbors and map are shown
 _SHOWS = re.compile(r'<meta name="shows" content="([a-z ]*)">')
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September",
+    "October", "November", "December",
+)  # fmt: skip
+# What `evaluate` measures besides scores: where it is shown, in words, and the options for it.
+_MORE = {
+    "layers": (layer_by_layer, "accuracy layer by layer", "--layers all"),
+    "labels": (few_labels, "with few labels", "--few-shot 1 5 10"),
+    "bags": (few_patches, "with few patches", "--curve 1 2 4"),
+    "classes": (class_by_class, "class by class", "--breakdown"),
+}
+
+
+@dataclass(frozen=True)
+class MissingPart:
+    """Something that the report could not show: what is missing, and why."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class BadSampleReason:
+    """Why images could not be used: how many, and the first of them."""
+
+    reason: str
+    count: int
+    example: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What evaluations hold besides scores: by section, one item a protocol.
+
+    Attributes:
+        data: what the first protocol was scored on; None if nothing was scored.
+    """
+
+    found: dict[str, list[Any]]
+    data: str | None
+
+    @property
+    def missing(self) -> list[str]:
+        """What was not measured yet, in words."""
+        return [words for name, (_, words, _) in _MORE.items() if not self.found[name]]
+
+    @property
+    def options(self) -> list[str]:
+        """Those that measure it."""
+        return [option for name, (_, _, option) in _MORE.items() if not self.found[name]]
 
 
 def report(
@@ -138,14 +189,6 @@ def report(
     return source.report_path
 
 
-@dataclass(frozen=True)
-class MissingPart:
-    """Something that the report could not show: what is missing, and why."""
-
-    what: str
-    why: str
-
-
 def _check_not_poorer(path: Path, shows: list[str], lacking: list[MissingPart]) -> None:
     """Keep a report that shows what a new one would lack.
 
@@ -190,16 +233,6 @@ def _embedded(sample: Sample | None, encoder: Encoder | None, page: Path) -> dic
     }
 
 
-@dataclass(frozen=True)
-class BadSampleReason:
-    """Why images could not be used: how many, and the first of them."""
-
-    reason: str
-    count: int
-    example: str
-    error: str
-
-
 def bad_samples(rows: Sequence[dict[str, Any]]) -> list[BadSampleReason]:
     """The reasons why images could not be used, the most frequent first.
 
@@ -211,12 +244,6 @@ def bad_samples(rows: Sequence[dict[str, Any]]) -> list[BadSampleReason]:
         BadSampleReason(reason, count, first[reason]["name"], first[reason]["error"])
         for reason, count in Counter(row["reason"] for row in rows).most_common()
     ]
-
-
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
-)  # fmt: skip
 
 
 def day(when: datetime) -> str:
@@ -312,37 +339,6 @@ def _collapse(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     warnings = [text for entry in metrics if (text := watch.update(entry["step"], entry))]
     last = metrics[-1] if metrics else {}
     return {"last": last, "low": LOW, "looks": collapse(last), "warnings": warnings}
-
-
-# What `evaluate` measures besides scores: where it is shown, in words, and the options for it.
-_MORE = {
-    "layers": (layer_by_layer, "accuracy layer by layer", "--layers all"),
-    "labels": (few_labels, "with few labels", "--few-shot 1 5 10"),
-    "bags": (few_patches, "with few patches", "--curve 1 2 4"),
-    "classes": (class_by_class, "class by class", "--breakdown"),
-}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What evaluations hold besides scores: by section, one item a protocol.
-
-    Attributes:
-        data: what the first protocol was scored on; None if nothing was scored.
-    """
-
-    found: dict[str, list[Any]]
-    data: str | None
-
-    @property
-    def missing(self) -> list[str]:
-        """What was not measured yet, in words."""
-        return [words for name, (_, words, _) in _MORE.items() if not self.found[name]]
-
-    @property
-    def options(self) -> list[str]:
-        """Those that measure it."""
-        return [option for name, (_, _, option) in _MORE.items() if not self.found[name]]
 
 
 def _parts(protocols: list[ScoreProtocol]) -> Parts:

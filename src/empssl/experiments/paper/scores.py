@@ -35,6 +35,17 @@ from empssl.runs.run import Run
 from empssl.runs.schema import read_json
 from empssl.types import Images, Split
 
+IMAGES = 2000  # of a map
+PERPLEXITY = 30.0
+TSNE_SEED = 0
+PARAMETERS = (
+    f"t-SNE of the projections of {IMAGES:,} training images, evenly spread, each of length 1: "
+    f"perplexity {PERPLEXITY:g}, early exaggeration 12, automatic learning rate, 1,000 iterations, "
+    f"started from the principal components, seed {TSNE_SEED}; every plane is centered and scaled "
+    "to a standard deviation of 1, and all have the same axes"
+)
+NO_LAYER = "none"
+
 
 @dataclass(frozen=True)
 class Untrained:
@@ -118,17 +129,6 @@ def _below(plan: PaperPlan, exhibit: Exhibit) -> Iterator[Untrained]:
                     )
 
 
-IMAGES = 2000
-PERPLEXITY = 30.0
-TSNE_SEED = 0
-PARAMETERS = (
-    f"t-SNE of the projections of {IMAGES:,} training images, evenly spread, each of length 1: "
-    f"perplexity {PERPLEXITY:g}, early exaggeration 12, automatic learning rate, 1,000 iterations, "
-    f"started from the principal components, seed {TSNE_SEED}; every plane is centered and scaled "
-    "to a standard deviation of 1, and all have the same axes"
-)
-
-
 def placed(
     run: Run, data: str, epoch: float | None, crops: str, runtime: dict[str, Any]
 ) -> dict[str, Any]:
@@ -180,9 +180,6 @@ def projections(encoder: Encoder, images: Images, crops: Crops) -> Float[Tensor,
         z = encoder.network(views.flatten(0, 1)).unflatten(0, views.shape[:2])
         found.append(F.normalize(F.normalize(z.float(), dim=-1).mean(0), dim=-1).cpu())
     return torch.cat(found)
-
-
-NO_LAYER = "none"
 
 
 class Scores:

@@ -18,6 +18,11 @@ _FEWEST_FOR_TSNE = 30
 _PERPLEXITY = 30.0
 _COMPONENTS = 50
 _SEED = 0
+COLORS = 10
+_WIDTH, _MARGIN = 1000.0, 20.0
+_TEXT = 27.0  # size of the names of classes, as in the style sheet
+_TILE, _GAP = 68, 2  # pixels; a picture at most, and between two
+_FEWEST_COLUMNS, _MOST_COLUMNS = 9, 18  # of pictures, so that one sees what is on them
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,63 @@ class Projection2D:
     points: np.ndarray
     how: str
     reading: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The dots of one class.
+
+    Attributes:
+        color: 0 to `COLORS` - 1; None for the rest of many classes, or where there are no labels.
+        path: SVG path data, a dot an image.
+        label_at: where its name fits on the map; None where it would cover another.
+    """
+
+    name: str
+    count: int
+    color: int | None
+    path: str
+    label_at: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A picture on the map.
+
+    Attributes:
+        name: of the image's file, shown where the picture is pointed at.
+        label: its class; empty where there is none.
+        link: to its file from the page; empty where there is none.
+        column, row: of the grid.
+    """
+
+    name: str
+    label: str
+    link: str
+    column: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Map:
+    """Dots by class, and the same plane with pictures on it.
+
+    Attributes:
+        method: how to read the plane and how it was made, in words.
+        width, height: of the plane, in the units of the dots.
+        pictures: images in their places.
+        columns, rows: of the grid that they lie on.
+        places: what is where on it.
+    """
+
+    method: str
+    width: float
+    height: float
+    groups: Sequence[Group]
+    pictures: Picture
+    columns: int
+    rows: int
+    places: Sequence[Place]
 
 
 def project_2d(embeddings: Embeddings) -> Projection2D | None:
@@ -93,70 +155,6 @@ def procrustes(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
     centered = points - points.mean(0)
     left, _, right = np.linalg.svd(centered.T @ (reference - middle))
     return np.asarray(centered @ left @ right + middle)
-
-
-COLORS = 10
-_WIDTH, _MARGIN = 1000.0, 20.0
-_TEXT = 27.0  # size of the names of classes, as in the style sheet
-_TILE, _GAP = 68, 2  # pixels; a picture at most, and between two
-_FEWEST_COLUMNS, _MOST_COLUMNS = 9, 18  # of pictures, so that one sees what is on them
-
-
-@dataclass(frozen=True)
-class Group:
-    """The dots of one class.
-
-    Attributes:
-        color: 0 to `COLORS` - 1; None for the rest of many classes, or where there are no labels.
-        path: SVG path data, a dot an image.
-        label_at: where its name fits on the map; None where it would cover another.
-    """
-
-    name: str
-    count: int
-    color: int | None
-    path: str
-    label_at: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Place:
-    """A picture on the map.
-
-    Attributes:
-        name: of the image's file, shown where the picture is pointed at.
-        label: its class; empty where there is none.
-        link: to its file from the page; empty where there is none.
-        column, row: of the grid.
-    """
-
-    name: str
-    label: str
-    link: str
-    column: int
-    row: int
-
-
-@dataclass(frozen=True)
-class Map:
-    """Dots by class, and the same plane with pictures on it.
-
-    Attributes:
-        method: how to read the plane and how it was made, in words.
-        width, height: of the plane, in the units of the dots.
-        pictures: images in their places.
-        columns, rows: of the grid that they lie on.
-        places: what is where on it.
-    """
-
-    method: str
-    width: float
-    height: float
-    groups: Sequence[Group]
-    pictures: Picture
-    columns: int
-    rows: int
-    places: Sequence[Place]
 
 
 def embedding_map(sample: Sample, embeddings: Embeddings, page: Path) -> Map | None:
