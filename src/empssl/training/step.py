@@ -1,6 +1,7 @@
 """One optimization step: views to projections to loss to gradients to new weights."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from empssl.training.gradients import average_gradients, project
 from empssl.training.memory import WHOLE, MemoryPlan
 from empssl.training.sharding import gather_projections
 from empssl.types import BatchLabels, Projections, Targets, Views
+from empssl.views import Policy
+
+Augment = Callable[[Tensor, Tensor, int], Tensor]  # a policy, perhaps compiled
 
 # What a line of metrics.jsonl has besides the terms of the loss and the measures of projections.
 ENTRY = frozenset({
@@ -203,3 +207,28 @@ def gradient_norm(*modules: nn.Module) -> Tensor:
     gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
     norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
     return norm
+
+
+def compiled(policy: Policy, network: nn.Module, mode: str) -> tuple[Augment, nn.Module]:
+    """Both, for shapes that stay as they are; compiled when they are first called.
+
+    Args:
+        policy: how views are drawn.
+        network: what computes the projections.
+        mode: of `torch.compile`.
+    """
+    augment: Any = torch.compile(policy, mode=mode, fullgraph=True, dynamic=False)
+    module: Any = torch.compile(network, mode=mode, dynamic=False)
+    return augment, module
+
+
+def begin_step(mode: str) -> None:
+    """Let a CUDA graph write over what it made in the step before."""
+    if mode == "reduce-overhead":
+        torch.compiler.cudagraph_mark_step_begin()
+
+
+def compile_failure(error: Exception) -> str:
+    """What to say where compiling failed."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"not compiled, and slower for it: {type(error).__name__}: {first}"
