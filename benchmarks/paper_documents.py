@@ -83,10 +83,10 @@ def _plan(contents: Mapping[str, Mapping[str, Any]]) -> PaperPlan:
         count = sizes[theirs][split == "test"]
         return Counted(on, split, count, side or SIDES[theirs])
 
-    place = {"data_dir": None, "download": False, "device": "cpu"}
+    runtime = {"data_dir": None, "download": False, "device": "cpu"}
     return PaperPlan.of(
         {name: EXHIBITS[name] for name in contents}, SCALES[scale], data=data, seeds=None,
-        place=place, folder=Folder(PAPER / "nowhere"), read=read,
+        runtime=runtime, folder=Folder(PAPER / "nowhere"), read=read,
     )  # fmt: skip
 
 

@@ -144,7 +144,7 @@ def correlations(rows: list[dict], layer: str) -> dict[str, dict[str, float | li
     scores = [row["ridge"][layer] for row in rows]
     found = {}
     for name, measure in MEASURES.items():
-        healths = [measure.health(row["measures"][layer][name]) for row in rows]
+        healths = [measure.larger_is_better(row["measures"][layer][name]) for row in rows]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConstantInputWarning)
             rho, tau = spearmanr(healths, scores), kendalltau(healths, scores)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 SHARED = ("train", "doctor")  # several processes may carry them out together
 FRONT = ("--help", "--version", "--json-errors", "--plugin")
-LONGEST_METAVAR = 24  # characters; more choices are told in the text
+LONGEST_METAVAR = 24  # characters; more choices are in the text
 METAVARS = {Path: "PATH", float: "NUMBER", int: "INT", str: "TEXT"}
 
 ArgumentValues = dict[str, Any]
@@ -417,7 +417,7 @@ def _shown(result: Any, *, print_config: bool, as_json: bool) -> str:
 
 def _fail(speaker: str, error: BaseException, code: int, as_json: bool) -> int:
     message = " ".join(str(error).splitlines())
-    if getattr(error, "told", False):
+    if getattr(error, "reported", False):
         return code
     if as_json:
         line = {"error": type(error).__name__, "exit_code": code, "message": message}

@@ -23,6 +23,18 @@ if hasattr(os, "register_at_fork"):
 
 
 RESIDENT_SHARE = 0.25  # of the device's free memory that a data set may take; a step needs the rest
+Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
+Compile = Literal["auto", "none", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
+# What glibc may keep of freed memory. Below these sizes it neither maps blocks one by one nor
+# gives them back after every step: 171 instead of 97 patches/s were measured (ResNet-18, 32 px,
+# bfloat16, 2,000 patches a step, two cores).
+_KEPT_BYTES = 2**31 - 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# What torch says in errors without a type of their own: of the CPU, of Apple's GPUs, of CUDA.
+_REFUSED = (
+    "can't allocate memory", "MPS backend out of memory", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
@@ -81,16 +93,6 @@ def build_fabric(**options: Any) -> Fabric:
     return Lightning(**options)
 
 
-Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
-Compile = Literal["auto", "none", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
-
-# What glibc may keep of freed memory. Below these sizes it neither maps blocks one by one nor
-# gives them back after every step: 171 instead of 97 patches/s were measured (ResNet-18, 32 px,
-# bfloat16, 2,000 patches a step, two cores).
-_KEPT_BYTES = 2**31 - 1
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
 class _Undrawn(TorchFunctionMode):
     """Leaves weights undrawn."""
 
@@ -145,12 +147,12 @@ def resolve_compile(mode: Compile, fabric: Fabric) -> Any:
     """The mode of `torch.compile` that `auto` stands for: its default in one process on a GPU.
 
     Triton writes the GPU's kernels. On the CPU compiling takes minutes and gains little; over
-    processes BatchNorm's exchange would cut the network in pieces.
+    processes BatchNorm's exchange would break the graph.
     """
     if mode != "auto":
         return mode
-    alone = fabric.device.type == "cuda" and fabric.world_size == 1
-    return "default" if alone and find_spec("triton") is not None else "none"
+    single = fabric.device.type == "cuda" and fabric.world_size == 1
+    return "default" if single and find_spec("triton") is not None else "none"
 
 
 def synchronize(fabric: Fabric) -> None:
@@ -218,13 +220,6 @@ def cores() -> int:
     if hasattr(psutil.Process, "cpu_affinity"):  # not on macOS
         return len(psutil.Process().cpu_affinity() or ()) or 1
     return psutil.cpu_count() or 1
-
-
-# What torch says in errors without a type of their own: of the CPU, of Apple's GPUs, of CUDA.
-_REFUSED = (
-    "can't allocate memory", "MPS backend out of memory", "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -47,12 +47,6 @@ class DivergenceError(EmpsslError):
         self.rows = rows
 
 
-class CollapseError(EmpsslError):
-    """All projections alike, where the run was told to stop on collapse."""
-
-    exit_code = 6
-
-
 class OutOfMemoryError(EmpsslError):
     """Not enough memory, and nothing smaller left to try."""
 
@@ -71,14 +65,14 @@ class RankError(EmpsslError):
     Args:
         message: which one, and why.
         exit_code: that of the cause; 9 where it had no time to say one.
-        told: whether a process has told the user already.
+        reported: whether a process has told the user already.
     """
 
     exit_code = 9
 
-    def __init__(self, message: str, exit_code: int = exit_code, *, told: bool = False) -> None:
+    def __init__(self, message: str, exit_code: int = exit_code, *, reported: bool = False) -> None:
         super().__init__(message)
-        self.exit_code, self.told = exit_code, told
+        self.exit_code, self.reported = exit_code, reported
 
 
 class FailedRunsError(EmpsslError):

@@ -16,6 +16,11 @@ from textwrap import fill
 from typing import Any, Protocol, runtime_checkable
 
 RANKS = ("RANK", "LOCAL_RANK")  # what launchers call the number of a process, 0 in the first
+WIDTH = 80  # of a terminal, which lines for a person fit
+_waiting: list[str] = []  # the lines of `status` that are on the terminal; one at most
+PLAIN_SECONDS = 10.0
+_BAR_WIDTH = 20
+_NUMBERS_WIDTH = 22  # of "100% 10:23:45 left" and the spaces between columns
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -43,9 +48,6 @@ def markdown(text: str) -> str:
     '&lt;b>[x]&#40;https://example.org)&lt;/b>'
     """
     return visible(text, keep="\n").replace("<", "&lt;").replace("](", "]&#40;")
-
-
-WIDTH = 80  # of a terminal, which lines for a person fit
 
 
 def paragraph(text: str, start: str = "", indent: str | None = None) -> str:
@@ -136,9 +138,6 @@ def log(text: str) -> None:
     stream.flush()
 
 
-_waiting: list[str] = []  # the lines of `status` that are on the terminal; one at most
-
-
 def first_process() -> bool:
     """Whether this process is the first of those of a run, or the only one, by launchers' words."""
     return all(os.environ.get(rank, "0") == "0" for rank in RANKS)
@@ -186,11 +185,6 @@ def show(text: str) -> None:
 def _encodable(text: str, encoding: str) -> str:
     """The text, with escapes for what an encoding, such as ASCII, does not have."""
     return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-PLAIN_SECONDS = 10.0
-_BAR_WIDTH = 20
-_NUMBERS_WIDTH = 22  # of "100% 10:23:45 left" and the spaces between columns
 
 
 def fitting_parts(note: str, room: int) -> str:

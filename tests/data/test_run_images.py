@@ -12,7 +12,7 @@ from bad_images import photo
 from tiny import SETTINGS
 
 import empssl
-from empssl.data.run_images import open_run_images, place
+from empssl.data.run_images import data_location, open_run_images
 from empssl.errors import CheckpointError, DataError, UsageError
 from empssl.evaluation.examine import examine
 from empssl.reports.run_report import report
@@ -75,13 +75,13 @@ def test_a_run_keeps_its_data_as_typed_and_where_that_led_to(trained: Path) -> N
 def test_a_place_is_absolute_and_a_name_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     monkeypatch.setenv("HOME", "/home/she")
-    assert place("./a/../b/", None) == {"data_path": "/b", "data_dir": None}
-    assert place("~/a", "x") == {"data_path": "/home/she/a", "data_dir": None}
-    assert place("cifar10", "x") == {"data_path": "cifar10", "data_dir": "/x"}
-    assert place("cifar10", None) == {"data_path": "cifar10", "data_dir": "/data"}
-    assert place("imagenet100:c.txt", None)["data_path"] == "imagenet100:/c.txt"
-    assert place("digits", None) == {"data_path": "digits", "data_dir": None}
-    assert place("./digits", None)["data_path"] == "/digits"  # a folder of that name
+    assert data_location("./a/../b/", None) == {"data_path": "/b", "data_dir": None}
+    assert data_location("~/a", "x") == {"data_path": "/home/she/a", "data_dir": None}
+    assert data_location("cifar10", "x") == {"data_path": "cifar10", "data_dir": "/x"}
+    assert data_location("cifar10", None) == {"data_path": "cifar10", "data_dir": "/data"}
+    assert data_location("imagenet100:c.txt", None)["data_path"] == "imagenet100:/c.txt"
+    assert data_location("digits", None) == {"data_path": "digits", "data_dir": None}
+    assert data_location("./digits", None)["data_path"] == "/digits"  # a folder of that name
 
 
 # Resuming

@@ -7,8 +7,7 @@ from empssl.config import build
 from empssl.diagnostics.reference import SlowPipeline
 from empssl.diagnostics.reference.lars import LoopLARS
 from empssl.diagnostics.reference.loader import Epochs, loader
-from empssl.diagnostics.reference.objective import emp_loss
-from empssl.diagnostics.reference.pipeline import lars_options
+from empssl.diagnostics.reference.pipeline import emp_loss, lars_options
 from empssl.objectives import EMP
 from empssl.optim import lars
 from empssl.rng import permutation, uniform

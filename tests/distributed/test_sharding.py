@@ -66,7 +66,7 @@ def stepped(
     fabric: Any, module: nn.Module, body: nn.Module, spec: dict[str, Any], how: MemoryPlan,
     patches: int,
 ) -> Found:  # fmt: skip
-    """Loss, terms, gauge, gradients and statistics of one step with shared patches."""
+    """Loss, terms, collapse metrics, gradients and statistics of one step with shared patches."""
     made, found = objective(spec), {}
     share = Share.of("patches", made, name=spec["name"], patches=patches,
                      rank=fabric.global_rank, world=fabric.world_size)  # fmt: skip
@@ -80,7 +80,7 @@ def stepped(
     result = training_step(fabric, module, made, [sgd], own, how, axis=share.axis)
     found |= {"loss": result.loss.total.detach(), "norm": torch.tensor(result.gradient_norm)}
     found |= {f"term {name}": term.detach() for name, term in result.loss.terms.items()}
-    found |= {f"gauge {name}": value for name, value in result.gauge.items()}
+    found |= {f"collapse_metrics {name}": value for name, value in result.collapse_metrics.items()}
     return found | {name: buffer.clone() for name, buffer in body.named_buffers()}
 
 
@@ -135,7 +135,7 @@ def test_all_processes_take_the_same_step(name: str, memory: str, apart: tuple[i
         torch.load(folder / f"{name}-{memory}{rank}", weights_only=True) for rank in range(world)
     ]
     # The first view is in the first process, which alone writes its measures down.
-    alike = {key for key in first if "gauge" not in key} | {"gauge alignment"}
+    alike = {key for key in first if "collapse_metrics" not in key} | {"collapse_metrics alignment"}
     for key in alike:
         assert all(torch.equal(first[key], other[key]) for other in rest), key
 

@@ -277,7 +277,7 @@ def test_encode_and_embed_give_the_same_bytes(
     assert torch.equal(found, torch.tensor(rows))
 
 
-def test_an_iterable_is_taken_piece_by_piece(
+def test_an_iterable_is_taken_batch_by_batch(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder_module, "IMAGES_AT_ONCE", 10)

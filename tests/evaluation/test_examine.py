@@ -195,7 +195,7 @@ def test_the_fewer_directions_the_less_healthy(name: str) -> None:
     """From variances that fall as 1 / k to ever fewer of them."""
     fall = 1 / torch.arange(1, 33)
     rows = [with_spectrum(fall ** (1 + steeper), 100) for steeper in (0, 0.5, 1, 2)]
-    healths = [MEASURES[name].health(ALL[name](x)) for x in [*rows, torch.ones(100, 32)]]
+    healths = [MEASURES[name].larger_is_better(ALL[name](x)) for x in [*rows, torch.ones(100, 32)]]
     assert healths == sorted(healths, reverse=True)
     assert len(set(healths)) == 5
 
@@ -291,9 +291,9 @@ def test_every_measure_says_in_one_sentence_what_it_is_and_who_published_it(name
 
 
 def test_health_grows_towards_the_healthy_end() -> None:
-    assert MEASURES["rankme"].health(5.0) > MEASURES["rankme"].health(4.0)
-    assert MEASURES["alignment"].health(0.1) > MEASURES["alignment"].health(0.2)
-    healths = [MEASURES["alpha_req"].health(alpha) for alpha in (1.0, 0.8, 1.5, 3.0)]
+    assert MEASURES["rankme"].larger_is_better(5.0) > MEASURES["rankme"].larger_is_better(4.0)
+    assert MEASURES["alignment"].larger_is_better(0.1) > MEASURES["alignment"].larger_is_better(0.2)
+    healths = [MEASURES["alpha_req"].larger_is_better(alpha) for alpha in (1.0, 0.8, 1.5, 3.0)]
     assert healths == sorted(healths, reverse=True)
 
 
@@ -388,7 +388,7 @@ def test_a_folder_without_classes_is_examined_on_the_command_line(
 
 def quality(random: dict[str, float] | None = None, **values: float) -> Quality:
     readings = [
-        MeasureReading(name, "head", value, (random or {}).get(name), MEASURES[name].healthy,
+        MeasureReading(name, "head", value, (random or {}).get(name), MEASURES[name].direction,
                        MEASURES[name].meaning, MEASURES[name].source)
         for name, value in values.items()
     ]  # fmt: skip

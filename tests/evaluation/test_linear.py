@@ -84,8 +84,8 @@ def test_fewer_images_than_features_are_solved_as_in_all_features() -> None:
     zero = Classifier(torch.zeros(3, 80), torch.zeros(3))
     whole = softmax_regression(x, labels, 0.1, zero, x.T @ x / len(x))
     expected = whole.logits(scaling(test)).softmax(1)
-    assert found.answers.probabilities is not None
-    assert torch.allclose(found.answers.probabilities, expected, atol=1e-3)
+    assert found.predictions.probabilities is not None
+    assert torch.allclose(found.predictions.probabilities, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("probe", PROBES)
@@ -96,7 +96,7 @@ def test_every_protocol_repeats_itself_with_its_seed(probe: Probe) -> None:
 @pytest.mark.parametrize("probe", PROBES)
 def test_scores_fit_into_json(probe: Probe) -> None:
     score = asdict(probe(*clusters()))
-    del score["answers"]
+    del score["predictions"]
     assert json.loads(json.dumps(score)) == score
 
 

@@ -440,10 +440,10 @@ def test_random_weights_of_both_sides_of_a_claim_are_the_same_network() -> None:
 
 
 def plan_of(out: Path, *names: str) -> PaperPlan:
-    place = {"data_dir": out, "download": False, "device": "cpu"}
+    runtime = {"data_dir": out, "download": False, "device": "cpu"}
     return PaperPlan.of(
         {name: EXHIBITS[name] for name in names}, TINY, data={"cifar10": "digits"}, seeds=None,
-        place=place, folder=Folder(out),
+        runtime=runtime, folder=Folder(out),
     )  # fmt: skip
 
 
@@ -718,11 +718,11 @@ def test_every_claim_is_measured_at_equal_epochs_and_equal_compute(
 ) -> None:
     """Every pair of every claim, transfer too, so far as runs of both can be made."""
     monkeypatch.setitem(SCALES, "laptop", LAPTOP)
-    place = {"data_dir": tmp_path, "download": False, "device": "cpu"}
+    runtime = {"data_dir": tmp_path, "download": False, "device": "cpu"}
     data = {"cifar10": "digits", "cifar100": "digits"}
     made = PaperPlan.of(
         {name: EXHIBITS[name] for name in ("table2", "table5", "table6", "same-protocol")}, LAPTOP,
-        data=data, seeds=1, place=place, folder=Folder(tmp_path),
+        data=data, seeds=1, runtime=runtime, folder=Folder(tmp_path),
     )  # fmt: skip
     for exhibit in made.exhibits.values():
         for claim in exhibit.claims:
@@ -746,12 +746,12 @@ def test_every_claim_is_measured_at_equal_epochs_and_equal_compute(
 
 def test_same_protocol_looks_at_every_end_and_at_equal_epochs_only(tmp_path: Path) -> None:
     """Runs of table 2, each through the same bag and the whole image, at few epochs."""
-    place = {"data_dir": tmp_path, "download": False, "device": "cpu"}
+    runtime = {"data_dir": tmp_path, "download": False, "device": "cpu"}
     names = {name: EXHIBITS[name] for name in ("same-protocol", "table2")}
     data = {"cifar10": "digits", "cifar100": "digits"}
     one, two = (
         PaperPlan.of(
-            {name: exhibit}, LAPTOP, data=data, seeds=None, place=place, folder=Folder(tmp_path)
+            {name: exhibit}, LAPTOP, data=data, seeds=None, runtime=runtime, folder=Folder(tmp_path)
         )
         for name, exhibit in names.items()
     )

@@ -67,7 +67,7 @@ def patches(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.stack(views)
 
 
-def gauges(
+def collapse_metrics(
     name: str, fault: str | None = None, *, seed: int = 0, steps: int = FAULTY_STEPS
 ) -> Iterator[dict[str, float]]:
     """What each step measures in a run of the objective with demo's optimizer."""
@@ -93,10 +93,10 @@ def gauges(
         )
         if target is not None:
             target.update(network, objective.momentum_at(step / steps))
-        yield {measure: float(value) for measure, value in result.gauge.items()}
+        yield {measure: float(value) for measure, value in result.collapse_metrics.items()}
 
 
-def told(series: Iterable[dict[str, float]]) -> Iterator[tuple[int, str]]:
+def warned(series: Iterable[dict[str, float]]) -> Iterator[tuple[int, str]]:
     """Steps at which there is a warning, as far as they are asked for."""
     watch = CollapseWatch()
     for step, measured in enumerate(series):
@@ -105,7 +105,7 @@ def told(series: Iterable[dict[str, float]]) -> Iterator[tuple[int, str]]:
 
 
 def warnings(series: Iterable[dict[str, float]]) -> list[tuple[int, str]]:
-    return list(told(series))
+    return list(warned(series))
 
 
 def spreads(series: list[float]) -> Iterator[dict[str, float]]:
@@ -120,9 +120,9 @@ def test_a_collapsing_fault_is_planted_in_every_objective() -> None:
 @pytest.mark.parametrize(
     ("name", "fault"), [(name, fault) for name in COLLAPSING for fault in COLLAPSING[name]]
 )
-def test_a_planted_fault_is_told_soon(name: str, fault: str) -> None:
+def test_a_planted_fault_is_warned_of_soon(name: str, fault: str) -> None:
     """Within 50 steps of being visible: at once in most, from step 30 or 40 on in a few."""
-    step, text = next(told(gauges(name, fault)))
+    step, text = next(warned(collapse_metrics(name, fault)))
     assert step < (50 if name == "emp" else FAULTY_STEPS)
     assert f"step {step}: the projections are collapsing: they " in text
 
@@ -130,7 +130,7 @@ def test_a_planted_fault_is_told_soon(name: str, fault: str) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_healthy_run_is_left_alone(name: str, seed: int) -> None:
-    assert warnings(gauges(name, seed=seed, steps=HEALTHY_STEPS)) == []
+    assert warnings(collapse_metrics(name, seed=seed, steps=HEALTHY_STEPS)) == []
 
 
 @pytest.mark.parametrize(
@@ -138,14 +138,14 @@ def test_a_healthy_run_is_left_alone(name: str, seed: int) -> None:
     [("simclr", "temperature 50"), ("supcon", "temperature 10"), ("swav", "temperature 10")],
 )
 def test_a_temperature_too_high_learns_slowly_and_collapses_nothing(name: str, fault: str) -> None:
-    *_, last = gauges(name, fault, steps=HEALTHY_STEPS)
+    *_, last = collapse_metrics(name, fault, steps=HEALTHY_STEPS)
     assert collapse(last) is None
     assert last["embedding_std"] > 0.8
 
 
 def test_variances_that_are_rewarded_end_the_run() -> None:
     with pytest.raises(DivergenceError):
-        list(gauges("ssl_ey", "variance flipped"))
+        list(collapse_metrics("ssl_ey", "variance flipped"))
 
 
 @pytest.mark.parametrize("measure", LOW)
@@ -169,7 +169,7 @@ def test_the_warning_says_what_was_measured_and_what_to_do() -> None:
     assert "Lower the learning rate" in text
 
 
-def test_a_collapse_in_the_middle_is_told_within_fifty_steps_of_it() -> None:
+def test_a_collapse_in_the_middle_is_warned_of_within_fifty_steps_of_it() -> None:
     ((step, _),) = warnings(spreads([0.8] * 200 + [0.05] * 200))
     assert 200 < step < 250
 

@@ -327,7 +327,7 @@ def test_sections_stand_in_the_order_of_a_persons_questions(make: Callable[..., 
     run.save_evaluation("pets", evaluation())
     page = page_of(run)
     assert re.findall(r'<section id="(\w+)"', page) == [
-        "map", "neighbors", "scores", "measures", "curves", "spectrum", "patches", "agreement",
+        "map", "neighbors", "scores", "measures", "curves", "spectrum", "patches", "similarity",
         "protocol", "record",
     ]  # fmt: skip
     assert page.index('class="verdict') < page.index('<section id="map"')
@@ -343,7 +343,7 @@ def test_what_is_folded_is_closed_and_can_be_printed(make: Callable[..., Run]) -
         r'<details class="fold">\s*<summary>.*?</summary>\s*<section id="(\w+)"', page
     )
     assert folded == [
-        "labels", "curves", "spectrum", "patches", "agreement", "protocol", "record",
+        "labels", "curves", "spectrum", "patches", "similarity", "protocol", "record",
     ]  # fmt: skip
     assert page.count("<details") == page.count("</details>") > len(folded)  # the dots, too
     assert not re.search(r"<details[^>]* open", page)
@@ -672,7 +672,7 @@ def test_envelope_keeps_the_extremes_of_a_long_line() -> None:
 # Agreement of patches with their image.
 
 
-def plain_agreement(encoder: Encoder, image: torch.Tensor, steps: int) -> list[list[float]]:
+def plain_similarity(encoder: Encoder, image: torch.Tensor, steps: int) -> list[list[float]]:
     """One patch at a time, with the cosine written out."""
     policy, side = encoder.policy, image.shape[-1]
     size = policy.patch_side(side)
@@ -688,12 +688,12 @@ def plain_agreement(encoder: Encoder, image: torch.Tensor, steps: int) -> list[l
     return [cosines[k : k + steps] for k in range(0, len(cosines), steps)]
 
 
-def test_agreement_is_the_plain_cosine_to_the_mean_patch(make: Callable[..., Run]) -> None:
+def test_patch_similarity_is_the_plain_cosine_to_the_mean_patch(make: Callable[..., Run]) -> None:
     encoder = Encoder.from_pretrained(make().path, device="cpu")
     some = sample(2)
     found = patch_similarity(encoder, some.pixels, "head", 3)
     for image, values in zip(some.pixels, found, strict=True):
-        expected = torch.tensor(plain_agreement(encoder, image, 3))
+        expected = torch.tensor(plain_similarity(encoder, image, 3))
         torch.testing.assert_close(values.double(), expected.double(), atol=1e-5, rtol=0)
 
 

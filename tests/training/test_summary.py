@@ -1,7 +1,7 @@
 import shlex
 
 from empssl.metrics.verdict import verdict
-from empssl.training.summary import closing_lines
+from empssl.training.train import closing_lines
 
 HEALTHY = {"embedding_std": 0.9, "participation_ratio": 12.0, "coding_rate_ratio": 0.8}
 PLAN = {"steps_per_epoch": 600, "usable_samples": 60_000}

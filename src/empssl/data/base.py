@@ -52,7 +52,7 @@ class ImageSet(ABC):
         fingerprint: changes when an image, its name or its order does.
         decoding: how files become pixels, with the range that was decided for the set.
         notices: what a user should know of how they are read.
-        told: those that `tell` has printed.
+        reported: those that `tell` has printed.
         part: the folders or files that hold the split, where the data themselves are divided.
         files: what became of the files there, where some are left out or not called images.
     """
@@ -67,7 +67,7 @@ class ImageSet(ABC):
     fingerprint: str
     decoding: Decoding = DEFAULT_DECODING
     notices: tuple[str, ...] = ()
-    told: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -87,9 +87,9 @@ class ImageSet(ABC):
     def tell(self) -> None:
         """Print the notices on the error stream, each once."""
         for notice in self.notices:
-            if notice not in self.told:
+            if notice not in self.reported:
                 say(f"{self.name}: {notice}")
-        self.told |= {*self.notices}
+        self.reported |= {*self.notices}
 
 
 def check_side(side: int | None) -> None:

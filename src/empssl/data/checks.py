@@ -18,6 +18,7 @@ from empssl.types import Images, Valid
 
 LOOKED_AT, NEAR_CONSTANT_SHARE = 512, 0.05  # images; more of them than this are worth a warning
 LEVELS = 8  # of 255: what compression makes of one color stays below
+_SHOWN, _LONGEST = 10, 40  # classes that are named, and letters of a name
 
 
 def near_constant(pixels: Images) -> Valid:
@@ -30,9 +31,6 @@ def near_constant(pixels: Images) -> Valid:
     """
     span = pixels.amax((2, 3)) - pixels.amin((2, 3))  # image channel
     return (span <= LEVELS).all(1)
-
-
-_SHOWN, _LONGEST = 10, 40
 
 
 def class_counts(images: ImageSet) -> str:

@@ -20,6 +20,9 @@ from empssl.data.download import Progress, fetch
 from empssl.errors import DataError
 from empssl.types import Split
 
+# numpy's function has no public name, but every array says by which it wants to be rebuilt.
+_RECONSTRUCT = np.empty(0, np.uint8).__reduce__()[0]
+
 
 @dataclass(frozen=True)
 class Cifar:
@@ -150,9 +153,6 @@ def _check(data: bytes, md5: str, what: Path | str) -> None:
 def _latin1(text: str, codec: str) -> bytes:
     return text.encode("latin1")
 
-
-# numpy's function has no public name, but every array says by which it wants to be rebuilt.
-_RECONSTRUCT = np.empty(0, np.uint8).__reduce__()[0]
 
 _ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,

@@ -81,6 +81,7 @@ _DEEP_COLOR = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")
 # The first byte of 16 bits is what Pillow keeps of color. Where numbers are taken to be stored in
 # the other order, it keeps the second.
 _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
+DEFAULT_SIDE = 64
 
 
 class UndecodableError(Exception):
@@ -440,9 +441,6 @@ def _quiet_pillow() -> None:
     logger = logging.getLogger("PIL")
     if not logger.handlers:  # then Python prints errors that are logged, as it has nobody to tell
         logger.addHandler(logging.NullHandler())
-
-
-DEFAULT_SIDE = 64
 
 
 def square(image: Image.Image, side: int) -> UInt8[np.ndarray, "3 {side} {side}"]:

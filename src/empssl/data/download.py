@@ -37,13 +37,15 @@ def fetch(url: str, md5: str, folder: Path, progress: Progress | None = None) ->
     bar = progress_bar(f"fetching {name}", 1, silent=not first_process())
     with nullcontext() if progress else bar as advance:
 
-        def told(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             if progress is not None:
                 progress(done, total)
             elif advance is not None:
                 advance(done, f"{done / 2**20:.0f} MiB", max(total, done, 1))
 
-        way = pooch.HTTPDownloader(progressbar=_Told(told), chunk_size=_CHUNK, timeout=_PATIENCE)
+        way = pooch.HTTPDownloader(
+            progressbar=_ProgressBar(report), chunk_size=_CHUNK, timeout=_PATIENCE
+        )
         try:
             return Path(store.fetch(name, downloader=way))
         except OSError as error:
@@ -55,11 +57,11 @@ def fetch(url: str, md5: str, folder: Path, progress: Progress | None = None) ->
             ) from error
 
 
-class _Told:
+class _ProgressBar:
     """What pooch takes for a bar; a download that starts again counts from 0."""
 
-    def __init__(self, told: Progress) -> None:
-        self.told = told
+    def __init__(self, report: Progress) -> None:
+        self.report = report
         self.done = self._total = 0
 
     @property
@@ -72,7 +74,7 @@ class _Told:
 
     def update(self, count: int) -> None:
         self.done += count
-        self.told(min(self.done, self._total) if self._total else self.done, self._total)
+        self.report(min(self.done, self._total) if self._total else self.done, self._total)
 
     def reset(self) -> None:
         self.done = 0

@@ -11,6 +11,9 @@ from empssl.data.listing import list_images
 from empssl.errors import DataError
 from empssl.types import Split
 
+CLASSES = Path(__file__).with_name("imagenet100.txt")
+_FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
+
 
 def read_ids(path: Path) -> list[str]:
     """The WordNet ids that a file lists, one at the start of each line, sorted.
@@ -79,10 +82,6 @@ def class_images(
             f"{', '.join(missing[:3])}{', ...' * (len(missing) > 3)}. {remedy}"
         )
     return sizes, labels
-
-
-CLASSES = Path(__file__).with_name("imagenet100.txt")
-_FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 
 
 def open_imagenet100(

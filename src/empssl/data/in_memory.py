@@ -51,7 +51,7 @@ def in_memory(
         valid=valid,
         bad=bad,
     )
-    kept.decoding, kept.notices, kept.told = images.decoding, images.notices, images.told
+    kept.decoding, kept.notices, kept.reported = images.decoding, images.notices, images.reported
     return kept
 
 

@@ -22,6 +22,21 @@ _BEGINNINGS = (
 _BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 # Of the ISO container: what is not read here, but told with the bad images.
 _BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+EXTENSIONS = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+    # Images that are not read here: told with the bad ones, rather than left out in silence.
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2"),
+}
+# What file systems and their tools keep beside images: thumbnails, and forks of files.
+_ASIDE = ("@eadir", "__macosx")
+# TIFF by their first bytes, but raw data of a camera or pyramids of a slide: of these, a preview or
+# nothing would be read.
+_NOT_PLAIN_TIFF = {
+    *(".dng", ".nef", ".cr2", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raw"),
+    *(".svs", ".ndpi", ".scn"),
+}
+_MOST_VISITS = 64  # of a folder, over the links that lead to it
 
 
 def is_image(start: bytes) -> bool:
@@ -37,25 +52,6 @@ def is_image(start: bytes) -> bool:
         or re.match(rb"P[1-6]\s+(\d|#)", start) is not None
         or (start[4:8] == b"ftyp" and start[8:12] in _BRANDS)
     )
-
-
-EXTENSIONS = {
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-    # Images that are not read here: told with the bad ones, rather than left out in silence.
-    *(".heic", ".heif", ".avif", ".jxl", ".jp2"),
-}
-
-
-# What file systems and their tools keep beside images: thumbnails, and forks of files.
-_ASIDE = ("@eadir", "__macosx")
-# TIFF by their first bytes, but raw data of a camera or pyramids of a slide: of these, a preview or
-# nothing would be read.
-_NOT_PLAIN_TIFF = {
-    *(".dng", ".nef", ".cr2", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raw"),
-    *(".svs", ".ndpi", ".scn"),
-}
-_MOST_VISITS = 64  # of a folder, over the links that lead to it
 
 
 @dataclass(frozen=True)

@@ -156,8 +156,8 @@ class GivenImages:
                     for row, bad in whole.bad.items() if row in place
                 ],
             )  # fmt: skip
-            images.decoding, images.notices, images.told = (
-                whole.decoding, whole.notices, whole.told,
+            images.decoding, images.notices, images.reported = (
+                whole.decoding, whole.notices, whole.reported,
             )  # fmt: skip
             return images
         return EncodedImages(

@@ -49,8 +49,10 @@ def bounded_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBat
     most = max(ALWAYS, MOST_TIMES * path.stat().st_size)
     taken = 0
     with opened_parquet(path) as file:
-        told = sum(file.metadata.row_group(at).total_byte_size for at in range(file.num_row_groups))
-        _check(path, max(told, _ROW * file.metadata.num_rows), most)
+        declared = sum(
+            file.metadata.row_group(at).total_byte_size for at in range(file.num_row_groups)
+        )
+        _check(path, max(declared, _ROW * file.metadata.num_rows), most)
         for group in range(file.num_row_groups):
             rows = _rows_at_once(file.metadata.row_group(group), most)
             batches = file.iter_batches(rows, row_groups=[group], columns=list(columns))

@@ -20,7 +20,7 @@ from empssl.types import Split
 PLACE = ("data_path", "data_dir")  # in plan.json: where the images were when they were last read
 
 
-def place(data: str | GivenImages, data_dir: str | Path | None) -> dict[str, str | None]:
+def data_location(data: str | GivenImages, data_dir: str | Path | None) -> dict[str, str | None]:
     """What leads to the same images from any working directory: `PLACE`, for plan.json.
 
     Nothing leads to images that a program gave as an object.
@@ -80,7 +80,7 @@ def check_fingerprint(run: Run, data: str | GivenImages, images: ImageSet) -> No
             "image, their number or their order differs, or they come as another kind of object; "
             "give the same object, or start a new run"
         )
-    if is_name(data) or place(data, None)["data_path"] == _absolute(before):
+    if is_name(data) or data_location(data, None)["data_path"] == _absolute(before):
         raise DataError(
             f"{data} has changed since {run.path} was started; restore the images, or start a new "
             "run"
@@ -182,7 +182,7 @@ def _places(
     if path is None:  # of a run that did not write it down
         return
     last = (path, data_dir or folder)
-    if place(*last) != place(*typed):
+    if data_location(*last) != data_location(*typed):
         yield last
 
 

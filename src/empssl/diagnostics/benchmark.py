@@ -37,11 +37,18 @@ from empssl.objectives.base import Objective
 from empssl.optim import build_optimizers, set_lr
 from empssl.progress import say
 from empssl.rng import uniform
-from empssl.training.compilation import Augment, begin_step, compiled, failure
 from empssl.training.flops import flops_per_view
 from empssl.training.memory import WHOLE
 from empssl.training.recipes import resolve
-from empssl.training.step import gradient_norm, objective_loss, training_step
+from empssl.training.step import (
+    Augment,
+    begin_step,
+    compile_failure,
+    compiled,
+    gradient_norm,
+    objective_loss,
+    training_step,
+)
 from empssl.types import MOST_BATCH, MOST_PATCHES, MOST_SIDE
 from empssl.views import POLICIES
 
@@ -311,7 +318,7 @@ class _Parts:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            say(failure(error))
+            say(compile_failure(error))
             self.module, self.augment, self.mode = self.plain, self.policy, "none"
         self.network.zero_grad(set_to_none=True)
 

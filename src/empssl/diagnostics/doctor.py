@@ -29,7 +29,7 @@ from empssl.device import (
 )
 from empssl.distributed.collectives import gather
 from empssl.distributed.launch import launch
-from empssl.distributed.processes import Call, alone_again
+from empssl.distributed.processes import Call, reap_children
 from empssl.errors import CheckpointError, UsageError
 from empssl.models import Network, build_network
 from empssl.models.batchnorm import convert_to_global_batchnorm
@@ -136,7 +136,7 @@ class Checkup:
         return preformatted(self.table())
 
 
-@alone_again()
+@reap_children()
 def doctor(*, out: str | Path = ".", device: str = "auto", distributed: int = 0) -> Checkup:
     """Say what this machine has, and what will be slow on it.
 
@@ -316,15 +316,15 @@ def _agreement(processes: int, device: str, call: Call) -> Check:
     """Loss and gradients of one batch: in this process, and over all of them."""
     fabric = launch(device=device, devices=processes, precision="64-true", call=call)
     world, rank = fabric.world_size, fabric.global_rank
-    alone = _network()[0].to(fabric.device, torch.float64).train()
-    joint = copy.deepcopy(alone)
+    single = _network()[0].to(fabric.device, torch.float64).train()
+    joint = copy.deepcopy(single)
     convert_to_global_batchnorm(joint)
     generator = torch.Generator().manual_seed(0)
     shape = (PATCHES, IMAGES_EACH * world, 3, SIDE, SIDE)
     views = torch.randn(shape, generator=generator, dtype=torch.float64)
     views *= torch.linspace(0.5, 2, shape[1], dtype=torch.float64)[:, None, None, None]
     views = views.to(fabric.device)  # of unlike contrast, so that statistics of a share differ
-    expected = _results(alone, alone, views, None)
+    expected = _results(single, single, views, None)
     share = views[:, IMAGES_EACH * rank : IMAGES_EACH * (rank + 1)]
     found = _results(joint, fabric.setup(joint), share, fabric)
     # Of the largest gradient: that of a bias before a norm is rounding and nothing else.

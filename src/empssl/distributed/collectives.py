@@ -41,14 +41,14 @@ def gather(fabric: Fabric, projections: Projections) -> Tensor:
     """
     if fabric.world_size == 1:
         return projections
-    every: Tensor = _AllGather.apply(projections)  # process view batch dim
-    return every.transpose(0, 1).flatten(1, 2)
+    gathered: Tensor = _AllGather.apply(projections)  # process view batch dim
+    return gathered.transpose(0, 1).flatten(1, 2)
 
 
 def gather_labels(fabric: Fabric, labels: BatchLabels) -> Tensor:
     """The labels of all processes, in the order of the global batch."""
-    every: Tensor = labels if fabric.world_size == 1 else _AllGather.apply(labels).flatten()
-    return every
+    gathered: Tensor = labels if fabric.world_size == 1 else _AllGather.apply(labels).flatten()
+    return gathered
 
 
 class _AllGather(torch.autograd.Function):
@@ -101,11 +101,11 @@ def all_reduce_autograd(x: Tensor) -> Tensor:
     So each process gets the gradient of the sum of all losses, of which DistributedDataParallel
     then takes the mean: where all compute the same loss, that of one process.
     """
-    total: Tensor = _Added.apply(x)
+    total: Tensor = _AllReduceSum.apply(x)
     return total
 
 
-class _Added(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return all_reduce_sum(x)
@@ -117,11 +117,11 @@ class _Added(torch.autograd.Function):
 
 def all_gather_object(value: Any) -> list[Any]:
     """What each process has, by rank."""
-    every = [value]
+    gathered = [value]
     if several():
-        every *= dist.get_world_size()
-        dist.all_gather_object(every, value)
-    return every
+        gathered *= dist.get_world_size()
+        dist.all_gather_object(gathered, value)
+    return gathered
 
 
 def check_same(facts: dict[str, Any]) -> None:
@@ -132,9 +132,11 @@ def check_same(facts: dict[str, Any]) -> None:
     """
     if not several():
         return
-    every = all_gather_object(facts | {"empssl's code": code_digest(), "torch": torch.__version__})
-    for rank, other in enumerate(every):
-        for name, value in every[0].items():
+    gathered = all_gather_object(
+        facts | {"empssl's code": code_digest(), "torch": torch.__version__}
+    )
+    for rank, other in enumerate(gathered):
+        for name, value in gathered[0].items():
             if other.get(name) != value:
                 raise UsageError(
                     f"{name} is {value!r} in process 0 and {other.get(name)!r} in process {rank}; "

@@ -57,7 +57,7 @@ class Call:
     modules: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
-        """Of the command; its arguments are in a file, which `alone_again` removes.
+        """Of the command; its arguments are in a file, which `reap_children` removes.
 
         Raises:
             UsageError: one of them cannot be written down.
@@ -127,7 +127,7 @@ def start_children(environment: Any, devices: int, num_nodes: int, call: Call) -
 
 
 @contextmanager
-def alone_again() -> Iterator[None]:
+def reap_children() -> Iterator[None]:
     """After the block, nothing is left of the other processes that it started.
 
     So a program may go on, and start others. A command ends with its run anyhow.

@@ -28,7 +28,7 @@ from empssl.progress import say
 BEAT_SECONDS = 0.5
 # For processes to find each other, which on a cluster may start minutes apart.
 JOIN_SECONDS = 600.0
-_TOLD_SECONDS = 10.0  # before it is said what is waited for
+_REPORT_SECONDS = 10.0  # before it is said what is waited for
 # To end by itself, for a process; to say why, for one that closed its connections on purpose.
 GRACE_SECONDS = 3.0
 # A process that takes steps and says nothing for so long is gone, with its machine perhaps.
@@ -36,6 +36,7 @@ SILENT_SECONDS = 6.0
 # Where there is another sign of it, this is long enough.
 _SURE_SECONDS = GRACE_SECONDS - 2 * BEAT_SECONDS
 _CAUSE = "cause"
+_TORCH = str(Path(torch.__file__).parent)
 
 
 @contextmanager
@@ -47,23 +48,23 @@ def startup_watchdog() -> Iterator[None]:
     """
     joined, parent = threading.Event(), os.getppid()
     started = os.environ.get("LOCAL_RANK", "0") != "0"
-    began, told = time.monotonic(), False
+    began, reported = time.monotonic(), False
 
     def watch() -> None:
-        nonlocal told
+        nonlocal reported
         while not joined.wait(BEAT_SECONDS):
             if gone := dead_child():
                 _end(RankError(f"{gone} before the run began"))
             if started and os.getppid() != parent:
-                _end(RankError("process 0 is gone", told=True))
+                _end(RankError("process 0 is gone", reported=True))
             number = _arrived(signals)
             if number and not joined.wait(GRACE_SECONDS):
                 _end(StoppedError(f"interrupted while {_awaited_peers()}", 128 + number))
             waited = time.monotonic() - began
             if waited > JOIN_SECONDS:
                 _end(RankError(f"{_awaited_peers()} for {waited:.0f} s, and given up"))
-            if waited > _TOLD_SECONDS and not told:
-                told = True
+            if waited > _REPORT_SECONDS and not reported:
+                reported = True
                 say(f"{_awaited_peers()}, for {JOIN_SECONDS:.0f} s at most")
 
     with _signal_numbers() as signals:
@@ -136,7 +137,7 @@ def watchdog(fabric: Any, patience: float) -> Iterator[Callable[[int], None]]:
     except BaseException as error:
         cause = watch.cause(error)
         watch.stop()
-        watch.linger()
+        watch.wait_for_ranks()
         if cause is error:
             raise
         raise cause from None
@@ -205,7 +206,7 @@ class _Watch:
             error.args = (f"process {self.rank} of {self.world}: {error}",)
         return error
 
-    def linger(self) -> None:
+    def wait_for_ranks(self) -> None:
         """In the first process: keep the store until the others know; end those that cannot."""
         if self.rank != 0:
             return
@@ -234,7 +235,7 @@ class _Watch:
                 verdict = self._first_is_gone()
             # The main thread ends with the run, unless it waits where nothing wakes it.
             if verdict and not self._ended.wait(GRACE_SECONDS):
-                _end(verdict, self.linger)
+                _end(verdict, self.wait_for_ranks)
 
     def _beat(self) -> None:
         """Say where this process is, and listen to the others."""
@@ -272,10 +273,12 @@ class _Watch:
 
     def _error(self, record: dict[str, Any]) -> RankError:
         """The cause as an error of this process, which tells it if it was the one to find it."""
-        told = record["rank"] != self.rank
+        reported = record["rank"] != self.rank
         text = f"process {record['rank']} of {self.world}: {record['text']}"
-        self._verdict = RankError(text if told else record["text"], record["code"], told=told)
-        if told:
+        self._verdict = RankError(
+            text if reported else record["text"], record["code"], reported=reported
+        )
+        if reported:
             self.store.set(f"heard {self.rank}", "")
         return self._verdict
 
@@ -284,7 +287,7 @@ class _Watch:
         if self._verdict is not None:  # the first has only left earlier
             return self._verdict
         text = f"process 0 is gone, {_steps(self.step)}; continue with --resume"
-        self._verdict = RankError(text, told=self.rank != 1)
+        self._verdict = RankError(text, reported=self.rank != 1)
         return self._verdict
 
     def _trouble(self) -> str | None:
@@ -323,7 +326,7 @@ class _Watch:
 
 def _end(error: RankError | StoppedError, last: Callable[[], None] = lambda: None) -> None:
     """End this process from a thread of its own: the main one may wait for ever."""
-    if not getattr(error, "told", False):
+    if not getattr(error, "reported", False):
         say(str(error))
     try:
         last()
@@ -346,9 +349,6 @@ def _places(beats: dict[int, dict[str, Any]]) -> str:
     return ", ".join(
         f"process {rank} {_steps(beat['step'])} at {beat['place']}" for rank, beat in beats.items()
     )
-
-
-_TORCH = str(Path(torch.__file__).parent)
 
 
 def _place(thread: int | None) -> tuple[str, bool]:

@@ -33,6 +33,7 @@ from empssl.runs.files import (
 
 # Writes a file that is not there yet: its path, the schema of the shards, and these.
 Write = Callable[[Path, pa.Schema, Iterator[pa.Table]], None]
+_NOTES = b"notes"
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -169,9 +170,6 @@ def _takes_files(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-_NOTES = b"notes"
 
 
 class Shards:

@@ -408,7 +408,7 @@ class Encoder:
         return self.network.width(layer)
 
     def batches(self, count: int, size: int = IMAGES_AT_ONCE) -> Iterator[range]:
-        """Indices of `count` images in pieces that fit in memory."""
+        """Indices of `count` images in batches that fit in memory."""
         size = max(1, min(size, _MOST_PIXELS // self.image_side**2))
         return (range(i, min(i + size, count)) for i in range(0, count, size))
 

@@ -53,7 +53,7 @@ Where = Literal[Layer, "all"]
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     """Which scores were asked for; see `evaluate`."""
 
     probes: tuple[Probe, ...]
@@ -80,15 +80,15 @@ class _Labels:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Results:
     """What was found for one or several models."""
 
     results: list[Result] = field(default_factory=list)
     few_shot: list[FewShot] = field(default_factory=list)
     curves: list[AccuracyCurve] = field(default_factory=list)
 
-    def __add__(self, other: "_Found") -> "_Found":
-        return _Found(
+    def __add__(self, other: "_Results") -> "_Results":
+        return _Results(
             self.results + other.results,
             self.few_shot + other.few_shot,
             self.curves + other.curves,
@@ -188,11 +188,11 @@ def evaluate(
     else:
         source = Path(run) if epoch is None else Run(run).epoch(epoch)
         encoder = Encoder.from_pretrained(source, device=device, **reading)
-    asked = _Asked(
+    request = _Request(
         tuple(probes), _layers(layers, encoder), chosen, tuple(sorted(set(few_shot))),
         tuple(sorted(set(curve))), breakdown, seed,
     )  # fmt: skip
-    _check_counts(asked, encoder)
+    _check_counts(request, encoder)
     if unkept := Run(run).why_not_kept("evaluations"):
         say(f"{unkept}; the scores will be shown and not kept")
 
@@ -212,8 +212,8 @@ def evaluate(
     if listed_train.files:
         say(listed_train.files)
     check_classes(listed_train, listed_test)
-    train, train_tally = labeled_images(listed_train, train_size, seed=seed)
-    test, test_tally = labeled_images(listed_test)
+    train, train_summary = labeled_images(listed_train, train_size, seed=seed)
+    test, test_summary = labeled_images(listed_test)
     check_classes(train, test)
     splits = (train, test)
     copies = int(found_in(test.pixels, train.pixels).sum())
@@ -223,18 +223,18 @@ def evaluate(
 
     own = encoder.network.whitened
     whole: tuple[Tensor, ...] = ()
-    if own is not None and ("joint" in asked.layers or (baselines and not transfer)):
+    if own is not None and ("joint" in request.layers or (baselines and not transfer)):
         whole = tuple(whitened_features(own, images) for images in splits)
-    found = _score(encoder, splits, whole, asked)
+    found = _score(encoder, splits, whole, request)
     results = found.results
     if baselines:
-        found += _score(Encoder.random(run, seed=seed, device=device), splits, whole, asked)
+        found += _score(Encoder.random(run, seed=seed, device=device), splits, whole, request)
         if own is None or transfer:
             # What needs no training can be had of the images at hand.
             size = {} if own is None else {"num_features": own.num_features}
             patches = WhitenedPatches(**size).fit(splits[0].pixels, seed=seed)
             whole = tuple(whitened_features(patches, images) for images in splits)
-        found += _whitened(whole, splits, asked)
+        found += _whitened(whole, splits, request)
     evaluation = Evaluation(
         dataset=str(data),
         run=str(run),
@@ -246,15 +246,15 @@ def evaluate(
             "transfer": overlap.transfer, "trained_on": config["data"],
             "saw_test": overlap.saw_test,
         },
-        asked=asdict(asked) | {"crops": list(map(str, chosen)), "baselines": baselines},
+        asked=asdict(request) | {"crops": list(map(str, chosen)), "baselines": baselines},
         results=results,
         baselines=found.results[len(results):],
         few_shot=found.few_shot,
         curves=found.curves,
         images={
-            "train": replace(train_tally, trained_on=overlap.train),
+            "train": replace(train_summary, trained_on=overlap.train),
             "test": replace(
-                test_tally, in_train=copies, trained_on=overlap.test, near_trained_on=overlap.near
+                test_summary, in_train=copies, trained_on=overlap.test, near_trained_on=overlap.near
             ),
         },
         trained_with_labels=Run(run).needs_labels,
@@ -286,10 +286,10 @@ def _of_files(
     made = train.made
     crops = Crops.parse(made["crops"], seed=made["seed"])
     counts = tuple(sorted(set(few_shot)))
-    asked = _Asked(tuple(probes), (made["layer"],), (crops,), counts, (), breakdown, seed)
+    request = _Request(tuple(probes), (made["layer"],), (crops,), counts, (), breakdown, seed)
     found = _probe(
-        train.embeddings, [test.embeddings], _Labels.of(train.labels, test.labels), asked, (),
-        probes=asked.probes, layer=made["layer"], crops=str(crops), model=made["model_sha256"],
+        train.embeddings, [test.embeddings], _Labels.of(train.labels, test.labels), request, (),
+        probes=request.probes, layer=made["layer"], crops=str(crops), model=made["model_sha256"],
     )  # fmt: skip
     return Evaluation(
         dataset=made["data"],
@@ -300,7 +300,7 @@ def _of_files(
             "image_side": made["image_side"], "precision": "as trained", "seed": seed,
             "train_size": None, "embeddings": [str(train.path), str(test.path)],
         },
-        asked=asdict(asked) | {"crops": [str(crops)], "baselines": False},
+        asked=asdict(request) | {"crops": [str(crops)], "baselines": False},
         results=found.results,
         baselines=[],
         few_shot=found.few_shot,
@@ -322,14 +322,17 @@ def _layers(layers: Sequence[Where], encoder: Encoder) -> tuple[Layer, ...]:
     return named
 
 
-def _check_counts(asked: _Asked, encoder: Encoder) -> None:
+def _check_counts(request: _Request, encoder: Encoder) -> None:
     """See that there are so many patches.
 
     Raises:
         UsageError: there are not.
     """
-    most = max(crop.size(encoder.policy, encoder.image_side) for crop in asked.crops)
-    for name, counts, largest in (("few_shot", asked.few_shot, None), ("curve", asked.curve, most)):
+    most = max(crop.size(encoder.policy, encoder.image_side) for crop in request.crops)
+    for name, counts, largest in (
+        ("few_shot", request.few_shot, None),
+        ("curve", request.curve, most),
+    ):
         for count in counts:
             if count < 1 or (largest is not None and count > largest):
                 there = "" if largest is None else f" to {largest}, the patches that there are"
@@ -341,22 +344,22 @@ def _score(
     encoder: Encoder,
     splits: tuple[MemoryImages, MemoryImages],
     whole: Sequence[Tensor],
-    asked: _Asked,
-) -> _Found:
+    request: _Request,
+) -> _Results:
     """All that was asked of one network, from one pass for each crops."""
     known: list[Tensor | None] = [*whole] or [None] * len(splits)
-    found = _Found()
-    for crops in asked.crops:
+    found = _Results()
+    for crops in request.crops:
         size = crops.size(encoder.policy, encoder.image_side)
-        counts = [count for count in asked.curve if count < size]
-        train = features(encoder, splits[0], crops, asked.layers, known[0])
-        tests = patch_subset_features(encoder, splits[1], crops, asked.layers, counts, known[1])
-        if asked.curve:
+        counts = [count for count in request.curve if count < size]
+        train = features(encoder, splits[0], crops, request.layers, known[0])
+        tests = patch_subset_features(encoder, splits[1], crops, request.layers, counts, known[1])
+        if request.curve:
             counts.append(size)
-        for layer in asked.layers:
+        for layer in request.layers:
             parts = (train[layer], [test[layer] for test in tests])
             found += _probe(
-                *parts, _labels(splits), asked, counts, probes=asked.probes, layer=layer,
+                *parts, _labels(splits), request, counts, probes=request.probes, layer=layer,
                 crops=str(crops), model=encoder.identity,
             )  # fmt: skip
     return found
@@ -365,58 +368,58 @@ def _score(
 def _probe(
     train: Tensor,  # not Embeddings: train and test differ in their samples
     tests: Sequence[Tensor],
-    grounds: "_Labels",
-    asked: _Asked,
+    labels: _Labels,
+    request: _Request,
     counts: Sequence[int],
     *,
     probes: Sequence[Probe],
     layer: str,
     crops: str,
     model: str,
-) -> _Found:
+) -> _Results:
     """The scores of one embedding by each probe.
 
     Args:
         train: of the train images.
         tests: of the test images, from growing bags; the last is whole.
-        grounds: the labels of both.
-        asked: what to score.
+        labels: of both.
+        request: what to score.
         counts: patches of the bags, if a curve was asked for.
         probes: which.
         layer: where it was taken.
         crops: which patches were averaged.
         model: whose.
     """
-    labels, test_labels = grounds.train, grounds.test
-    found, about = _Found(), (layer, crops)
+    train_labels, test_labels = labels.train, labels.test
+    found, about = _Results(), (layer, crops)
     for probe in probes:
         learn = PROBES[probe]
         with progress(f"{probe} probe, {train.shape[1]} features", 1) as advance:
-            score = _learned(learn, probe, train, labels, tests, test_labels, asked.seed)
+            score = _learned(learn, probe, train, train_labels, tests, test_labels, request.seed)
             advance(1)
         points = [
-            score.answers.part(slice(start, start + len(test_labels)))
-            for start in range(0, len(score.answers), len(test_labels))
+            score.predictions.part(slice(start, start + len(test_labels)))
+            for start in range(0, len(score.predictions), len(test_labels))
         ]
         last = points[-1]
         found.results.append(
             Result(
                 probe, *about, last.accuracy, last.balanced_accuracy, len(train), len(last),
                 score.seed, model, score.details,
-                Breakdown.of(last, grounds.names) if asked.breakdown else None,
+                Breakdown.of(last, labels.names) if request.breakdown else None,
             )
         )  # fmt: skip
         if counts:
             accuracies = [point.accuracy for point in points]
             sizes = (len(train), len(last))
             found.curves.append(
-                AccuracyCurve(probe, *about, model, *sizes, asked.seed, list(counts), accuracies)
+                AccuracyCurve(probe, *about, model, *sizes, request.seed, list(counts), accuracies)
             )
-        for count in asked.few_shot:
+        for count in request.few_shot:
             with progress(f"{probe} probe, {count} labels of each class", 1) as advance:
                 row = FewShot.of(
-                    learn, (train, tests[-1]), (labels, test_labels), count=count, probe=probe,
-                    layer=layer, crops=crops, model=model, seed=asked.seed,
+                    learn, (train, tests[-1]), (train_labels, test_labels), count=count,
+                    probe=probe, layer=layer, crops=crops, model=model, seed=request.seed,
                 )  # fmt: skip
                 advance(1)
             found.few_shot.append(row)
@@ -450,14 +453,14 @@ def _labels(splits: tuple[MemoryImages, MemoryImages]) -> _Labels:
 
 
 def _whitened(
-    whole: Sequence[Tensor], splits: tuple[MemoryImages, MemoryImages], asked: _Asked
-) -> _Found:
+    whole: Sequence[Tensor], splits: tuple[MemoryImages, MemoryImages], request: _Request
+) -> _Results:
     """Whitened patches under the probes that the run is scored by, and under no other.
 
     Another probe of the same features may read points more or less: no score of the run has that
     beside it. As many features as the network has beside its own, lest the comparison flatter it.
     """
     return _probe(
-        whole[0], [whole[1]], _labels(splits), asked, (), probes=asked.probes, layer="none",
+        whole[0], [whole[1]], _labels(splits), request, (), probes=request.probes, layer="none",
         crops="whole", model=WHITENED,
     )  # fmt: skip

@@ -119,7 +119,7 @@ def examine(
         run=str(run),
         protocol=protocol,
         readings=[
-            MeasureReading(name, layer, value, other.get((name, layer)), MEASURES[name].healthy,
+            MeasureReading(name, layer, value, other.get((name, layer)), MEASURES[name].direction,
                     MEASURES[name].meaning, MEASURES[name].source)
             for (name, layer), value in own.items()
         ],

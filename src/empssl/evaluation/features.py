@@ -26,6 +26,14 @@ from empssl.runs.records import Side
 from empssl.runs.schema import conform
 from empssl.types import Embeddings, Labels
 
+# What has to be alike in embeddings that are compared with each other.
+SOURCE = ("model_sha256", "layer", "crops", "seed", "image_side", "range", "data")
+_COLUMNS: dict[str, Callable[[pa.DataType], bool]] = {
+    "label": pa.types.is_integer,
+    "valid": pa.types.is_boolean,
+    "embedding": lambda kind: pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32(),
+}
+
 
 def labeled_images(
     images: ImageSet, size: int | None = None, *, seed: int = 0
@@ -59,7 +67,7 @@ def labeled_images(
     drawn = len(rows)
     if not valid.all():
         pixels, rows = pixels[valid], rows[valid]
-    tally = SplitSummary(
+    summary = SplitSummary(
         listed=len(images), used=len(rows), unlabeled=len(images) - len(labeled),
         not_drawn=len(labeled) - drawn, near_constant=int(near_constant(pixels).sum()), bad=bad,
         part=images.part,
@@ -68,7 +76,7 @@ def labeled_images(
         pixels, name=images.name, split=images.split, labels=labels[rows],
         class_names=images.class_names, fingerprint=images.fingerprint,
     )  # fmt: skip
-    return kept, tally
+    return kept, summary
 
 
 def check_labeled(images: ImageSet) -> Tensor:
@@ -161,15 +169,6 @@ def whitened_features(patches: WhitenedPatches, images: MemoryImages) -> Embeddi
             parts.append(patches(pixels.to(patches.mean.device)).cpu())
             advance(sum(map(len, parts)))
     return torch.cat(parts)
-
-
-# What has to be alike in embeddings that are compared with each other.
-SOURCE = ("model_sha256", "layer", "crops", "seed", "image_side", "range", "data")
-_COLUMNS: dict[str, Callable[[pa.DataType], bool]] = {
-    "label": pa.types.is_integer,
-    "valid": pa.types.is_boolean,
-    "embedding": lambda kind: pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32(),
-}
 
 
 class Made(TypedDict):

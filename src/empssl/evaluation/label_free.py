@@ -32,20 +32,28 @@ from empssl.runs.files import short_hash
 from empssl.types import Embeddings, Images
 
 Direction = Literal["higher", "lower", "near 1"]
+Of = Literal["bags", "views", "turns"]
+_AT_ONCE = 256
+_WHOLE = Crops("whole")
+# What is lower, on the scale on which larger is healthier, has collapsed. Random weights do not:
+# their uniformity was -0.03 on digits, where trained networks have -1 or less.
+COLLAPSED = {
+    "uniformity": (0.01, "all images have nearly the same embedding"),
+    "covariance_rank": (1.5, "images differ in one direction only"),
+}
 
 
-def direction(value: float, healthy: Direction) -> float:
+def larger_is_better(value: float, direction: Direction) -> float:
     """The value on a scale on which larger is healthier.
 
-    >>> direction(0.9, "near 1") > direction(1.2, "near 1"), direction(3.0, "lower")
-    (True, -3.0)
+    >>> larger_is_better(0.9, "near 1") > larger_is_better(1.2, "near 1")
+    True
+    >>> larger_is_better(3.0, "lower")
+    -3.0
     """
-    if healthy == "near 1":
+    if direction == "near 1":
         return -abs(value - 1)
-    return value if healthy == "higher" else -value
-
-
-Of = Literal["bags", "views", "turns"]
+    return value if direction == "higher" else -value
 
 
 @dataclass(frozen=True)
@@ -56,20 +64,20 @@ class Measure:
         function: embeddings to a number.
         of: which embeddings it takes: `bags`, one row an image; `views`, several patches of each;
             `turns`, whole images turned four ways.
-        healthy: where good values lie.
+        direction: where good values lie.
         meaning: what the number is, in a sentence.
         source: who published it.
     """
 
     function: Callable[..., float]
     of: Of
-    healthy: Direction
+    direction: Direction
     meaning: str
     source: str
 
-    def health(self, value: float) -> float:
+    def larger_is_better(self, value: float) -> float:
         """The value on a scale on which larger is healthier."""
-        return direction(value, self.healthy)
+        return larger_is_better(value, self.direction)
 
 
 MEASURES = {
@@ -112,10 +120,6 @@ MEASURES = {
         "chance", "Gidaris et al. 2018; Reed et al. 2021",
     ),
 }  # fmt: skip
-
-
-_AT_ONCE = 256
-_WHOLE = Crops("whole")
 
 
 @dataclass(frozen=True)
@@ -224,16 +228,8 @@ class MeasureReading:
         """Whether the run's value is healthier than with random weights; None if not measured."""
         if self.random is None:
             return None
-        how = MEASURES[self.measure].health
+        how = MEASURES[self.measure].larger_is_better
         return how(self.value) > how(self.random)
-
-
-# What is lower, on the scale on which larger is healthier, has collapsed. Random weights do not:
-# their uniformity was -0.03 on digits, where trained networks have -1 or less.
-COLLAPSED = {
-    "uniformity": (0.01, "all images have nearly the same embedding"),
-    "covariance_rank": (1.5, "images differ in one direction only"),
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -302,7 +298,7 @@ class Quality:
         for layer in layers:
             at = {r.measure: r.value for r in self.readings if r.layer == layer}
             for name, (low, looks) in COLLAPSED.items():
-                if name in at and MEASURES[name].health(at[name]) < low:
+                if name in at and MEASURES[name].larger_is_better(at[name]) < low:
                     return f"Collapsed: {looks} at layer {layer} ({name} {at[name]:.2f})."
         shown = "head" if "head" in layers else layers[-1]
         found = {r.measure: r for r in self.readings if r.layer == shown}

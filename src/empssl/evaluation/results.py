@@ -15,20 +15,10 @@ from empssl.runs.files import short_hash
 
 _LAYERS = ("joint", "head", "backbone", "stage3", "stage2", "stage1", "stem", "projection")
 _PROBES = ("linear", "ridge", "linear_sgd", "knn")
-
-
-def score_priority(layer: str, probe: str) -> tuple[int, int]:
-    """Where a score stands, the lowest first.
-
-    >>> scores = [("head", "knn"), ("stage3", "linear"), ("head", "linear")]
-    >>> min(scores, key=lambda score: score_priority(*score))
-    ('head', 'linear')
-    """
-    return _place(layer, _LAYERS), _place(probe, _PROBES)
-
-
-def _place(name: str, names: tuple[str, ...]) -> int:
-    return names.index(name) if name in names else len(names)
+WHITENED = "whitened-patches"  # the model of a score without a network
+_UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
+_Row = TypeVar("_Row", "Result", FewShot, "AccuracyCurve")
+_HEAD = f"{'model':18} {'probe':11} {'layer':10} {'crops':10}"
 
 
 @dataclass(frozen=True)
@@ -77,11 +67,6 @@ class SplitSummary:
         return f"{self.bad[0].name!r} ({self.bad[0].reason})" if self.bad else ""
 
 
-WHITENED = "whitened-patches"  # the model of a score without a network
-_UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
-_Row = TypeVar("_Row", "Result", FewShot, "AccuracyCurve")
-
-
 @dataclass(frozen=True)
 class Breakdown:
     """A score, class by class.
@@ -99,10 +84,10 @@ class Breakdown:
     calibration: Calibration | None
 
     @classmethod
-    def of(cls, answers: Predictions, classes: Sequence[str]) -> "Breakdown":
-        sure = answers.probabilities
-        calibration = None if sure is None else Calibration.of(sure, answers.truth)
-        return cls(list(classes), answers.per_class, answers.confusion, calibration)
+    def of(cls, predictions: Predictions, classes: Sequence[str]) -> "Breakdown":
+        sure = predictions.probabilities
+        calibration = None if sure is None else Calibration.of(sure, predictions.truth)
+        return cls(list(classes), predictions.per_class, predictions.confusion, calibration)
 
     def lines(self) -> list[str]:
         """A line for each class: how many are right, and what the others are taken for."""
@@ -249,13 +234,15 @@ class Evaluation:
         first = self.results[0]
         sizes = self._size("train", first.train_size) + ", " + self._size("test", first.test_size)
         lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
-        remarks = (line for split, tally in self.images.items() for line in tally.remarks(split))
+        remarks = (
+            line for split, summary in self.images.items() for line in summary.remarks(split)
+        )
         unkept = [f"not kept: {self.unkept}"] if self.unkept else []
         return "\n".join([*lines, *remarks, *self._trained_on(), *unkept])
 
     def _size(self, split: str, count: int) -> str:
-        tally = self.images.get(split)
-        where = f" ({visible(tally.part)})" if tally is not None and tally.part else ""
+        summary = self.images.get(split)
+        where = f" ({visible(summary.part)})" if summary is not None and summary.part else ""
         return f"{count} {split}{where}"
 
     def _trained_on(self) -> list[str]:
@@ -360,4 +347,15 @@ class Evaluation:
         return ["", *lines, title, *shown.breakdown.lines(), ""]
 
 
-_HEAD = f"{'model':18} {'probe':11} {'layer':10} {'crops':10}"
+def score_priority(layer: str, probe: str) -> tuple[int, int]:
+    """Where a score stands, the lowest first.
+
+    >>> scores = [("head", "knn"), ("stage3", "linear"), ("head", "linear")]
+    >>> min(scores, key=lambda score: score_priority(*score))
+    ('head', 'linear')
+    """
+    return _place(layer, _LAYERS), _place(probe, _PROBES)
+
+
+def _place(name: str, names: tuple[str, ...]) -> int:
+    return names.index(name) if name in names else len(names)

@@ -119,10 +119,10 @@ def compare(
             "give either runs to compare, or --objectives, --patches and --equal of a grid"
         )
     protocol, folder = EvalProtocol(data, tuple(probes), crops, train_size), Folder(out)
-    place = {"data_dir": data_dir, "download": download, "device": device}
+    runtime = {"data_dir": data_dir, "download": download, "device": device}
     amount = None
     if runs:
-        specs = _made(runs, place)
+        specs = _made(runs, runtime)
     else:
         if equal is None:
             raise UsageError(
@@ -138,14 +138,14 @@ def compare(
         chosen = {"data": data, "split": split, "precision": precision, "memory": "auto"}
         specs = grid(
             objectives, patches, seeds, equal=amount, recipe=recipe, given=given, own=set or {},
-            chosen=chosen, place=place, runs=folder.runs,
+            chosen=chosen, runtime=runtime, runs=folder.runs,
         )  # fmt: skip
     if dry_run:
         return Forecast.of([RunStatus.of(spec, protocol, folder) for spec in specs], amount)
     return _carried_out(specs, protocol, amount, folder)
 
 
-def _made(runs: Sequence[str | Path], place: dict[str, Any]) -> list[RunSpec]:
+def _made(runs: Sequence[str | Path], runtime: dict[str, Any]) -> list[RunSpec]:
     """The runs of runs that there are.
 
     Raises:
@@ -158,7 +158,7 @@ def _made(runs: Sequence[str | Path], place: dict[str, Any]) -> list[RunSpec]:
         if places.count(at) > 1:
             raise UsageError(f"{run.path} is given twice")
     specs = [
-        RunSpec.of(run, name if names.count(name) == 1 else str(run.path), place)
+        RunSpec.of(run, name if names.count(name) == 1 else str(run.path), runtime)
         for run, name in zip(found, names, strict=True)
     ]
     check_alike(

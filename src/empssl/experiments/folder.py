@@ -54,7 +54,7 @@ def _named(found: KeptTable) -> str | None:
 
 
 @rule(KeptMap)
-def _plane(found: KeptMap) -> str | None:
+def _pairs(found: KeptMap) -> str | None:
     """Two coordinates for each image."""
     flat = all(len(point) == 2 for point in found["points"])
     return None if flat and found["points"] else "points must be pairs of numbers"
@@ -109,7 +109,7 @@ class Folder:
         """Write down that a run failed, in one line."""
         replace(self._file(name, "failed"), " ".join(why.split()) + "\n")
 
-    def forgive(self, name: str) -> None:
+    def clear_failure(self, name: str) -> None:
         self._file(name, "failed").unlink(missing_ok=True)
 
     def failure(self, name: str) -> str | None:

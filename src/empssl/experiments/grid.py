@@ -22,6 +22,10 @@ from empssl.training.setup import build_trainer
 
 BudgetUnit = Literal["patches", "pflop", "seconds"]
 UNITS: dict[BudgetUnit, str] = {"patches": "patches", "pflop": "PFLOP", "seconds": "seconds"}
+# What a label may have of its own besides the options of its objective.
+OWN_SPECS = ("views", "projector", "optimizer", "schedule")
+OWN = ("batch", *OWN_SPECS)
+Own = Mapping[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -138,13 +142,6 @@ def differing(settings: Sequence[Flat]) -> list[str]:
     return [name for name in names if any(s.get(name) != settings[0].get(name) for s in settings)]
 
 
-# What a label may have of its own besides the options of its objective.
-OWN_SPECS = ("views", "projector", "optimizer", "schedule")
-OWN = ("batch", *OWN_SPECS)
-
-Own = Mapping[str, dict[str, Any]]
-
-
 def grid(
     labels: Sequence[str],
     patches: Sequence[int],
@@ -155,7 +152,7 @@ def grid(
     given: dict[str, Any],
     own: Own,
     chosen: dict[str, Any],
-    place: dict[str, Any],
+    runtime: dict[str, Any],
     runs: Path,
 ) -> list[RunSpec]:
     """The runs, seed by seed, so that a grid that is cut short has few seeds of all.
@@ -169,7 +166,7 @@ def grid(
         given: settings of all runs, by name; None where the recipe decides.
         own: of a label; `name` says which objective it is, if it is not called so.
         chosen: the data, and what `train` records besides the settings of a recipe.
-        place: where the data are and where to compute.
+        runtime: where the data are and where to compute.
         runs: in which folder the runs are made.
 
     Raises:
@@ -177,7 +174,7 @@ def grid(
         DataError: no usable images.
     """
     _check(labels, patches, seeds, own)
-    fabric = launch(device=place["device"], devices=1, precision=chosen["precision"])
+    fabric = launch(device=runtime["device"], devices=1, precision=chosen["precision"])
     opened: dict[int | None, ImageSet] = {}
     specs: list[RunSpec] = []
     for label in labels:
@@ -185,7 +182,7 @@ def grid(
             settings = _settings(label, n, recipe, given, own)
             side = settings["image_side"]
             if side not in opened:
-                where = {key: place[key] for key in ("data_dir", "download")}
+                where = {key: runtime[key] for key in ("data_dir", "download")}
                 opened[side] = in_memory(
                     open_images(chosen["data"], split=chosen["split"], side=side, **where)
                 )
@@ -197,7 +194,7 @@ def grid(
                 name = f"{label}-n{n}-seed{seed}"
                 whole = settings | chosen | {"seed": seed} | equal.length(*length[:2])
                 spec = RunSpec(
-                    name, label, n, seed, check_no_links(runs, name), whole, *length, place
+                    name, label, n, seed, check_no_links(runs, name), whole, *length, runtime
                 )
                 _check_made(spec, opened[side].fingerprint)
                 specs.append(spec)

@@ -15,7 +15,13 @@ from empssl.experiments.run_spec import RunSpec
 from empssl.experiments.table import TableRow
 from empssl.models import Layer
 from empssl.reports.sample import CROPS, Sample
-from empssl.reports.sections.embedding_map import Group, Plane, groups, procrustes, project_2d
+from empssl.reports.sections.embedding_map import (
+    Group,
+    Projection2D,
+    groups,
+    procrustes,
+    project_2d,
+)
 
 WIDTH = 1000.0  # of the drawing of each map
 TEXT = 46.0  # size of the names of classes in it
@@ -64,7 +70,7 @@ class Maps:
 def maps(comparison: Comparison) -> Maps:
     """Maps of the test images for all rows that have a finished run.
 
-    What cannot be drawn is told, and is no reason to have no page. Finished maps are kept in the
+    What cannot be drawn is listed, and is no reason to have no page. Finished maps are kept in the
     comparison's folder, so that a grid that grows makes only new ones.
     """
     by_name = {status.spec.name: status.spec for status in comparison.statuses}
@@ -72,11 +78,11 @@ def maps(comparison: Comparison) -> Maps:
     if not chosen:
         return Maps()
     gallery = _Gallery(comparison, chosen[0][1])
-    found: list[tuple[TableRow, RunSpec, Plane]] = []
+    found: list[tuple[TableRow, RunSpec, Projection2D]] = []
     lacking = []
     for row, spec in chosen:
         try:
-            made = gallery.plane(spec)
+            made = gallery.projection(spec)
         except EmpsslError as error:
             lacking.append(f"{spec.name} has no map: {error}.")
             continue
@@ -118,15 +124,15 @@ class _Gallery:
         Raises:
             DataError: they cannot be opened or read.
         """
-        place, run = self.spec.place, self.spec.run
+        runtime, run = self.spec.runtime, self.spec.run
         assert run is not None
         images = open_images(
-            self.comparison.protocol.data, split="test", data_dir=place.get("data_dir"),
+            self.comparison.protocol.data, split="test", data_dir=runtime.get("data_dir"),
             side=run.plan["image_side"], decoding=Decoding.recorded(run.plan.get("decoding", {})),
         )  # fmt: skip
         return Sample.read(images, IMAGES)
 
-    def plane(self, spec: RunSpec) -> Plane | None:
+    def projection(self, spec: RunSpec) -> Projection2D | None:
         """Where a run's network lays the images; as it was kept, or made and kept.
 
         Raises:
@@ -139,8 +145,8 @@ class _Gallery:
               "layer": LAYER, "crops": CROPS}  # fmt: skip
         kept = folder.kept_map(spec.name)
         if kept is not None and kept["of"] == of and len(kept["points"]) == len(self.sample):
-            return Plane(np.array(kept["points"]), kept["how"], kept["reading"])
-        encoder = Encoder.from_pretrained(run.path, device=spec.place.get("device", "auto"))
+            return Projection2D(np.array(kept["points"]), kept["how"], kept["reading"])
+        encoder = Encoder.from_pretrained(run.path, device=spec.runtime.get("device", "auto"))
         made = project_2d(self.sample.embed(encoder)[LAYER])
         if made is None:
             return None
@@ -153,7 +159,7 @@ class _Gallery:
 
 
 def _matched(points: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
-    """All aligned to the first, in the drawing's unit, with one scale for all; and its height."""
+    """All turned to match the first, in the drawing's unit, with one scale; and its height."""
     turned = [procrustes(own, points[0]) for own in points]
     low = np.min([own.min(0) for own in turned], axis=0)
     high = np.max([own.max(0) for own in turned], axis=0)

@@ -34,6 +34,9 @@ _AXES = {"n": "patches of an image in a step, n", "patches": "patches seen", "pf
          "seconds": "seconds of training"}  # fmt: skip
 
 PlotPoint = tuple[Spread, TableRow]
+CONVERGENCE_WIDTH, CONVERGENCE_HEIGHT = 300.0, 150.0
+# Those that mean the same for every objective; losses and their terms do not.
+QUANTITIES = ("coding_rate_ratio", "alignment", "uniformity")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,40 @@ class Panel:
     column: str
     plots: Sequence[Plot]
     same: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ConvergencePanel:
+    """One quantity of the runs of one n.
+
+    Attributes:
+        name: as in metrics.jsonl.
+        about: what it is, in a sentence.
+        words: all that the chart shows.
+    """
+
+    name: str
+    about: str
+    words: str
+    chart: Chart
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What one run measured."""
+
+    label: str
+    n: int
+    patches: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """The runs of one n, a panel a quantity; the axes of a quantity are the same for all n."""
+
+    n: int
+    panels: Sequence[ConvergencePanel]
 
 
 def marks(table: ComparisonTable) -> dict[str, str]:
@@ -101,34 +138,34 @@ def _effort(row: TableRow, axis: str) -> Spread | None:
 
 
 def _plot(table: ComparisonTable, column: str, axis: str, points: Sequence[PlotPoint]) -> Plot:
-    requests = marks(table) if axis == "n" else {}  # named at the ends of their lines
-    x, log = _x_axis(points, room(list(requests), WIDTH))
+    styles = marks(table) if axis == "n" else {}  # named at the ends of their lines
+    x, log = _x_axis(points, room(list(styles), WIDTH))
     bases = {row.label: row.scores[column] for row in table.baselines}
     y = _y_axis([row.scores[column] for _, row in points] + [*bases.values()])
     at = {id(row): _place(x, effort.mean, log) for effort, row in points}
     lines = [
-        Line(path(np.array([0.0, WIDTH]), np.full(2, float(y.place(base.mean)))), request)
-        for request, base in zip(dashes(table).values(), bases.values(), strict=True) if base
+        Line(path(np.array([0.0, WIDTH]), np.full(2, float(y.place(base.mean)))), style)
+        for style, base in zip(dashes(table).values(), bases.values(), strict=True) if base
     ]  # fmt: skip
     spots: list[Note] = []
     ends: list[LineEnd] = []
-    for label, request in marks(table).items():
+    for label, style in marks(table).items():
         own = [(effort, row) for effort, row in points if row.label == label]
         places = [(at[id(row)], float(y.place(_score(row, column).mean))) for _, row in own]
-        if places and label in requests:
-            ends.append(LineEnd(label, request, *places[-1]))
+        if places and label in styles:
+            ends.append(LineEnd(label, style, *places[-1]))
         if len(places) > 1:
-            lines.append(Line(path(*np.array(places).T), f"join {request}"))
+            lines.append(Line(path(*np.array(places).T), f"join {style}"))
         for (effort, row), (right, down) in zip(own, places, strict=True):
             score = _score(row, column)
             up = y.place(np.array([score.low, score.high]))
             across = [_place(x, end, log) for end in (effort.low, effort.high)]
             if score.low < score.high:
-                lines.append(Line(path(np.full(2, right), up), f"spread {request}"))
+                lines.append(Line(path(np.full(2, right), up), f"spread {style}"))
             if across[1] - across[0] > 1:
-                lines.append(Line(path(np.array(across), np.full(2, down)), f"spread {request}"))
+                lines.append(Line(path(np.array(across), np.full(2, down)), f"spread {style}"))
             dot = path(np.array([right]), np.array([down]))
-            lines.append(Line(dot, f"spot {request}", _words(effort, row, column, axis)))
+            lines.append(Line(dot, f"spot {style}", _words(effort, row, column, axis)))
             spots.append(Note(right, down, str(row.n)))
     names, leaders = named(ends, HEIGHT)
     lines = leaders + lines
@@ -195,45 +232,6 @@ def _x_ticks(x: Axis, axis: str, points: Sequence[PlotPoint], log: bool) -> list
     return [Tick(_place(x, value, log), tick(value)) for value in values]
 
 
-CONVERGENCE_WIDTH, CONVERGENCE_HEIGHT = 300.0, 150.0
-# Those that mean the same for every objective; losses and their terms do not.
-QUANTITIES = ("coding_rate_ratio", "alignment", "uniformity")
-
-
-@dataclass(frozen=True)
-class ConvergencePanel:
-    """One quantity of the runs of one n.
-
-    Attributes:
-        name: as in metrics.jsonl.
-        about: what it is, in a sentence.
-        words: all that the chart shows.
-    """
-
-    name: str
-    about: str
-    words: str
-    chart: Chart
-
-
-@dataclass(frozen=True)
-class Convergence:
-    """The runs of one n, a panel a quantity; the axes of a quantity are the same for all n."""
-
-    n: int
-    panels: Sequence[ConvergencePanel]
-
-
-@dataclass(frozen=True)
-class _Course:
-    """What one run measured."""
-
-    label: str
-    n: int
-    patches: np.ndarray
-    values: np.ndarray
-
-
 def convergence(comparison: Comparison) -> list[Convergence]:
     """The quantities that mean the same for every objective, against the patches seen.
 
@@ -269,7 +267,7 @@ def _panels(
     name: str, courses: Sequence[_Course], comparison: Comparison
 ) -> list[tuple[int, ConvergencePanel]]:
     """A panel for each n."""
-    requests = marks(comparison.rows)
+    styles = marks(comparison.rows)
     all_values = np.concatenate([course.values for course in courses])
     low, high = np.nanmin(all_values), np.nanmax(all_values)
     margin = 0.06 * (high - low) or 1.0
@@ -284,13 +282,13 @@ def _panels(
         lines: list[Line] = []
         ends: dict[str, LineEnd] = {}
         for course in own:
-            request = requests.get(course.label, "c7")
+            style = styles.get(course.label, "c7")
             at, value = envelope(course.patches, course.values)
             title = f"{course.label}, n = {n}"
-            lines.append(Line(path(x.place(at), y.place(value)), f"run {request}", title))
+            lines.append(Line(path(x.place(at), y.place(value)), f"run {style}", title))
             last = np.flatnonzero(np.isfinite(course.values))[-1]
             places = float(x.place(course.patches[last])), float(y.place(course.values[last]))
-            ends.setdefault(course.label, LineEnd(course.label, request, *places))
+            ends.setdefault(course.label, LineEnd(course.label, style, *places))
         names, leaders = named(list(ends.values()), CONVERGENCE_HEIGHT)
         words = "; ".join(f"{c.label} {numeral(_last(c))}" for c in own)
         about = f"{name} against patches seen, n = {n}; at the end: {words}"

@@ -24,7 +24,7 @@ class RunSpec:
         steps: how many it takes; None where the clock decides.
         steps_per_epoch: of its data.
         gflop_per_patch: of a step, by its patches.
-        place: where the data are and where to compute.
+        runtime: where the data are and where to compute.
         made: it was trained elsewhere, and is only scored here.
     """
 
@@ -37,11 +37,11 @@ class RunSpec:
     steps: int | None
     steps_per_epoch: int
     gflop_per_patch: float
-    place: dict[str, Any]
+    runtime: dict[str, Any]
     made: bool = False
 
     @classmethod
-    def of(cls, run: Run, name: str, place: dict[str, Any]) -> "RunSpec":
+    def of(cls, run: Run, name: str, runtime: dict[str, Any]) -> "RunSpec":
         """The run of a finished run.
 
         Raises:
@@ -56,7 +56,7 @@ class RunSpec:
         return cls(
             name, config["objective"]["name"], config["patches"], config["seed"], run.path, config,
             plan["steps"], plan["steps_per_epoch"], plan["gflop_per_patch"],
-            place, made=True,
+            runtime, made=True,
         )  # fmt: skip
 
     @property

@@ -55,7 +55,7 @@ def with_lock(name: str, folder: Folder, work: Callable[[], None]) -> bool:
     try:
         with folder.claim(name):
             if not folder.failed_since(name):
-                folder.forgive(name)
+                folder.clear_failure(name)
                 _attempt(name, folder, work)
     except RunInUseError:
         return False
@@ -91,7 +91,7 @@ def make(spec: RunSpec) -> None:
     say(f"{'continuing' if resume else 'training'} {spec.name}")
     train(
         out=spec.path, resume=resume, overwrite=spec.run is not None and not resume,
-        **spec.settings, **spec.place,
+        **spec.settings, **spec.runtime,
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def _score(spec: RunSpec, specs: Sequence[RunSpec], protocol: EvalProtocol) -> N
         say(f"scoring {spec.name}{' and its baselines' if baselines else ''}")
         made = evaluate(
             run.path, protocol.data, probes=protocol.probes, crops=[protocol.crops],
-            train_size=protocol.train_size, baselines=baselines, **spec.place,
+            train_size=protocol.train_size, baselines=baselines, **spec.runtime,
         )  # fmt: skip
         if made.unkept:  # the table is made of what the run's directory has
             raise CheckpointError(made.unkept)

@@ -11,6 +11,8 @@ from empssl.models import LAYERS, Layer
 from empssl.progress import visible
 from empssl.reports.charts import numeral
 
+EFFORTS = ("patches", "pflop", "seconds")
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -38,19 +40,6 @@ class Spread:
         """
         low, high = write(self.low), write(self.high)
         return write(self.mean) + (f" ({low} to {high})" if low != high else "")
-
-
-def percent(value: float) -> str:
-    """Percent with one digit: test sets here deserve no more."""
-    return f"{value:.1f}"
-
-
-def share(value: float) -> str:
-    """Of 1, with two digits."""
-    return f"{value:.2f}"
-
-
-EFFORTS = ("patches", "pflop", "seconds")
 
 
 @dataclass(frozen=True)
@@ -142,6 +131,16 @@ class ComparisonTable:
             ) + " |"
             for line in lines
         )  # fmt: skip
+
+
+def percent(value: float) -> str:
+    """Percent with one digit: test sets here deserve no more."""
+    return f"{value:.1f}"
+
+
+def share(value: float) -> str:
+    """Of 1, with two digits."""
+    return f"{value:.2f}"
 
 
 def seeds(row: TableRow) -> str:

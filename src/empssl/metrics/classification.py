@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+BINS = 15  # as Guo et al. (2017)
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -55,19 +57,6 @@ class Predictions:
             pairs.bincount(minlength=self.num_classes**2).view(self.num_classes, -1).tolist()
         )
         return counts
-
-
-def percent(predicted: Int64[Tensor, " n"], classes: Int64[Tensor, " n"]) -> float:
-    """Percent of predictions that are right.
-
-    >>> import torch
-    >>> percent(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 1, 2, 1]))
-    75.0
-    """
-    return 100 * int((predicted == classes).sum()) / len(classes)
-
-
-BINS = 15  # as Guo et al. (2017)
 
 
 @dataclass(frozen=True)
@@ -131,3 +120,13 @@ class Calibration:
             )  # fmt: skip
         gaps = sum(part.count * abs(part.accuracy - part.confidence) for part in bins)
         return cls(gaps / len(truth), bins, num_bins)
+
+
+def percent(predicted: Int64[Tensor, " n"], classes: Int64[Tensor, " n"]) -> float:
+    """Percent of predictions that are right.
+
+    >>> import torch
+    >>> percent(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 1, 2, 1]))
+    75.0
+    """
+    return 100 * int((predicted == classes).sum()) / len(classes)

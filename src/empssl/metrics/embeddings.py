@@ -11,6 +11,16 @@ from empssl.errors import DataError
 from empssl.metrics.projections import DISTORTION, UNIFORMITY_SCALE
 from empssl.types import Embeddings
 
+_ROWS = 4096  # converted to float64 at a time
+_ROUNDING = 1e-12  # of the mean square: what float32 leaves of rows that are all the same
+_PAIR_ROWS = 1024  # whose distances to all others are in memory at once
+LEAST = (
+    4  # rows, and features, of a power law: three ranks have a slope that is more than two points
+)
+_FLOOR = 1e-10  # of the largest variance; below it there is only rounding
+DELTA = 1e-4  # the LiDAR paper's, but of the mean variance within images
+_EIGENVALUE_ROUNDING = 1e-12  # of the variance between images
+
 
 def check_finite(embeddings: Tensor, part: str) -> None:
     """Refuse embeddings that hold no row, NaN or infinity.
@@ -27,9 +37,6 @@ def check_finite(embeddings: Tensor, part: str) -> None:
             f"{part}: {len(bad)} of {len(embeddings)} embeddings hold NaN or infinity "
             f"(first in row {int(bad[0])}); use an earlier checkpoint, or embed in float32"
         )
-
-
-_ROWS = 4096  # converted to float64 at a time
 
 
 def eigenvalues(embeddings: Embeddings) -> Float[Tensor, " feature"]:
@@ -77,9 +84,6 @@ def _principal(embeddings: Tensor, origin: Tensor) -> Tensor:
         gram.addmm_(centered.T, centered)
     values: Tensor = torch.linalg.eigvalsh(gram)
     return values.flip(0).clamp(min=0)
-
-
-_ROUNDING = 1e-12  # of the mean square: what float32 leaves of rows that are all the same
 
 
 def check_rows(embeddings: Tensor, least: int = 2) -> None:
@@ -156,9 +160,6 @@ def covariance_rank(embeddings: Embeddings) -> float:
     return float(torch.special.entr(e / e.sum()).sum().exp())
 
 
-_PAIR_ROWS = 1024  # whose distances to all others are in memory at once
-
-
 def alignment(views: Float[Tensor, "view sample feature"]) -> float:
     """Alignment (Wang & Isola 2020): mean square distance of two views of an image, unit rows.
 
@@ -192,10 +193,6 @@ def uniformity(embeddings: Embeddings) -> float:
         square = rows.square().sum(-1)[:, None] + z.square().sum(-1) - 2 * rows @ z.T
         total += (-UNIFORMITY_SCALE * square.clamp(min=0)).exp().sum()
     return float(((total - count) / (count * (count - 1))).log())  # not of a row with itself
-
-
-LEAST = 4  # rows, and features: three ranks have a slope that is more than two points
-_FLOOR = 1e-10  # of the largest variance; below it there is only rounding
 
 
 def alpha_req(embeddings: Embeddings) -> float:
@@ -238,10 +235,6 @@ def coding_rate_ratio(embeddings: Embeddings) -> float:
     rank = min(count - 1, dim)
     most = rank / 2 * math.log1p(dim / (rank * DISTORTION))
     return float((dim / DISTORTION * e).log1p().sum() / 2) / most
-
-
-DELTA = 1e-4  # the LiDAR paper's, but of the mean variance within images
-_EIGENVALUE_ROUNDING = 1e-12  # of the variance between images
 
 
 def lidar(views: Float[Tensor, "view sample feature"]) -> float:

@@ -18,6 +18,16 @@ UNIFORMITY_SCALE = 2.0  # t in Wang and Isola
 LEAST_RANK = 4  # directions that there must be for `participation_ratio` to tell anything
 SPECTRA = 50  # kept of a run, or a few less
 TINY = 1e-12  # where there is no variance, the participation ratio is 1
+WARN_STEPS, FIRST_STEP = 20, 20
+# What no healthy run stays under, whatever its objective. `coding_rate_ratio` is not among them:
+# where it is low depends on objective, batch and dim.
+LOW = {"embedding_std": 0.2, "participation_ratio": 1.5}
+_LOOKS = {
+    "embedding_std": "are nearly all alike: their embedding std is {value:.2f}, "
+    "where 0 is one point",
+    "participation_ratio": "lie nearly on one line: their participation ratio is {value:.1f}, "
+    "where 1 is one line",
+}
 
 
 @torch.no_grad()
@@ -120,18 +130,6 @@ def at_least_single(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-WARN_STEPS, FIRST_STEP = 20, 20
-# What no healthy run stays under, whatever its objective. `coding_rate_ratio` is not among them:
-# where it is low depends on objective, batch and dim.
-LOW = {"embedding_std": 0.2, "participation_ratio": 1.5}
-_LOOKS = {
-    "embedding_std": "are nearly all alike: their embedding std is {value:.2f}, "
-    "where 0 is one point",
-    "participation_ratio": "lie nearly on one line: their participation ratio is {value:.1f}, "
-    "where 1 is one line",
-}
-
-
 def collapse(measured: Mapping[str, Any]) -> str | None:
     """How the projections of a step have collapsed, in words; None where they have not.
 
@@ -164,15 +162,15 @@ class CollapseWatch:
 
     def __init__(self) -> None:
         self._low = 0
-        self._told = False
+        self._warned = False
 
     def update(self, step: int, measured: Mapping[str, Any]) -> str | None:
         """A warning to print, the first time that there is reason for one."""
         looks = collapse(measured) if step >= FIRST_STEP else None
         self._low = 0 if looks is None else self._low + 1
-        if self._told or self._low < WARN_STEPS:
+        if self._warned or self._low < WARN_STEPS:
             return None
-        self._told = True
+        self._warned = True
         return (
             f"step {step}: the projections are collapsing: they {looks}, and have been as bad for "
             f"{WARN_STEPS} steps. Lower the learning rate, or strengthen what keeps images apart: "

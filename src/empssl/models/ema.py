@@ -15,7 +15,7 @@ class EMANetwork(nn.Module):
 
     It projects in train mode, as BYOL's does: its BatchNorms take the statistics of what they see,
     over all processes where the network's do. Their running statistics follow from that alone and
-    are not mixed with the network's; nothing reads them. It projects in one piece, whatever the
+    are not mixed with the network's; nothing reads them. It projects all at once, whatever the
     step's memory: without gradients only one layer's activations are held.
 
     Args:

@@ -42,5 +42,5 @@ def _successive(module: nn.Module) -> Iterator[tuple[str, str]]:
     names = [name for name, _ in module.named_children()]
     if type(module) is nn.Sequential:
         yield from pairwise(names)
-    elif isinstance(told := getattr(module, "norm_after", None), dict):
-        yield from told.items()
+    elif isinstance(pairs := getattr(module, "norm_after", None), dict):
+        yield from pairs.items()

@@ -18,6 +18,7 @@ _MOST_COLUMNS = 2**25  # gathered numbers: 64 MiB in bfloat16; beyond that copyi
 # Input channels of a strided 1x1 convolution below which oneDNN's backward pass writes past its
 # memory (torch 2.13.0): below 8, a vector, with AVX2, and at 8 with AVX-512.
 _NARROW = 16
+Stem = Literal["imagenet", "small"]
 
 
 class Conv2d(nn.Conv2d):
@@ -106,9 +107,6 @@ def weight_gradient(x: Tensor, upstream: Tensor, kernel: int, stride: int, paddi
     rows = upstream.permute(0, 2, 3, 1).reshape(-1, filters)
     flat = (rows.T @ columns).view(filters, kernel, kernel, channels)
     return flat.permute(0, 3, 1, 2)
-
-
-Stem = Literal["imagenet", "small"]
 
 
 class BasicBlock(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from empssl.device import send
 from empssl.distributed.collectives import all_reduce_sum, several
 
-Activations = tuple[Tensor, ...]  # what goes from piece to piece, of some patches
+Activations = tuple[Tensor, ...]  # what goes from segment to segment, of some patches
 # Of a channel, that the CPU sums at a time. Over 2^18 in float32 a variance is off by 1e-4 of
 # itself; not so with a GPU's kernel, Welford's, which takes longer to start than for so few.
 _NUMBERS = 2**12
@@ -31,17 +31,17 @@ class Segment:
     body: Callable[..., Activations]
 
     def __call__(
-        self, carry: Activations, statistics: Sequence["Statistics | None"]
+        self, activations: Activations, statistics: Sequence["Statistics | None"]
     ) -> Activations:
         """What is carried on.
 
         Args:
-            carry: of any number of patches.
+            activations: of any number of patches.
             statistics: of the whole batch, for each tensor that is normalized.
         """
         entered = [
             x if norm is None or s is None else s.normalize(x, norm)
-            for x, norm, s in zip(carry, self.norms, statistics, strict=True)
+            for x, norm, s in zip(activations, self.norms, statistics, strict=True)
         ]
         return self.body(*entered)
 
@@ -81,7 +81,7 @@ class Statistics:
         zero, one = torch.zeros_like(self.mean), torch.ones_like(self.var)
         return F.batch_norm(x, zero, one, scale, shift, eps=0.0)
 
-    def slope(self, x: Tensor, by_mean: Tensor, by_var: Tensor) -> Tensor:
+    def gradient(self, x: Tensor, by_mean: Tensor, by_var: Tensor) -> Tensor:
         """The gradient of x that goes through the statistics.
 
         mean = sum x / count and var = sum (x - mean)^2 / count, so it is

@@ -9,6 +9,9 @@ from empssl.distributed.view_axis import LOCAL_VIEWS, ViewAxis
 from empssl.types import Projections, Scalar, Targets
 
 LEAST_TEMPERATURE = 1e-6  # cosines over less have gradients whose squares float32 cannot hold
+# Projections are about as long as sqrt(dim). A row of zeros, which a dead encoder makes of a blank
+# image, had a gradient of 1e12, finite, so that one such view undid a network.
+SHORTEST = 1e-3
 
 
 def check_positive(*, least: float = 0.0, **options: float | int) -> None:
@@ -25,11 +28,6 @@ def check_positive(*, least: float = 0.0, **options: float | int) -> None:
         if not (value > 0 and value >= least):
             more = f", {least:g} or more" if least else ""
             raise ValueError(f"{name} is {value}, expected a positive number{more}")
-
-
-# Projections are about as long as sqrt(dim). A row of zeros, which a dead encoder makes of a blank
-# image, had a gradient of 1e12, finite, so that one such view undid a network.
-SHORTEST = 1e-3
 
 
 def unit_rows(rows: Float[Tensor, "*stack dim"]) -> Float[Tensor, "*stack dim"]:
@@ -100,8 +98,8 @@ def others(targets: Targets, views: int) -> Tensor:
     [1.5, 0.5]
     """
     count = len(targets)
-    summed = targets.sum(0).expand(views, *targets.shape[1:])
-    without_own = summed.clone()
+    total = targets.sum(0).expand(views, *targets.shape[1:])
+    without_own = total.clone()
     without_own[:count] -= targets
     return without_own / (count * (views - 1))
 

@@ -61,8 +61,10 @@ class SwAV(Objective):
         assigned = codes(
             t @ self.prototypes.T, epsilon=self.epsilon, iterations=self.iterations
         )  # target batch prototype
-        told = (z @ self.prototypes.T / self.temperature).log_softmax(-1)  # view batch prototype
-        code_loss = -(others(assigned, len(z)) * told).sum((0, 2)).mean()
+        log_probabilities = (z @ self.prototypes.T / self.temperature).log_softmax(
+            -1
+        )  # view batch prototype
+        code_loss = -(others(assigned, len(z)) * log_probabilities).sum((0, 2)).mean()
         return Loss(code_loss, {"code_loss": code_loss})
 
     @torch.no_grad()

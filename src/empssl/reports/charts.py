@@ -9,6 +9,97 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+WIDTH, HEIGHT = 210.0, 84.0
+_COLUMNS = 300  # what a line is reduced to, so that long runs stay small files
+_GAP = 12.0  # units that a name needs above the next
+_LETTER = 5.4  # mean width of one
+_MOST = 16  # letters of it; the legend has the rest
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A marked value of an axis, at a distance from the plot's top or left."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The values from `low` to `high`, over `length` units of the drawing.
+
+    Attributes:
+        reverse: upwards, as y axes go: SVG counts from the top.
+    """
+
+    low: float
+    high: float
+    length: float
+    reverse: bool = False
+
+    def place(self, values: np.ndarray | int | float) -> np.ndarray:
+        """Where values lie, from the top or left."""
+        share = (np.asarray(values, float) - self.low) / (self.high - self.low)
+        return np.asarray(self.length * (1 - share if self.reverse else share))
+
+    def ticks(self, count: int = 3, *, whole: bool = False) -> list[Tick]:
+        """About `count` round values."""
+        locator = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole)
+        inside = [v for v in locator.tick_values(self.low, self.high) if self.low <= v <= self.high]
+        return [Tick(float(self.place(v)), tick(v)) for v in inside]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Words beside a point of the drawing.
+
+    Attributes:
+        kind: `beside` the point, above it; or at the `end` of a line, to its right.
+    """
+
+    x: float
+    y: float
+    text: str
+    kind: Literal["beside", "end"] = "beside"
+
+
+@dataclass(frozen=True)
+class LineEnd:
+    """Where the line of a name ends, and how it looks."""
+
+    name: str
+    look: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A drawn line.
+
+    Attributes:
+        path: SVG path data.
+        kind: how it looks, classes of the style sheet.
+        title: what it is, shown where it is pointed at.
+    """
+
+    path: str
+    kind: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over two axes; `left` is the room for what stands beside the ticks of y."""
+
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    lines: Sequence[Line]
+    mark: Tick | None = field(default=None)  # a horizontal line that means something
+    notes: Sequence[Note] = ()
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = 38.0
 
 
 def numeral(value: int | float | None) -> str:
@@ -66,86 +157,6 @@ def duration(seconds: int | float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-WIDTH, HEIGHT = 210.0, 84.0
-_COLUMNS = 300  # what a line is reduced to, so that long runs stay small files
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A marked value of an axis, at a distance from the plot's top or left."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The values from `low` to `high`, over `length` units of the drawing.
-
-    Attributes:
-        reverse: upwards, as y axes go: SVG counts from the top.
-    """
-
-    low: float
-    high: float
-    length: float
-    reverse: bool = False
-
-    def place(self, values: np.ndarray | int | float) -> np.ndarray:
-        """Where values lie, from the top or left."""
-        share = (np.asarray(values, float) - self.low) / (self.high - self.low)
-        return np.asarray(self.length * (1 - share if self.reverse else share))
-
-    def ticks(self, count: int = 3, *, whole: bool = False) -> list[Tick]:
-        """About `count` round values."""
-        locator = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole)
-        inside = [v for v in locator.tick_values(self.low, self.high) if self.low <= v <= self.high]
-        return [Tick(float(self.place(v)), tick(v)) for v in inside]
-
-
-@dataclass(frozen=True)
-class Line:
-    """A drawn line.
-
-    Attributes:
-        path: SVG path data.
-        kind: how it looks, classes of the style sheet.
-        title: what it is, shown where it is pointed at.
-    """
-
-    path: str
-    kind: str
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Note:
-    """Words beside a point of the drawing.
-
-    Attributes:
-        kind: `beside` the point, above it; or at the `end` of a line, to its right.
-    """
-
-    x: float
-    y: float
-    text: str
-    kind: Literal["beside", "end"] = "beside"
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines over two axes; `left` is the room for what stands beside the ticks of y."""
-
-    x_ticks: Sequence[Tick]
-    y_ticks: Sequence[Tick]
-    lines: Sequence[Line]
-    mark: Tick | None = field(default=None)  # a horizontal line that means something
-    notes: Sequence[Note] = ()
-    width: float = WIDTH
-    height: float = HEIGHT
-    left: float = 38.0
-
-
 def path(x: np.ndarray, y: np.ndarray) -> str:
     """SVG path data through the points; broken where y is not finite.
 
@@ -176,21 +187,6 @@ def envelope(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if len(finite):
             kept += sorted({int(finite[y[finite].argmin()]), int(finite[y[finite].argmax()])})
     return x[kept], y[kept]
-
-
-_GAP = 12.0  # units that a name needs above the next
-_LETTER = 5.4  # mean width of one
-_MOST = 16  # letters; the legend has the rest
-
-
-@dataclass(frozen=True)
-class LineEnd:
-    """Where the line of a name ends, and how it looks."""
-
-    name: str
-    look: str
-    x: float
-    y: float
 
 
 def room(names: Sequence[str], width: float) -> float:

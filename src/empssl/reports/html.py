@@ -15,6 +15,11 @@ from torch import Tensor
 from empssl.progress import visible
 from empssl.reports.charts import duration, numeral
 
+_LARGEST = 128  # pixels of a picture on the page, which has room for about 100 of them
+# Up to here every pixel is kept, and shown as a block; what is larger is stored as a photograph.
+_BLOCKS = 32
+_SHOWN = 64  # pixels of the page that a picture of blocks is given
+
 
 def render(template: str = "page.html.jinja", **content: Any) -> str:
     """A page as HTML. All values are escaped; the template says what it needs."""
@@ -40,12 +45,6 @@ def render(template: str = "page.html.jinja", **content: Any) -> str:
 def _shown(value: Any) -> Any:
     """A value that can be seen: names hold all kinds of characters."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-_LARGEST = 128  # pixels of a picture on the page, which has room for about 100 of them
-# Up to here every pixel is kept, and shown as a block; what is larger is stored as a photograph.
-_BLOCKS = 32
-_SHOWN = 64  # pixels of the page that a picture of blocks is given
 
 
 @dataclass(frozen=True)

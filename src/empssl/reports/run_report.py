@@ -42,6 +42,57 @@ __all__ = ["report"]
 
 LAYER: Layer = "head"  # whose neighbors and map are shown
 _SHOWS = re.compile(r'<meta name="shows" content="([a-z ]*)">')
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September",
+    "October", "November", "December",
+)  # fmt: skip
+# What `evaluate` measures besides scores: where it is shown, in words, and the options for it.
+_MORE = {
+    "layers": (layer_by_layer, "accuracy layer by layer", "--layers all"),
+    "labels": (few_labels, "with few labels", "--few-shot 1 5 10"),
+    "bags": (few_patches, "with few patches", "--curve 1 2 4"),
+    "classes": (class_by_class, "class by class", "--breakdown"),
+}
+
+
+@dataclass(frozen=True)
+class MissingPart:
+    """Something that the report could not show: what is missing, and why."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class BadSampleReason:
+    """Why images could not be used: how many, and the first of them."""
+
+    reason: str
+    count: int
+    example: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What evaluations hold besides scores: by section, one item a protocol.
+
+    Attributes:
+        data: what the first protocol was scored on; None if nothing was scored.
+    """
+
+    found: dict[str, list[Any]]
+    data: str | None
+
+    @property
+    def missing(self) -> list[str]:
+        """What was not measured yet, in words."""
+        return [words for name, (_, words, _) in _MORE.items() if not self.found[name]]
+
+    @property
+    def options(self) -> list[str]:
+        """Those that measure it."""
+        return [option for name, (_, _, option) in _MORE.items() if not self.found[name]]
 
 
 def report(
@@ -120,7 +171,7 @@ def report(
         looks=LOOKS,
         written=written,
         curves=curves(metrics),
-        health=_health(metrics),
+        collapse=_collapse(metrics),
         spectrum_over_time=spectrum_over_time(metrics),
         lacking=lacking,
         sample=sample,
@@ -136,14 +187,6 @@ def report(
     )
     replace(source.report_path, html)
     return source.report_path
-
-
-@dataclass(frozen=True)
-class MissingPart:
-    """Something that the report could not show: what is missing, and why."""
-
-    what: str
-    why: str
 
 
 def _check_not_poorer(path: Path, shows: list[str], lacking: list[MissingPart]) -> None:
@@ -180,24 +223,14 @@ def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[MissingPart]]:
 def _embedded(sample: Sample | None, encoder: Encoder | None, page: Path) -> dict[str, Any]:
     """What it takes both images and weights to show."""
     if sample is None or encoder is None:
-        return {"spectrum": None, "agreements": None, "queries": [], "map": None}
+        return {"spectrum": None, "similarities": None, "queries": [], "map": None}
     embeddings = sample.embed(encoder)
     return {
         "spectrum": spectrum(embeddings),
-        "agreements": patch_similarities(sample, encoder, LAYER),
+        "similarities": patch_similarities(sample, encoder, LAYER),
         "queries": queries(sample, embeddings[LAYER], page),
         "map": embedding_map(sample, embeddings[LAYER], page),
     }
-
-
-@dataclass(frozen=True)
-class BadSampleReason:
-    """Why images could not be used: how many, and the first of them."""
-
-    reason: str
-    count: int
-    example: str
-    error: str
 
 
 def bad_samples(rows: Sequence[dict[str, Any]]) -> list[BadSampleReason]:
@@ -211,12 +244,6 @@ def bad_samples(rows: Sequence[dict[str, Any]]) -> list[BadSampleReason]:
         BadSampleReason(reason, count, first[reason]["name"], first[reason]["error"])
         for reason, count in Counter(row["reason"] for row in rows).most_common()
     ]
-
-
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
-)  # fmt: skip
 
 
 def day(when: datetime) -> str:
@@ -306,7 +333,7 @@ def _progress(metrics: list[dict[str, Any]], plan: dict[str, Any]) -> dict[str, 
     return metrics[-1] | {"steps": steps, "finished": steps == plan.get("steps")}
 
 
-def _health(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+def _collapse(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """The last step's measures of collapse, and the warnings that training gave."""
     watch = CollapseWatch()
     warnings = [text for entry in metrics if (text := watch.update(entry["step"], entry))]
@@ -314,43 +341,12 @@ def _health(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     return {"last": last, "low": LOW, "looks": collapse(last), "warnings": warnings}
 
 
-# What `evaluate` measures besides scores: where it is shown, in words, and the options for it.
-_MORE = {
-    "layers": (layer_by_layer, "accuracy layer by layer", "--layers all"),
-    "labels": (few_labels, "with few labels", "--few-shot 1 5 10"),
-    "bags": (few_patches, "with few patches", "--curve 1 2 4"),
-    "classes": (class_by_class, "class by class", "--breakdown"),
-}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What evaluations hold besides scores: by section, one item a ground.
-
-    Attributes:
-        data: what the first ground was scored on; None if nothing was scored.
-    """
-
-    found: dict[str, list[Any]]
-    data: str | None
-
-    @property
-    def missing(self) -> list[str]:
-        """What was not measured yet, in words."""
-        return [words for name, (_, words, _) in _MORE.items() if not self.found[name]]
-
-    @property
-    def options(self) -> list[str]:
-        """Those that measure it."""
-        return [option for name, (_, _, option) in _MORE.items() if not self.found[name]]
-
-
-def _parts(grounds: list[ScoreProtocol]) -> Parts:
+def _parts(protocols: list[ScoreProtocol]) -> Parts:
     found = {
-        name: [part for ground in grounds if (part := of(ground)) is not None]
+        name: [part for protocol in protocols if (part := of(protocol)) is not None]
         for name, (of, _, _) in _MORE.items()
     }
-    return Parts(found, grounds[0].data if grounds else None)
+    return Parts(found, protocols[0].data if protocols else None)
 
 
 def _commands(run: Run, config: dict[str, Any], parts: Parts) -> dict[str, str]:

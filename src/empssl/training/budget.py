@@ -10,6 +10,10 @@ from empssl.errors import UsageError
 
 _MOST = 1e10  # seconds, 300 years: steps have to be counted
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+BLOCK_SECONDS = 0.01  # of the budget, after which the speed is looked at
+BLOCK_STEPS = 0.05  # of the steps that were left, where these are done sooner
+BLOCKS = 5  # whose median is the speed: one long pause is none
+TOLERANCE = 0.02  # of the steps left; a plan that is off by less is kept
 
 
 def parse_duration(text: str) -> float:
@@ -41,12 +45,6 @@ def format_duration(seconds: int | float) -> str:
         if number or words:
             words.append(f"{number}{unit}" if number else "")
     return "".join(words[:2])
-
-
-BLOCK_SECONDS = 0.01  # of the budget, after which the speed is looked at
-BLOCK_STEPS = 0.05  # of the steps that were left, where these are done sooner
-BLOCKS = 5  # whose median is the speed: one long pause is none
-TOLERANCE = 0.02  # of the steps left; a plan that is off by less is kept
 
 
 class Budget:

@@ -32,6 +32,8 @@ from empssl.errors import EmpsslError, UsageError
 from empssl.objectives.base import Objective
 from empssl.optim import build_optimizers
 
+Shape = Sequence[int]
+
 
 @dataclass(frozen=True)
 class StepFlops:
@@ -178,9 +180,6 @@ def _count(work: Callable[[str], None]) -> float:
 def counter() -> FlopCounterMode:
     """Torch's counter, which prints nothing and knows factorizations too."""
     return FlopCounterMode(display=False, custom_mapping=FACTORIZATIONS)
-
-
-Shape = Sequence[int]
 
 
 def _cholesky(gram: Shape, *_: Any, **__: Any) -> float:

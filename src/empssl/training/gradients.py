@@ -172,25 +172,27 @@ class Recomputation:
 
         The statistics are inputs of their segment like any other. What the loss's gradient by them
         asks of the numbers that they are the statistics of is known once the whole batch has
-        passed; then it is the `slope` of what enters that segment.
+        passed; then it is the `gradient` of what enters that segment.
         """
         gradients_out: list[Activations] = [(gradient,) for gradient in gradients]
-        slopes: dict[int, GradFns] = {}
+        grad_fns: dict[int, GradFns] = {}
         for start, stop in reversed(self.spans):
             for index in range(stop - 1, start, -1):
                 if any(self.statistics[index]):
                     leaves = _leaves(self.statistics[index])
                     for at, activations in enumerate(self._each(start, index)):
-                        self._pass_back(index, stop, activations, leaves, gradients_out[at], slopes)
-                    slopes[index] = _slopes(leaves)
+                        self._pass_back(
+                            index, stop, activations, leaves, gradients_out[at], grad_fns
+                        )
+                    grad_fns[index] = _grad_fns(leaves)
             leaves = _leaves(self.statistics[start])
             kept = self.kept.pop(start)
             for at in range(len(kept)):
                 inputs = tuple(x.detach().requires_grad_(start > 0) for x in kept[at])
-                self._pass_back(start, stop, inputs, leaves, gradients_out[at], slopes, last=True)
+                self._pass_back(start, stop, inputs, leaves, gradients_out[at], grad_fns, last=True)
                 kept[at] = ()  # its place in memory is its gradient's
                 gradients_out[at] = tuple(x.grad for x in inputs) if start else ()  # type: ignore[misc]
-            slopes = {start: _slopes(leaves)}
+            grad_fns = {start: _grad_fns(leaves)}
 
     def _each(self, start: int, stop: int) -> Iterator[Activations]:
         """What enters the segment `stop`, chunk by chunk, computed from what is kept."""
@@ -223,7 +225,7 @@ class Recomputation:
         activations: Activations,
         leaves: SegmentStatistics,
         gradients_out: Activations,
-        slopes: dict[int, GradFns],
+        grad_fns: dict[int, GradFns],
         *,
         last: bool = False,
     ) -> None:
@@ -235,7 +237,7 @@ class Recomputation:
             activations: what enters.
             leaves: its statistics, which get their gradients; with `last` everything does.
             gradients_out: the gradient of what leaves the span.
-            slopes: of what enters the later segments, and of what leaves.
+            grad_fns: of what enters the later segments, and of what leaves.
             last: the span's other statistics have had their turn.
         """
         outputs: list[Tensor] = []
@@ -245,11 +247,11 @@ class Recomputation:
                 activations = self.segments[index](
                     activations, leaves if index == start else self.statistics[index]
                 )
-                after = slopes.get(index + 1, [None] * len(activations))
-                for x, slope in zip(activations, after, strict=True):
-                    if slope is not None:
+                after = grad_fns.get(index + 1, [None] * len(activations))
+                for x, grad_fn in zip(activations, after, strict=True):
+                    if grad_fn is not None:
                         outputs.append(x)
-                        wanted.append(slope(x.detach()).to(x.dtype))
+                        wanted.append(grad_fn(x.detach()).to(x.dtype))
         outputs += activations
         wanted += gradients_out
         # Before the last pass some do not depend on these leaves.
@@ -264,13 +266,13 @@ def _leaves(found: SegmentStatistics) -> SegmentStatistics:
     return [None if statistics is None else statistics.leaves() for statistics in found]
 
 
-def _slopes(leaves: SegmentStatistics) -> GradFns:
-    return [None if leaf is None else _slope(leaf) for leaf in leaves]
+def _grad_fns(leaves: SegmentStatistics) -> GradFns:
+    return [None if leaf is None else _grad_fn(leaf) for leaf in leaves]
 
 
-def _slope(leaf: Statistics) -> Callable[[Tensor], Tensor]:
+def _grad_fn(leaf: Statistics) -> Callable[[Tensor], Tensor]:
     assert leaf.mean.grad is not None
     assert leaf.var.grad is not None
     by_mean, by_var = all_reduce_sum(leaf.mean.grad), all_reduce_sum(leaf.var.grad)
     fixed = Statistics(leaf.mean.detach(), leaf.var.detach(), leaf.count)
-    return lambda x: fixed.slope(x, by_mean, by_var)
+    return lambda x: fixed.gradient(x, by_mean, by_var)

@@ -20,13 +20,13 @@ Memory = Literal["auto", "whole", "exact", "two-pass"]
 
 FREE_SHARE = 0.8  # of the free memory that a step may plan with
 # Autograd keeps a convolution's output and what the activation made of it; only the first of the
-# two is carried from piece to piece.
+# two is carried from segment to segment.
 KEPT_PER_CARRIED = 2
 # GlobalBatchNorm keeps, in place of that output, its distance from the mean, which is in float32.
 KEPT_PER_CARRIED_IN_HALF = 3
 CHUNK = {"cpu": 128}  # patches at a time, by type of device
 CHUNK_ELSEWHERE = 2048
-_UNTOLD = 2**62  # bytes, more than there are: of a system that does not tell how many are free
+_UNKNOWN = 2**62  # bytes, more than there are: of a system that does not tell how many are free
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MemoryPlan:
             and the gradients of the whole batch. `two-pass`: in chunks of view indices, each with
             BatchNorm statistics of its own, which is another method.
         chunk: patches at a time.
-        boundaries: in `exact`, the pieces of the backbone whose input is kept, ascending, the
+        boundaries: in `exact`, the segments of the backbone whose input is kept, ascending, the
             first always; what lies between is computed again.
     """
 
@@ -90,15 +90,15 @@ def plan_memory(
         return MemoryPlan()
     if mode == "two-pass":
         return MemoryPlan("two-pass", chunk)
-    pieces = segments_of(network.backbone)
-    if pieces is None:
+    segments = segments_of(network.backbone)
+    if segments is None:
         if mode == "auto":
             return MemoryPlan()
         raise UsageError(
             "memory is 'exact', but this backbone cannot be cut at its norms; choose 'whole', or "
             "'two-pass' with BatchNorm statistics of each chunk"
         )
-    stages = _stages(pieces, images, autocast)
+    stages = _stages(segments, images, autocast)
     everything = _kept_per_carried(network, images, autocast) * sum(stage.made for stage in stages)
     room = float("inf") if free is None else FREE_SHARE * free
     if mode == "auto" and everything * patches <= room:
@@ -108,15 +108,15 @@ def plan_memory(
 
 
 def boundaries(stages: Sequence["Stage"], end: float, limit: float) -> tuple[int, ...]:
-    """The pieces whose input should be kept, for the least work within a limit.
+    """The segments whose input should be kept, for the least work within a limit.
 
-    While a segment is at work, its input and those of the segments before it are in memory, and
-    its output or that output's gradient. Among the ways to the start of each segment only those
-    are followed that no other beats in both memory and work.
+    Each begins a span that ends where the next begins. While a span is at work, its input and those
+    of the spans before it are in memory, and its output or that output's gradient. Among the ways
+    to the start of each span only those are followed that no other beats in both memory and work.
 
     Args:
-        stages: the pieces.
-        end: bytes of what follows the last piece.
+        stages: the segments.
+        end: bytes of what follows the last segment.
         limit: bytes; where nothing fits, as little as can be is kept.
 
     >>> stages = [Stage(1.0, True, 1.0), Stage(8.0, True, 1.0), Stage(2.0, True, 1.0)]
@@ -141,7 +141,7 @@ def boundaries(stages: Sequence["Stage"], end: float, limit: float) -> tuple[int
 
 
 def _work(stages: Sequence["Stage"], start: int, stop: int) -> float:
-    """FLOP of a segment: each of its norms wants the way up to it, and the whole of it and back."""
+    """FLOP of a span: each of its norms wants the way up to it, and the whole of it and back."""
 
     def flops(first: int, after: int) -> float:
         return sum(stage.flops for stage in stages[first:after])
@@ -153,7 +153,7 @@ def _work(stages: Sequence["Stage"], start: int, stop: int) -> float:
 
 @dataclass(frozen=True)
 class Stage:
-    """A piece of the backbone as planning sees it.
+    """A segment of the backbone as planning sees it.
 
     Attributes:
         entering: bytes that enter it.
@@ -169,29 +169,29 @@ class Stage:
 
 
 def _stages(
-    pieces: list[Segment], images: Tensor, autocast: Callable[[], AbstractContextManager[object]]
+    segments: list[Segment], images: Tensor, autocast: Callable[[], AbstractContextManager[object]]
 ) -> list[Stage]:
-    """Each piece, measured on two patches; all numbers are of one."""
-    carry: Activations = (images[:2],)
+    """Each segment, measured on two patches; all numbers are of one."""
+    activations: Activations = (images[:2],)
     stages = []
-    for piece in pieces:
+    for segment in segments:
         found = [
             None if norm is None else Statistics.of([x])
-            for norm, x in zip(piece.norms, carry, strict=True)
+            for norm, x in zip(segment.norms, activations, strict=True)
         ]
         with torch.no_grad(), autocast(), FlopCounterMode(display=False) as counter:
-            after = piece(carry, found)
-        new = [x for x in after if all(x is not y for y in carry)]
+            after = segment(activations, found)
+        new = [x for x in after if all(x is not y for y in activations)]
         flops = counter.get_total_flops() / 2
-        stages.append(Stage(_size(carry), any(piece.norms), flops, _size(new)))
-        carry = after
+        stages.append(Stage(_size(activations), any(segment.norms), flops, _size(new)))
+        activations = after
     return stages
 
 
 def _kept_per_carried(
     network: nn.Module, images: Tensor, autocast: Callable[[], AbstractContextManager[object]]
 ) -> int:
-    """What autograd keeps of a step, as a multiple of what is carried from piece to piece."""
+    """What autograd keeps of a step, as a multiple of what is carried from segment to segment."""
     with autocast():
         half = torch.is_autocast_enabled(images.device.type)
     own = any(isinstance(module, GlobalBatchNorm) for module in network.modules())
@@ -217,5 +217,5 @@ def free_of_each(fabric: Fabric) -> float | None:
     free = free_bytes(fabric.device)
     if free is not None and fabric.device.type != "cuda":
         free /= getattr(fabric.strategy, "num_processes", 1)  # a strategy for one has none
-    least = -all_reduce_max(fabric, -_UNTOLD if free is None else -int(free))[0]
-    return None if least == _UNTOLD else float(least)
+    least = -all_reduce_max(fabric, -_UNKNOWN if free is None else -int(free))[0]
+    return None if least == _UNKNOWN else float(least)

@@ -40,7 +40,7 @@ def resolve_settings(
     data: str | GivenImages,
     recipe: str | None,
     *,
-    given: dict[str, Any],
+    explicit: dict[str, Any],
     chosen: dict[str, Any],
     defaults: dict[str, Any],
     resume: bool,
@@ -51,8 +51,8 @@ def resolve_settings(
     Args:
         out: the run directory.
         data: as in `train`; of an object, what it is called is recorded.
-        recipe: which decides what is None in `given`.
-        given: what a recipe has too.
+        recipe: which decides what is None in `explicit`.
+        explicit: what a recipe has too.
         chosen: what it has not.
         defaults: of that; what equals its default cannot be told from what was not given.
         resume: whether the run at `out` is continued.
@@ -61,15 +61,15 @@ def resolve_settings(
     Raises:
         UsageError: settings that cannot be carried out, or that a resumed run does not have.
     """
-    given = with_objects(given)
+    explicit = with_objects(explicit)
     if resume and overwrite:
         raise UsageError("a run is either resumed or overwritten; leave out one of the two")
     if resume:
-        given |= {key: value for key, value in chosen.items() if value != defaults[key]}
-        settings = resumed_settings(Run(out), data, recipe, given)
+        explicit |= {key: value for key, value in chosen.items() if value != defaults[key]}
+        settings = resumed_settings(Run(out), data, recipe, explicit)
         decoding = Decoding.recorded(Run(out).plan.get("decoding", settings))
     else:
-        settings = {"data": str(data)} | resolve(recipe, given) | chosen
+        settings = {"data": str(data)} | resolve(recipe, explicit) | chosen
         decoding = Decoding.recorded(settings)
         Run.check_free(out, overwrite=overwrite)
     check_settings(settings)
@@ -78,15 +78,15 @@ def resolve_settings(
     return settings, decoding
 
 
-def with_objects(given: dict[str, Any]) -> dict[str, Any]:
+def with_objects(explicit: dict[str, Any]) -> dict[str, Any]:
     """The settings in which each object of a program is a spec.
 
     Raises:
         UsageError: one is not what its setting takes.
     """
-    found = dict(given)
+    found = dict(explicit)
     for setting, expected in OBJECTS.items():
-        made = given.get(setting)
+        made = explicit.get(setting)
         if made is None or isinstance(made, str | dict):
             continue
         fits = callable(made) if setting == "optimizer" else isinstance(made, nn.Module)
@@ -173,7 +173,7 @@ def restarted_by_torchrun(out: Path) -> bool:
 
 
 def resumed_settings(
-    run: Run, data: str | GivenImages, recipe: str | None, given: dict[str, Any]
+    run: Run, data: str | GivenImages, recipe: str | None, explicit: dict[str, Any]
 ) -> dict[str, Any]:
     """The settings that the run began with.
 
@@ -186,9 +186,9 @@ def resumed_settings(
         check_same_kind(run, data)
         for setting in OBJECTS:
             if is_object(config[setting]):
-                config[setting] = given_again(run, setting, config[setting], given.get(setting))
+                config[setting] = given_again(run, setting, config[setting], explicit.get(setting))
         made = completed(config)
-        asked = resolve(recipe or config["recipe"], {**_as_given(made), **_without_none(given)})
+        asked = resolve(recipe or config["recipe"], {**_as_given(made), **_without_none(explicit)})
         asked |= {"data": config["data"]}  # where images are is no setting, which they are is
         changed = [
             key for key, value in asked.items() if _plain(made.get(key)) != _plain(value)
@@ -224,8 +224,8 @@ def _as_given(config: dict[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in resolve(config["recipe"], {}) if key != "recipe"}
 
 
-def _without_none(given: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if value is not None}
+def _without_none(explicit: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in explicit.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:

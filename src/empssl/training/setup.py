@@ -19,11 +19,11 @@ from empssl.objectives import build_objective
 from empssl.objectives.base import Objective
 from empssl.optim import build_optimizers
 from empssl.runs.run import Run
-from empssl.training.compilation import begin_step, compiled, failure
 from empssl.training.flops import flops_per_view
 from empssl.training.memory import MemoryPlan, free_of_each, plan_memory
 from empssl.training.preflight import check_disk, checkpoint_bytes
 from empssl.training.sharding import Share
+from empssl.training.step import begin_step, compile_failure, compiled
 from empssl.training.trainer import Trainer
 from empssl.views import POLICIES
 
@@ -140,7 +140,7 @@ def compile_step(trainer: Trainer, mode: str) -> None:
     except Exception as error:  # compilers fail in many ways, and few of them need end a run
         if is_out_of_memory(error):
             raise trainer.out_of_memory("trying the compiled step", error, begun=False) from error
-        trainer.say(failure(error))
+        trainer.say(compile_failure(error))
         trainer.module, trainer.augment = plain, trainer.policy
     trainer.network.zero_grad(set_to_none=True)
     trainer.network.load_state_dict(kept)

@@ -24,11 +24,11 @@ class Share:
     Of n views of b images in W processes, with projections of d coordinates, `images` sends all n
     b d numbers forth and again back as gradients, so that each process computes the whole loss.
     `patches` sends what an objective adds up over views, b d numbers, forth and back, and once more
-    for the gauge; terms of single views are computed where these are. Rings of n=20, b=100, d=1024
-    and W=4 in float32 send 6.1 + 12.3 MB from each process and 3 x 0.6 MB: n/2 times less. (Half of
-    that where autocast halves projections: sums are in float32.) The gradients of the network's
-    weights, which travel either way, may be more than both; and by `patches` each process reads
-    all images.
+    for the collapse metrics; terms of single views are computed where these are. Rings of n=20,
+    b=100, d=1024 and W=4 in float32 send 6.1 + 12.3 MB from each process and 3 x 0.6 MB: n/2 times
+    less. (Half of that where autocast halves projections: sums are in float32.) The gradients of
+    the network's weights, which travel either way, may be more than both; and by `patches` each
+    process reads all images.
 
     Attributes:
         rank: which part of the images it is, of `world` equal ones.

@@ -1,6 +1,7 @@
 """One optimization step: views to projections to loss to gradients to new weights."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from empssl.training.gradients import average_gradients, project
 from empssl.training.memory import WHOLE, MemoryPlan
 from empssl.training.sharding import gather_projections
 from empssl.types import BatchLabels, Projections, Targets, Views
+from empssl.views import Policy
+
+Augment = Callable[[Tensor, Tensor, int], Tensor]  # a policy, perhaps compiled
 
 # What a line of metrics.jsonl has besides the terms of the loss and the measures of projections.
 ENTRY = frozenset({
@@ -33,14 +37,14 @@ class StepResult:
 
     Attributes:
         loss: of the whole batch, and its terms.
-        gauge: how alike its projections are.
+        collapse_metrics: how alike its projections are.
         gradient_norm: over all weights, the objective's among them.
         spectrum: variances of its projections, where they were asked for.
         finite: whether the step could be taken. Read later: on a GPU to read it is to wait.
     """
 
     loss: Loss
-    gauge: dict[str, Tensor]
+    collapse_metrics: dict[str, Tensor]
     gradient_norm: float | Tensor
     finite: Tensor
     spectrum: Tensor | None = None
@@ -74,12 +78,12 @@ class StepResult:
             "epoch": (step + 1) / steps_per_epoch,
             "loss": self.loss.total,
         }
-        if taken := self.loss.terms.keys() & (self.gauge.keys() | ENTRY):
+        if taken := self.loss.terms.keys() & (self.collapse_metrics.keys() | ENTRY):
             raise UsageError(
                 f"the objective has a term '{min(taken)}', and a step is recorded with a number of "
                 "that name already; call the term something else"
             )
-        entry |= self.loss.terms | self.gauge
+        entry |= self.loss.terms | self.collapse_metrics
         entry |= {"gradient_norm": self.gradient_norm, "lr": lr}
         if self.spectrum is not None:
             entry["spectrum"] = [float(f"{value:.4g}") for value in self.spectrum.tolist()]
@@ -203,3 +207,28 @@ def gradient_norm(*modules: nn.Module) -> Tensor:
     gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
     norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
     return norm
+
+
+def compiled(policy: Policy, network: nn.Module, mode: str) -> tuple[Augment, nn.Module]:
+    """Both, for shapes that stay as they are; compiled when they are first called.
+
+    Args:
+        policy: how views are drawn.
+        network: what computes the projections.
+        mode: of `torch.compile`.
+    """
+    augment: Any = torch.compile(policy, mode=mode, fullgraph=True, dynamic=False)
+    module: Any = torch.compile(network, mode=mode, dynamic=False)
+    return augment, module
+
+
+def begin_step(mode: str) -> None:
+    """Let a CUDA graph write over what it made in the step before."""
+    if mode == "reduce-overhead":
+        torch.compiler.cudagraph_mark_step_begin()
+
+
+def compile_failure(error: Exception) -> str:
+    """What to say where compiling failed."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"not compiled, and slower for it: {type(error).__name__}: {first}"

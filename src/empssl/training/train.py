@@ -1,6 +1,8 @@
 """The verb `train`: images to a run directory."""
 
 import inspect
+import math
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,33 +19,41 @@ from empssl.data.base import ImageSet
 from empssl.data.checks import class_counts
 from empssl.data.objects import GivenImages
 from empssl.data.open import resolve_data
-from empssl.data.run_images import check_fingerprint, known_data_dir, place
+from empssl.data.run_images import check_fingerprint, data_location, known_data_dir
 from empssl.data.value_range import MAX_PIXELS, RangeWords
 from empssl.device import Compile, Fabric, Precision, resolve_compile
 from empssl.distributed.collectives import check_same, on_rank_zero
 from empssl.distributed.launch import launch
-from empssl.distributed.processes import Call, alone_again
+from empssl.distributed.processes import Call, reap_children
 from empssl.distributed.signals import stop_requests
 from empssl.distributed.watchdog import watchdog
-from empssl.metrics.verdict import verdict
+from empssl.metrics.verdict import LEAST_SHARE, Verdict, percent, verdict
 from empssl.models import BACKBONES
 from empssl.objectives import OBJECTIVES
 from empssl.optim import OPTIMIZERS
 from empssl.progress import progress, say, status
 from empssl.runs.run import Run
-from empssl.training.budget import parse_duration
+from empssl.training.budget import format_duration, parse_duration
 from empssl.training.cpu_load import torch_threads
 from empssl.training.memory import Memory
 from empssl.training.settings import plugins_of, resolve_settings, restarted_by_torchrun
 from empssl.training.setup import build_trainer, check_room, compile_step
 from empssl.training.sharding import Shard
-from empssl.training.summary import closing_lines
+
+_ADVICE = {
+    "healthy": "images are told apart{measured}",
+    "collapsed": "the projections {collapse}. Do not use its embeddings: lower the learning rate, "
+    "or strengthen what keeps images apart",
+    "barely trained": "too little to judge it by{measured}. Train for longer, such as --epochs "
+    "{epochs}, which takes about {time}",
+    "not measured": "no collapse metrics were recorded",
+}
 
 
 @names_in_docstring(
     datasets=DATASETS, backbones=BACKBONES, objectives=OBJECTIVES, optimizers=OPTIMIZERS
 )
-@alone_again()
+@reap_children()
 def train(
     data: ImagesLike,
     *,
@@ -170,7 +180,7 @@ def train(
         resume, overwrite = True, False
     settings, decoding = resolve_settings(
         Path(out), data, recipe, resume=resume, overwrite=overwrite,
-        given={
+        explicit={
             "patches": patches, "batch": batch, "epochs": epochs, "budget": budget,
             "image_side": image_side, "views": views, "backbone": backbone,
             "projector": projector, "whitened": whitened, "objective": objective,
@@ -202,7 +212,7 @@ def train(
         )
         trainer = build_trainer(settings, fabric, images, began)
         trainer.plugins, trainer.fixed_threads = call.modules, threads is not None
-        trainer.images_at = place(data, data_dir)
+        trainer.images_at = data_location(data, data_dir)
         trainer.division = resumed.division if resumed else "stable"
         compile_step(trainer, resolve_compile(compile, fabric))
         stop = held.enter_context(stop_requests())
@@ -272,3 +282,34 @@ def load_images(
         images.tell()
     check_same({"the images' fingerprint": images.fingerprint, "range": images.decoding.text})
     return images
+
+
+def closing_lines(verdict: Verdict, run: str | Path) -> list[str]:
+    """Three lines at the end of training.
+
+    >>> from empssl.metrics.verdict import LEAST_SHARE, Verdict, percent, verdict
+    >>> plan = {"steps_per_epoch": 15, "usable_samples": 600}
+    >>> last = {"step": 29, "embedding_std": 0.89, "participation_ratio": 18.9, "seconds": 50.0}
+    >>> for line in closing_lines(verdict(last, plan, batch=40), "runs/my photos"):
+    ...     print(line)
+    healthy: images are told apart (embedding std 0.89, participation ratio 18.9)
+    600 of 600 images seen (100 %), 2.0 times each, in 50s; a full pass takes 25s
+    next: empssl report 'runs/my photos'
+    """
+    values = ", ".join(f"{name} {value:.3g}" for name, value in verdict.measured.items())
+    # A pass where it was not even half; where few images made few steps, twice as many passes.
+    epochs = 1 if verdict.passes < LEAST_SHARE else math.ceil(2 * verdict.passes)
+    advice = _ADVICE[verdict.state].format(
+        collapse=verdict.collapse,
+        measured=f" ({values})" if values else "",
+        epochs=epochs,
+        time=format_duration(epochs * verdict.seconds_per_pass),
+    )
+    times = f", {verdict.passes:.1f} times each" if verdict.passes > 1 else ""
+    return [
+        f"{verdict.state}: {advice}",
+        f"{verdict.seen:,} of {verdict.images:,} images seen ({percent(verdict.share)} %){times}, "
+        f"in {format_duration(verdict.seconds)}; a full pass takes "
+        f"{format_duration(verdict.seconds_per_pass)}",
+        f"next: empssl report {shlex.quote(str(run))}",
+    ]

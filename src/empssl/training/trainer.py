@@ -38,21 +38,27 @@ from empssl.metrics.projections import CollapseWatch, spectrum_steps
 from empssl.models import Network
 from empssl.models.ema import EMANetwork
 from empssl.objectives.base import Objective
-from empssl.optim import SCHEDULES, Schedule, build_optimizers, set_lr
+from empssl.optim import (
+    SCHEDULES,
+    Schedule,
+    build_optimizers,
+    flatten_state,
+    lay_out_as_weights,
+    set_lr,
+    unflatten_state,
+)
 from empssl.progress import progress, say
 from empssl.rng import uniform
 from empssl.runs import checkpoint
 from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
 from empssl.training.budget import Budget, format_duration, parse_duration
-from empssl.training.compilation import Augment, begin_step
 from empssl.training.cpu_load import ThreadControl, threads_are_given
 from empssl.training.failures import all_finite, diverged, out_of_memory, until_not_finite
 from empssl.training.memory import MemoryPlan, lower_memory_mode
 from empssl.training.metrics_buffer import MetricsBuffer
 from empssl.training.sharding import Share
-from empssl.training.state import flatten, lay_out_as_weights, unflatten
-from empssl.training.step import StepResult, training_step
+from empssl.training.step import Augment, StepResult, begin_step, training_step
 from empssl.training.trained_images_log import TrainedImagesLog
 from empssl.types import Division
 from empssl.views import Policy
@@ -199,7 +205,9 @@ class Trainer:
         try:
             for index, optimizer in enumerate(self.optimizers):
                 optimizer.load_state_dict(
-                    unflatten(saved.state["optimizers"][index], saved.tensors["optimizer"], index)
+                    unflatten_state(
+                        saved.state["optimizers"][index], saved.tensors["optimizer"], index
+                    )
                 )
                 lay_out_as_weights(optimizer)
             self.step, self.seconds = saved.state["step"], saved.state["seconds"]
@@ -266,8 +274,8 @@ class Trainer:
         schedule: Schedule = build(SCHEDULES, self.settings["schedule"], steps=planned)
         watch, before = CollapseWatch(), self.seconds
         # Other processes of this run are no strangers, and a GPU does not share these cores.
-        alone = self.fabric.world_size == 1
-        shared = alone and self.fabric.device.type == "cpu"
+        single = self.fabric.world_size == 1
+        shared = single and self.fabric.device.type == "cpu"
         threads = ThreadControl(fixed=self.fixed_threads or threads_are_given())
         buffer, keep = MetricsBuffer(self.fabric.device), self._kept_at()
         spectra = spectrum_steps(steps)
@@ -296,7 +304,7 @@ class Trainer:
                 self.step += 1
                 kept = keep.get(self.step)
                 # Several GPUs agree when numbers are read: either is to wait for what was queued.
-                if not (alone or buffer.full or kept or self.step == steps):
+                if not (single or buffer.full or kept or self.step == steps):
                     continue
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
                 signal, due, bad = all_reduce_max(self.fabric, stop.signal, late, bool(self.found))
@@ -489,7 +497,7 @@ class Trainer:
         self.trained.write_new()
 
         def save() -> None:
-            flat = [flatten(o.state_dict(), i) for i, o in enumerate(self.optimizers)]
+            flat = [flatten_state(o.state_dict(), i) for i, o in enumerate(self.optimizers)]
             tensors = {key: t for _, group in flat for key, t in group.items()}
             state = self._identity() | {"optimizers": [state for state, _ in flat]}
             self.run.save_checkpoint(

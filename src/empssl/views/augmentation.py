@@ -20,6 +20,8 @@ DRAWS = (
 COLORS = 4  # brightness, contrast, saturation, hue
 Colors = Literal["faithful", "fast"]
 Draw = Mapping[str, Tensor]
+_TO_YIQ = (color.LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+_TO_RGB = tuple(map(tuple, torch.linalg.inv(torch.tensor(_TO_YIQ)).tolist()))
 
 
 class Augmentation:
@@ -230,7 +232,3 @@ def _turned_hue(turn: Tensor) -> Tensor:
 def _filled(numbers: Sequence[float], like: Tensor) -> Tensor:
     """A few constants on a tensor's device, filled in there: a copy would have the host wait."""
     return torch.stack([like.new_full((), number) for number in numbers])
-
-
-_TO_YIQ = (color.LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
-_TO_RGB = tuple(map(tuple, torch.linalg.inv(torch.tensor(_TO_YIQ)).tolist()))

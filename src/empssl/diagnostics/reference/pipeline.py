@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from empssl.config import complete
 from empssl.device import cores
 from empssl.diagnostics.reference.lars import LoopLARS
 from empssl.diagnostics.reference.loader import loader
-from empssl.diagnostics.reference.objective import emp_loss
 from empssl.errors import DivergenceError, UsageError
 from empssl.models import build_network
 from empssl.optim import OPTIMIZERS
-from empssl.types import Images
+from empssl.types import Images, Projections, Scalar
 
 
 class SlowPipeline:
@@ -23,7 +23,7 @@ class SlowPipeline:
     In float32 our convolutions are torch's own: only under bfloat16 have they another gradient.
 
     Args:
-        settings: as `recipes.resolve` gives them; the objective must be emp. the optimizer
+        settings: as `recipes.resolve` gives them; the objective must be emp. The optimizer
             is lars whatever they say, with the options that muon_lars shares with it.
         images: all of them.
         seed: of the weights, the order and the views.
@@ -90,3 +90,26 @@ def lars_options(optimizer: dict[str, Any]) -> dict[str, Any]:
     if optimizer["name"] in ("lars", "muon_lars"):
         options |= {key: optimizer[key] for key in options if key in optimizer}
     return {key: value for key, value in options.items() if key != "name"}
+
+
+def emp_loss(projections: Projections, *, invariance_weight: float, distortion: float) -> Scalar:
+    """EMP-SSL's eq. 2 as the paper writes it: a d x d determinant a patch index, in turn.
+
+    The plain twin of the value of `objectives.EMP`.
+
+    Args:
+        projections: of any length; they are normalised here.
+        invariance_weight: lambda in eq. 2.
+        distortion: eps^2 in eq. 1, already squared.
+    """
+    z = F.normalize(projections, dim=-1)
+    center = z.mean(0)
+    _, batch, dim = z.shape
+    eye = torch.eye(dim, dtype=z.dtype, device=z.device)
+    rates, similarities = [], []
+    for Z in z:
+        second_moment = eye + dim / (batch * distortion) * Z.T @ Z
+        rates.append(torch.logdet(second_moment) / 2)
+        similarities.append(F.cosine_similarity(Z, center, dim=-1).mean())
+    rate, similarity = torch.stack(rates).mean(), torch.stack(similarities).mean()
+    return -(rate + invariance_weight * similarity)

@@ -170,7 +170,7 @@ class Strength:
     held_out: dict[float, float]
 
     @classmethod
-    def best(
+    def select_l2(
         cls,
         strengths: Sequence[float],
         accuracy: Callable[[float], float],
@@ -189,7 +189,7 @@ class Strength:
         Raises:
             UsageError: no strength is given, or one is not a positive number.
 
-        >>> Strength.best([0.01, 0.1, 1.0], {1.0: 80.0, 0.1: 90.0, 0.01: 90.0}.get)
+        >>> Strength.select_l2([0.01, 0.1, 1.0], {1.0: 80.0, 0.1: 90.0, 0.01: 90.0}.get)
         Strength(value=0.1, held_out={1.0: 80.0, 0.1: 90.0, 0.01: 90.0})
         """
         if not strengths or not all(0 < strength < math.inf for strength in strengths):
@@ -226,7 +226,7 @@ class Score:
         per_class: accuracy by train class, ascending label; None where test has no image of it.
         seed: of whatever the protocol draws; None where it draws nothing.
         details: options and by-products, e.g. the strength chosen or the train accuracy.
-        answers: what the rest was counted from.
+        predictions: what the rest was counted from.
     """
 
     protocol: ProbeProtocol
@@ -237,7 +237,7 @@ class Score:
     test_size: int
     seed: int | None
     details: dict[str, Any]
-    answers: Predictions = field(repr=False, compare=False)
+    predictions: Predictions = field(repr=False, compare=False)
 
     @classmethod
     def of(
@@ -251,15 +251,17 @@ class Score:
         probabilities: Float[Tensor, "test class"] | None = None,
     ) -> "Score":
         """The score of one predicted class for each test row."""
-        answers = Predictions(predicted, labeled.test_classes, labeled.num_classes, probabilities)
+        predictions = Predictions(
+            predicted, labeled.test_classes, labeled.num_classes, probabilities
+        )
         return cls(
             protocol,
-            answers.accuracy,
-            answers.balanced_accuracy,
-            answers.per_class,
+            predictions.accuracy,
+            predictions.balanced_accuracy,
+            predictions.per_class,
             len(labeled.train),
             len(labeled.test),
             seed,
             details or {},
-            answers,
+            predictions,
         )

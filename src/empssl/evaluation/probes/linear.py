@@ -157,7 +157,7 @@ def lbfgs_probe(
         fits[strength] = softmax_regression(*fit, strength, start, gram, tolerance=5e-4)
         return percent(fits[strength].predict(x[num_fit:]), y[num_fit:])
 
-    chosen = Strength.best(strengths, accuracy, patience=2)
+    chosen = Strength.select_l2(strengths, accuracy, patience=2)
     fitted = softmax_regression(x, y, chosen.value, fits.get(chosen.value, zero), gram)
     details = chosen.details() | {"train_accuracy": percent(fitted.predict(x), y)}
     if basis is not None:

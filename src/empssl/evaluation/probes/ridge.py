@@ -62,7 +62,7 @@ def ridge_probe(
             return 0.0  # so weak that rounding in nearly dependent features outweighs it
         return percent(classifier.predict(x[held]), y[held])
 
-    chosen = Strength.best(strengths, accuracy)
+    chosen = Strength.select_l2(strengths, accuracy)
     fitted = solve(moments, chosen.value, labeled.num_classes).after(scaling)
     details = chosen.details() | {"train_accuracy": percent(fitted.predict(x), y)}
     predicted = fitted.predict(labeled.test)

@@ -8,6 +8,10 @@ from empssl.experiments.paper.published import MANY, NAMES
 from empssl.models import Layer
 
 Reading = Literal["paper", "official"]
+NumberKind = Literal["accuracy", "curve", "minutes", "epochs", "map", "best"]
+PlotKind = Literal["convergence", "maps"]
+EqualIn = Literal["epochs", "compute"]
+EQUALS: tuple[EqualIn, ...] = ("epochs", "compute")
 
 
 @dataclass(frozen=True)
@@ -66,28 +70,6 @@ class Experiment:
         parts += [f"`{self.reading}`"] if self.reading else []
         parts += [f"`{self.changes}`"] if self.changes else []
         return ", ".join([NAMES[self.method], *parts])
-
-
-def _both(here: str, theirs: int, unit: str) -> str:
-    """A count of ours, with theirs where that is another."""
-    paper = f"{theirs:,}"
-    return f"{here} {unit}" + ("" if here == paper else f" (the paper's {paper})")
-
-
-def emp(data: str, epochs: int, n: int = MANY, **rest: Any) -> Experiment:
-    """EMP-SSL with a schedule of so many epochs."""
-    return Experiment("emp", data, epochs, n, **rest)
-
-
-def rival(method: str, data: str, epochs: int | None = None) -> Experiment:
-    """A rival to its end: 400 epochs of ImageNet-100, 1,000 of the others, if none are named."""
-    return Experiment(method, data, epochs or (400 if data == "imagenet100" else 1000), n=2)
-
-
-NumberKind = Literal["accuracy", "curve", "minutes", "epochs", "map", "best"]
-PlotKind = Literal["convergence", "maps"]
-EqualIn = Literal["epochs", "compute"]
-EQUALS: tuple[EqualIn, ...] = ("epochs", "compute")
 
 
 @dataclass(frozen=True)
@@ -196,3 +178,19 @@ class Exhibit:
     unread: str = ""
     baselines: bool = True
     note: str = ""
+
+
+def _both(here: str, theirs: int, unit: str) -> str:
+    """A count of ours, with theirs where that is another."""
+    paper = f"{theirs:,}"
+    return f"{here} {unit}" + ("" if here == paper else f" (the paper's {paper})")
+
+
+def emp(data: str, epochs: int, n: int = MANY, **rest: Any) -> Experiment:
+    """EMP-SSL with a schedule of so many epochs."""
+    return Experiment("emp", data, epochs, n, **rest)
+
+
+def rival(method: str, data: str, epochs: int | None = None) -> Experiment:
+    """A rival to its end: 400 epochs of ImageNet-100, 1,000 of the others, if none are named."""
+    return Experiment(method, data, epochs or (400 if data == "imagenet100" else 1000), n=2)

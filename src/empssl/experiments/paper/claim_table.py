@@ -14,23 +14,6 @@ from empssl.experiments.paper.claims import (
 )
 from empssl.reports.charts import numeral
 
-
-def signed(value: float) -> str:
-    """Points with their sign, and one digit.
-
-    >>> [signed(x) for x in (1.25, -0.31, -0.01)]
-    ['+1.2', '−0.3', '−0.0']
-    """
-    return f"{value:+.1f}".replace("-", "−")
-
-
-def grid(lines: Sequence[Sequence[str]]) -> str:
-    """A table; the first line is its head."""
-    rule = ["---"] * len(lines[0])
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in (lines[0], rule, *lines[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
-
-
 NOT_MEASURED = "not measured"
 LEGEND = (
     "A cell has the mean over seeds of the paired difference in points, first less second; its "
@@ -46,6 +29,22 @@ ALIKE = (
     "all of it lies outside; otherwise it is not decided."
 )
 Name = Callable[[Experiment], str]
+
+
+def signed(value: float) -> str:
+    """Points with their sign, and one digit.
+
+    >>> [signed(x) for x in (1.25, -0.31, -0.01)]
+    ['+1.2', '−0.3', '−0.0']
+    """
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """A table; the first line is its head."""
+    rule = ["---"] * len(lines[0])
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (lines[0], rule, *lines[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def paragraphs(result: ClaimResult, name: Name) -> Iterator[str]:

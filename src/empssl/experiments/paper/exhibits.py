@@ -22,6 +22,8 @@ from empssl.experiments.paper.published import (
     TRANSFER,
 )
 
+__all__ = ["EXHIBITS", "NAMES"]
+
 CIFARS = ("cifar10", "cifar100")
 LONGEST = EPOCHS[-1]
 SHORT = (20, LONGEST)
@@ -35,6 +37,8 @@ IN_A_PICTURE = (
     "runs, after 1, 10 and 30 epochs; the paper's text adds that 90 % and 65 % take at most 5 "
     "epochs with 200 patches and 8 with 20, and that 15 epochs end near 93 % and 72 %."
 )
+NUMBERS_OF_PATCHES = tuple(emp("cifar10", LONGEST, n) for n in (2, FEW, 50, MANY))
+BATCHES = tuple(emp("cifar10", LONGEST, batch=b) for b in (50, 100, 200))
 
 
 def converged(data: str) -> Iterator[Number]:
@@ -166,9 +170,6 @@ def more_patches(data: str) -> Claim:
     )  # fmt: skip
 
 
-NUMBERS_OF_PATCHES = tuple(emp("cifar10", LONGEST, n) for n in (2, FEW, 50, MANY))
-BATCHES = tuple(emp("cifar10", LONGEST, batch=b) for b in (50, 100, 200))
-
 EXHIBITS = {
     "table1": Exhibit(
         "EMP-SSL after one epoch beside converged methods",
@@ -279,5 +280,3 @@ EXHIBITS = {
         seeds=3, baselines=False,
     ),
 }  # fmt: skip
-
-__all__ = ["EXHIBITS", "NAMES"]

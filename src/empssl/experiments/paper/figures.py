@@ -107,8 +107,8 @@ def _maps(figure: Any, plan: PaperPlan, found: Sequence[ReproducedNumber], rows:
             axis.text(0, 0, state, ha="center")
             continue
         seen = reproduced.maps[0]
-        plane, labels = np.array(seen["plane"]), np.array(seen["labels"])
-        axis.scatter(*plane.T, c=labels % 10, cmap="tab10", s=3, linewidths=0)
+        points, labels = np.array(seen["plane"]), np.array(seen["labels"])
+        axis.scatter(*points.T, c=labels % 10, cmap="tab10", s=3, linewidths=0)
         axis.set_xlabel(f"separation {seen['separation']:.3f}")
     for axis in grid[len(found) :]:
         axis.set_axis_off()

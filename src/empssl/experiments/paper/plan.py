@@ -21,7 +21,7 @@ from empssl.experiments.run_spec import RunSpec
 from empssl.runs.files import short_hash
 from empssl.training.setup import build_trainer
 
-RunPlace = dict[str, Any]
+Runtime = dict[str, Any]
 Read = Callable[..., ImageSet]
 
 
@@ -87,7 +87,7 @@ class PaperPlan:
     @classmethod
     def of(
         cls, exhibits: Mapping[str, Exhibit], scale: Scale, *, data: Mapping[str, str],
-        seeds: int | None, place: RunPlace, folder: Folder, read: Read = open_images,
+        seeds: int | None, runtime: Runtime, folder: Folder, read: Read = open_images,
     ) -> "PaperPlan":  # fmt: skip
         """Nothing is trained, and nothing written.
 
@@ -96,11 +96,11 @@ class PaperPlan:
             scale: of all.
             data: where a data set of the paper is, by its name; itself where that is known.
             seeds: of every experiment; None for as many as each exhibit has.
-            place: where the data are and where to compute, as `train` takes it.
+            runtime: where the data are and where to compute, as `train` takes it.
             folder: of the reproduction.
             read: a data set by name; of its images only the number and the side are asked for.
         """
-        data_sets = _DataSets(data, place, read)
+        data_sets = _DataSets(data, runtime, read)
         specs: dict[Experiment, tuple[RunSpec, ...]] = {}
         left_out: dict[Experiment | str, str] = {}
         counts: dict[Experiment, int] = {}
@@ -265,8 +265,8 @@ class PaperPlan:
 class _DataSets:
     """The data sets, each opened once, and the networks, each built once to be counted."""
 
-    def __init__(self, data: Mapping[str, str], place: RunPlace, read: Read) -> None:
-        self.data, self.place, self.read = data, place, read
+    def __init__(self, data: Mapping[str, str], runtime: Runtime, read: Read) -> None:
+        self.data, self.runtime, self.read = data, runtime, read
         self.sizes: dict[str, tuple[int, int]] = {}
         self._opened: dict[tuple[str, int | None], ImageSet | str] = {}
         self._counted: dict[str, tuple[int, int, float]] = {}
@@ -279,7 +279,7 @@ class _DataSets:
     def open(self, name: str, side: int | None) -> ImageSet | str:
         """The training images, or why there are none."""
         if (name, side) not in self._opened:
-            where = {key: self.place[key] for key in ("data_dir", "download")}
+            where = {key: self.runtime[key] for key in ("data_dir", "download")}
             data = self.data.get(name, name)
             try:
                 train, test = (
@@ -309,7 +309,7 @@ class _DataSets:
             images = self.open(experiment.data, settings["image_side"])
             if isinstance(images, str):
                 raise UsageError(images)
-            fabric = launch(device=self.place["device"], devices=1, precision="auto")
+            fabric = launch(device=self.runtime["device"], devices=1, precision="auto")
             whole = settings | {"seed": 0, "memory": "whole"}
             training = build_trainer(whole, fabric, images, time.monotonic())
             training.sampler.close()
@@ -323,7 +323,7 @@ class _DataSets:
             RunSpec(
                 name := f"{label}-{size}-{identity}-seed{seed}", label, settings["patches"], seed,
                 folder.runs / name, settings | {"seed": seed, "keep_epochs": kept},
-                *self._counted[identity], self.place,
+                *self._counted[identity], self.runtime,
             )
             for seed in range(seeds)
         )  # fmt: skip

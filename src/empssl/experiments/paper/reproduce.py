@@ -123,10 +123,10 @@ def reproduce(
     for name in data or {}:
         if name not in known:
             raise UsageError(f"no data set '{name}' in the paper: {nearest(name, known)}")
-    folder, place = Folder(out), {"data_dir": data_dir, "download": download, "device": device}
+    folder, runtime = Folder(out), {"data_dir": data_dir, "download": download, "device": device}
     _check_scale(folder.path, scale)
     plan = PaperPlan.of(
-        chosen, SCALES[scale], data=data or {}, seeds=seeds, place=place, folder=folder
+        chosen, SCALES[scale], data=data or {}, seeds=seeds, runtime=runtime, folder=folder
     )
     scores = Scores(folder.path)
     if dry_run:

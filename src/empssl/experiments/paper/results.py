@@ -50,7 +50,7 @@ class ReproducedNumber:
         values: ours by seed; a seed that did not reach its goal is left out.
         unreached: seeds that ended below the goal.
         curves: points by seed, one where the number is of one epoch.
-        maps: planes by seed.
+        maps: t-SNE by seed.
         seeds: of the curves; those that failed or are left are not there.
         runs: names of all that the number is of.
     """
@@ -90,10 +90,10 @@ def reproduced_numbers(
     plan: PaperPlan, exhibit: Exhibit, scores: Scores, folder: Folder
 ) -> list[ReproducedNumber]:
     """All numbers of an exhibit, in its order. Nothing is dropped."""
-    return [_finding(plan, exhibit, number, scores, folder) for number in exhibit.numbers]
+    return [_reproduced(plan, exhibit, number, scores, folder) for number in exhibit.numbers]
 
 
-def _finding(
+def _reproduced(
     plan: PaperPlan, exhibit: Exhibit, number: Number, scores: Scores, folder: Folder
 ) -> ReproducedNumber:
     if (why := plan.why_not(number)) is not None:
@@ -103,11 +103,11 @@ def _finding(
     goal = plan.scale.goals.get(number.on, 0.0)
     done = 0
     for spec in specs:
-        points, planes = _points(plan, spec, requests, number, scores)
+        points, new_maps = _points(plan, spec, requests, number, scores)
         done += len(points) == len(requests)
         if len(points) < len(requests):
             continue
-        maps += planes
+        maps += new_maps
         if number.what in ("minutes", "epochs"):
             at = next((point for point in points if point.value >= goal), None)
             unreached += at is None

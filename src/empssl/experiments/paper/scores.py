@@ -35,6 +35,17 @@ from empssl.runs.run import Run
 from empssl.runs.schema import read_json
 from empssl.types import Images, Split
 
+IMAGES = 2000  # of a map
+PERPLEXITY = 30.0
+TSNE_SEED = 0
+PARAMETERS = (
+    f"t-SNE of the projections of {IMAGES:,} training images, evenly spread, each of length 1: "
+    f"perplexity {PERPLEXITY:g}, early exaggeration 12, automatic learning rate, 1,000 iterations, "
+    f"started from the principal components, seed {TSNE_SEED}; every plane is centered and scaled "
+    "to a standard deviation of 1, and all have the same axes"
+)
+NO_LAYER = "none"
+
 
 @dataclass(frozen=True)
 class Untrained:
@@ -118,19 +129,8 @@ def _below(plan: PaperPlan, exhibit: Exhibit) -> Iterator[Untrained]:
                     )
 
 
-IMAGES = 2000
-PERPLEXITY = 30.0
-TSNE_SEED = 0
-PARAMETERS = (
-    f"t-SNE of the projections of {IMAGES:,} training images, evenly spread, each of length 1: "
-    f"perplexity {PERPLEXITY:g}, early exaggeration 12, automatic learning rate, 1,000 iterations, "
-    f"started from the principal components, seed {TSNE_SEED}; every plane is centered and scaled "
-    "to a standard deviation of 1, and all have the same axes"
-)
-
-
 def placed(
-    run: Run, data: str, epoch: float | None, crops: str, place: dict[str, Any]
+    run: Run, data: str, epoch: float | None, crops: str, runtime: dict[str, Any]
 ) -> dict[str, Any]:
     """Where images lie on the plane, their classes, and how far those are apart.
 
@@ -144,11 +144,11 @@ def placed(
     from sklearn.metrics import silhouette_score
 
     encoder = Encoder.from_pretrained(
-        run.path if epoch is None else run.epoch(epoch), device=place["device"]
+        run.path if epoch is None else run.epoch(epoch), device=runtime["device"]
     )
     images = open_images(
-        data, split="train", data_dir=place["data_dir"], side=encoder.image_side,
-        download=place["download"], decoding=encoder.decoding,
+        data, split="train", data_dir=runtime["data_dir"], side=encoder.image_side,
+        download=runtime["download"], decoding=encoder.decoding,
     )  # fmt: skip
     if images.labels is None or len(images) < 3 * PERPLEXITY:
         raise DataError(f"{data} has no labels, or fewer than {3 * PERPLEXITY:.0f} images to map")
@@ -156,13 +156,13 @@ def placed(
     got = images.read(rows.tolist())
     z = projections(encoder, got.pixels[got.valid], Crops.parse(crops)).numpy()
     labels = images.labels[torch.from_numpy(rows)][got.valid].numpy()
-    plane = TSNE(
+    points = TSNE(
         perplexity=PERPLEXITY, init="pca", learning_rate="auto", random_state=TSNE_SEED
     ).fit_transform(z)
-    plane = (plane - plane.mean(0)) / plane.std()
+    points = (points - points.mean(0)) / points.std()
     return {
         "dataset": Path(data).name,
-        "plane": np.round(plane, 3).tolist(),
+        "plane": np.round(points, 3).tolist(),
         "labels": labels.tolist(),
         "separation": float(silhouette_score(z, labels, metric="cosine")),
         "parameters": PARAMETERS,
@@ -180,9 +180,6 @@ def projections(encoder: Encoder, images: Images, crops: Crops) -> Float[Tensor,
         z = encoder.network(views.flatten(0, 1)).unflatten(0, views.shape[:2])
         found.append(F.normalize(F.normalize(z.float(), dim=-1).mean(0), dim=-1).cpu())
     return torch.cat(found)
-
-
-NO_LAYER = "none"
 
 
 class Scores:
@@ -222,12 +219,12 @@ class Scores:
             request = alike[0]
             say(f"looking at {spec.name}: {key}")
             if request.probe is None:
-                content = placed(run, request.on, request.epoch, request.crops, spec.place)
+                content = placed(run, request.on, request.epoch, request.crops, spec.runtime)
             else:
                 probes: list[Probe] = [request.probe for request in alike if request.probe]
                 found = evaluate(
                     run.path, request.on, probes=probes, crops=[request.crops], epoch=request.epoch,
-                    train_size=request.train_size, baselines=False, **spec.place,
+                    train_size=request.train_size, baselines=False, **spec.runtime,
                 )  # fmt: skip
                 content = asdict(found) | {"probes": probes}
             content |= {"model": _identity(run, request.epoch)}
@@ -239,13 +236,13 @@ class Scores:
     def begin(self, it: Untrained) -> None:
         """Score what needs no training. Whitened patches are the same for all networks."""
         say(f"looking at what needs no training: {it.request.key}, {it.request.probe}")
-        run, request, place = it.spec.run, it.request, it.spec.place
+        run, request, runtime = it.spec.run, it.request, it.spec.runtime
         assert run is not None
         assert request.probe is not None
         found = evaluate(
             run.path, request.on, probes=[request.probe], crops=[request.crops],
             epoch=request.epoch,
-            train_size=request.train_size, baselines=False, **place,
+            train_size=request.train_size, baselines=False, **runtime,
         )  # fmt: skip
         self._keep(it.name, {row.layer: row.accuracy for row in found.results})
         if self._kept(it.whitened) is None:
@@ -292,7 +289,7 @@ def _whitened(it: Untrained, side: int, decoding: Decoding = DEFAULT_DECODING) -
     given = {
         "side": side,
         "decoding": decoding,
-        **{key: it.spec.place[key] for key in ("data_dir", "download")},
+        **{key: it.spec.runtime[key] for key in ("data_dir", "download")},
     }
     sizes: dict[Split, int | None] = {"train": request.train_size, "test": None}
     train, test = (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from empssl.reports.charts import HEIGHT, Axis, Chart, Line, Tick, path, tick
-from empssl.reports.sections.scores import OWN, RANDOM, WHITENED, ScoreProtocol, depth
+from empssl.reports.sections.scores import OWN, RANDOM, WHITENED, ScoreProtocol, layer_index
 
 _WIDTH = 96.0  # small, so that two charts stand side by side on a phone
 _APART = 16.0  # units between marks of an axis, or their numbers touch
@@ -49,7 +49,7 @@ class CurvePanel:
 
 @dataclass(frozen=True)
 class AccuracyCurves:
-    """All accuracies of one ground.
+    """All accuracies of one protocol.
 
     Attributes:
         counts: labels or patches, growing.
@@ -59,7 +59,7 @@ class AccuracyCurves:
         draws: over which deviations are taken; 1 where nothing was drawn again.
     """
 
-    ground: ScoreProtocol
+    protocol: ScoreProtocol
     counts: Sequence[int]
     panels: dict[str, list[CurvePanel]]
     encoders: Sequence[str]
@@ -67,33 +67,33 @@ class AccuracyCurves:
     draws: int = 1
 
 
-def few_labels(ground: ScoreProtocol) -> AccuracyCurves | None:
+def few_labels(protocol: ScoreProtocol) -> AccuracyCurves | None:
     """Accuracy against labels of each class; None where that was not measured."""
-    draws = max((len(row["accuracies"]) for row in ground.few_shot), default=1)
-    return _growth(
-        ground,
+    draws = max((len(row["accuracies"]) for row in protocol.few_shot), default=1)
+    return _accuracy_curves(
+        protocol,
         (
             (row, [AccuracyPoint(row["shots"], row["mean"], row["deviation"])])
-            for row in ground.few_shot
+            for row in protocol.few_shot
         ),
         draws,
     )
 
 
-def few_patches(ground: ScoreProtocol) -> AccuracyCurves | None:
+def few_patches(protocol: ScoreProtocol) -> AccuracyCurves | None:
     """Accuracy against patches of a test image; None where that was not measured."""
     rows = (
         (
             row,
             [AccuracyPoint(*pair) for pair in zip(row["patches"], row["accuracies"], strict=True)],
         )
-        for row in ground.curves
+        for row in protocol.curves
     )
-    return _growth(ground, rows)
+    return _accuracy_curves(protocol, rows)
 
 
-def _growth(
-    ground: ScoreProtocol,
+def _accuracy_curves(
+    protocol: ScoreProtocol,
     rows: Iterable[tuple[dict[str, Any], Sequence[AccuracyPoint]]],
     draws: int = 1,
 ) -> AccuracyCurves | None:
@@ -109,12 +109,12 @@ def _growth(
     series.sort(key=lambda one: -one.points[-1].accuracy)
     encoders = list(dict.fromkeys(one.encoder for one in series))
     shown = [encoder for encoder in LOOKS if encoder in encoders]
-    return AccuracyCurves(ground, counts, panels, shown, series, draws)
+    return AccuracyCurves(protocol, counts, panels, shown, series, draws)
 
 
 def _panels(series: Sequence[Series], counts: Sequence[int]) -> dict[str, list[CurvePanel]]:
     own = [one for one in series if one.encoder == OWN]
-    own.sort(key=lambda one: (one.crops, depth(one.layer)))
+    own.sort(key=lambda one: (one.crops, layer_index(one.layer)))
     several = len({one.crops for one in own}) > 1
     ends = np.log([counts[0], max(counts[-1], counts[0] + 1)])
     room = 0.05 * (ends[1] - ends[0])

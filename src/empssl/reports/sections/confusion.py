@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from empssl.evaluation.results import score_priority
 from empssl.reports.charts import Axis, Chart, Line, path
 from empssl.reports.html import Picture, picture
-from empssl.reports.sections.scores import OWN, ScoreProtocol, depth
+from empssl.reports.sections.scores import OWN, ScoreProtocol, layer_index
 
 FEW = 20  # classes that have room for a number in each cell of the table
 _SIDE = 96.0
@@ -65,7 +65,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Classes:
-    """The headline of a ground, class by class.
+    """The headline of a protocol, class by class.
 
     Attributes:
         score: its probe, layer and crops.
@@ -78,7 +78,7 @@ class Classes:
         reliability: a chart for each score whose probe gives probabilities.
     """
 
-    ground: ScoreProtocol
+    protocol: ScoreProtocol
     score: str
     accuracy: float
     classes: Sequence[Class]
@@ -89,9 +89,9 @@ class Classes:
     reliability: Sequence[Reliability]
 
 
-def class_by_class(ground: ScoreProtocol) -> Classes | None:
+def class_by_class(protocol: ScoreProtocol) -> Classes | None:
     """The breakdown of the score that stands for the run; None where there is none."""
-    own = [row for row in ground.results if row["encoder"] == OWN and row.get("breakdown")]
+    own = [row for row in protocol.results if row["encoder"] == OWN and row.get("breakdown")]
     if not own:
         return None
     shown = min(own, key=lambda row: score_priority(row["layer"], row["probe"]))
@@ -100,11 +100,11 @@ def class_by_class(ground: ScoreProtocol) -> Classes | None:
     few = len(names) <= FEW
     wrong = _shares(counts) * (1 - np.eye(len(names)))
     known = {(row["layer"], row["probe"], row["crops"]): row for row in own}
-    ordered = sorted(known.values(), key=lambda row: depth(row["layer"]))
+    ordered = sorted(known.values(), key=lambda row: layer_index(row["layer"]))
     sure = [row for row in ordered if row["breakdown"].get("calibration")]
     titles = _titles(sure)
     return Classes(
-        ground=ground,
+        protocol=protocol,
         score=f"{shown['probe']} probe on the {shown['layer']} layer, {shown['crops']} crops",
         accuracy=shown["accuracy"],
         classes=_classes(shown["breakdown"], counts),

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from empssl.evaluation.label_free import direction
-from empssl.reports.sections.scores import depth
+from empssl.evaluation.label_free import larger_is_better
+from empssl.reports.sections.scores import layer_index
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def measures(qualities: Sequence[dict[str, Any]], identity: str | None) -> list[
 
 def _measures(quality: dict[str, Any], identity: str | None) -> MeasureTable:
     protocol, readings = quality["protocol"], quality["readings"]
-    layers = sorted({reading["layer"] for reading in readings}, key=depth)
+    layers = sorted({reading["layer"] for reading in readings}, key=layer_index)
     rows = []
     for name in dict.fromkeys(reading["measure"] for reading in readings):
         own = {r["layer"]: r for r in readings if r["measure"] == name}
@@ -76,5 +76,7 @@ def _value(reading: dict[str, Any]) -> MeasureValue:
     own, random = reading["value"], reading["random"]
     if random is None:
         return MeasureValue(own, None, False)
-    healthy = reading["healthy"]
-    return MeasureValue(own, random, direction(own, healthy) > direction(random, healthy))
+    direction = reading["healthy"]
+    return MeasureValue(
+        own, random, larger_is_better(own, direction) > larger_is_better(random, direction)
+    )

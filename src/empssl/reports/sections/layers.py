@@ -7,7 +7,7 @@ import numpy as np
 
 from empssl.reports.charts import Axis, Chart, Line, Tick, path
 from empssl.reports.sections.accuracy_curves import LOOKS
-from empssl.reports.sections.scores import OWN, RANDOM, WHITENED, ScoreProtocol, depth
+from empssl.reports.sections.scores import OWN, RANDOM, WHITENED, ScoreProtocol, layer_index
 
 _WIDTH, _ROW = 230.0, 17.0
 _NAMES = 68.0  # units that the names of the layers take, at the left
@@ -25,16 +25,16 @@ class LayerPanel:
 
 @dataclass(frozen=True)
 class LayerAccuracy:
-    """The charts of one ground, with one scale."""
+    """The charts of one protocol, with one scale."""
 
-    ground: ScoreProtocol
+    protocol: ScoreProtocol
     panels: Sequence[LayerPanel]
 
 
-def layer_by_layer(ground: ScoreProtocol) -> LayerAccuracy | None:
+def layer_by_layer(protocol: ScoreProtocol) -> LayerAccuracy | None:
     """A chart for each probe and crops; None where fewer than three layers were scored."""
     scores: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
-    for row in ground.results:
+    for row in protocol.results:
         key = (row["probe"], row["crops"])
         scores.setdefault(key, {}).setdefault(row["encoder"], {})[row["layer"]] = row["accuracy"]
     charts = {key: own for key, found in scores.items() if len(own := found.get(OWN, {})) >= LEAST}
@@ -58,13 +58,13 @@ def layer_by_layer(ground: ScoreProtocol) -> LayerAccuracy | None:
         )
         for (probe, crops), own in charts.items()
     ]  # fmt: skip
-    return LayerAccuracy(ground, panels)
+    return LayerAccuracy(protocol, panels)
 
 
 def _panel(
     title: str, x: Axis, own: dict[str, float], random: dict[str, float], white: float | None
 ) -> LayerPanel:
-    layers = sorted(own, key=depth)
+    layers = sorted(own, key=layer_index)
     height = _ROW * len(layers)
     places = {layer: _ROW * (at + 0.5) for at, layer in enumerate(layers)}
     lines = []

@@ -11,6 +11,7 @@ from empssl.models import Layer
 from empssl.reports.charts import numeral
 
 OWN, RANDOM, WHITENED = "this run", "random weights", "whitened patches"
+_EVEN = 0.5  # percent by which balanced accuracy may be off before it is worth a column
 
 
 @dataclass
@@ -36,102 +37,6 @@ class ScoreProtocol:
     results: list[dict[str, Any]] = field(default_factory=list)
     few_shot: list[dict[str, Any]] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)
-
-
-def score_protocols(
-    evaluations: Sequence[dict[str, Any]], identity: str | None
-) -> list[ScoreProtocol]:
-    """The evaluations of a run, the data that it was trained on first.
-
-    Args:
-        evaluations: as the run directory holds them.
-        identity: of the weights that it holds now, others are left out; None if that is not known.
-    """
-    groups: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
-    for evaluation in evaluations:
-        key = {"dataset": Path(evaluation["dataset"]).name} | plain(evaluation["protocol"])
-        groups.setdefault(str(key), (key, []))[1].append(evaluation)
-    keys = [key for key, _ in groups.values()]
-    found = [
-        _ground(
-            key, group, apart(key, [k for k in keys if k["dataset"] == key["dataset"]]), identity
-        )
-        for key, group in groups.values()
-    ]
-    return sorted(found, key=lambda ground: bool(ground.transfer))
-
-
-def _ground(
-    key: dict[str, Any], group: Sequence[dict[str, Any]], apart: str, identity: str | None
-) -> ScoreProtocol:
-    protocol = group[0]["protocol"]
-    ground = ScoreProtocol(
-        key["dataset"], group[0]["dataset"], apart, said(group[0]), transfer(protocol)
-    )
-    for evaluation in group:
-        own = {result["model"] for result in evaluation["results"]}
-        parts = (
-            (ground.results, [*evaluation["results"], *evaluation.get("baselines", [])]),
-            (ground.few_shot, evaluation.get("few_shot", [])),
-            (ground.curves, evaluation.get("curves", [])),
-        )
-        for kept, rows in parts:
-            for row in rows:
-                if row["model"] not in own:
-                    kept.append(row | {"encoder": baseline(row["model"])})
-                elif identity is None or row["model"] == identity:
-                    kept.append(row | {"encoder": OWN})
-    return ground
-
-
-def said(evaluation: dict[str, Any]) -> str:
-    """How it was measured, in a sentence."""
-    protocol, results = evaluation["protocol"], evaluation["results"]
-    sizes = {row.get("train_size"): row.get("test_size") for row in results}
-    epoch = protocol.get("epoch", "last")
-    parts = [
-        "frozen encoder" if protocol.get("frozen") else "",
-        f"{protocol['mode']} mode" if "mode" in protocol else "",
-        f"weights of {'the last epoch' if epoch == 'last' else f'epoch {epoch}'}",
-        f"images of {protocol['image_side']} pixels" if "image_side" in protocol else "",
-        *(f"{numeral(n)} train and {numeral(m)} test images" for n, m in sizes.items() if n and m),
-        f"seed {protocol['seed']}" if "seed" in protocol else "",
-    ]
-    text = ", ".join(part for part in parts if part)
-    return text[0].upper() + text[1:] + "."
-
-
-def transfer(protocol: dict[str, Any]) -> str:
-    """What the encoder was trained on, where that is other data."""
-    return Path(protocol.get("trained_on", "other data")).name if protocol.get("transfer") else ""
-
-
-def plain(protocol: dict[str, Any]) -> dict[str, Any]:
-    """What of a protocol is a word or a number."""
-    return {k: v for k, v in protocol.items() if isinstance(v, str | int | float)}
-
-
-def apart(key: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
-    """The entries in which a protocol differs from the others of its data set."""
-    keys = [name for name in key if any(o.get(name) != key[name] for o in others)]
-    shown = [name for name in keys if not name.endswith("fingerprint")] or keys
-    return ", ".join(f"{name.replace('_', ' ')} {key[name]}" for name in shown)
-
-
-def baseline(model: str) -> str:
-    """What needs no training, in words."""
-    if model.startswith("random-"):
-        return RANDOM
-    return WHITENED if model == "whitened-patches" else model
-
-
-def depth(layer: str) -> int:
-    """Layers from the input to the output."""
-    known = get_args(Layer)
-    return known.index(layer) if layer in known else len(known)
-
-
-_EVEN = 0.5  # percent by which balanced accuracy may be off before it is worth a column
 
 
 @dataclass(frozen=True)
@@ -233,6 +138,99 @@ class ScoreTable:
         )
 
 
+def score_protocols(
+    evaluations: Sequence[dict[str, Any]], identity: str | None
+) -> list[ScoreProtocol]:
+    """The evaluations of a run, the data that it was trained on first.
+
+    Args:
+        evaluations: as the run directory holds them.
+        identity: of the weights that it holds now, others are left out; None if that is not known.
+    """
+    groups: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for evaluation in evaluations:
+        key = {"dataset": Path(evaluation["dataset"]).name} | plain(evaluation["protocol"])
+        groups.setdefault(str(key), (key, []))[1].append(evaluation)
+    keys = [key for key, _ in groups.values()]
+    found = [
+        _score_protocol(
+            key, group, apart(key, [k for k in keys if k["dataset"] == key["dataset"]]), identity
+        )
+        for key, group in groups.values()
+    ]
+    return sorted(found, key=lambda protocol: bool(protocol.transfer))
+
+
+def _score_protocol(
+    key: dict[str, Any], group: Sequence[dict[str, Any]], apart: str, identity: str | None
+) -> ScoreProtocol:
+    protocol = group[0]["protocol"]
+    protocol = ScoreProtocol(
+        key["dataset"], group[0]["dataset"], apart, said(group[0]), transfer(protocol)
+    )
+    for evaluation in group:
+        own = {result["model"] for result in evaluation["results"]}
+        parts = (
+            (protocol.results, [*evaluation["results"], *evaluation.get("baselines", [])]),
+            (protocol.few_shot, evaluation.get("few_shot", [])),
+            (protocol.curves, evaluation.get("curves", [])),
+        )
+        for kept, rows in parts:
+            for row in rows:
+                if row["model"] not in own:
+                    kept.append(row | {"encoder": baseline(row["model"])})
+                elif identity is None or row["model"] == identity:
+                    kept.append(row | {"encoder": OWN})
+    return protocol
+
+
+def said(evaluation: dict[str, Any]) -> str:
+    """How it was measured, in a sentence."""
+    protocol, results = evaluation["protocol"], evaluation["results"]
+    sizes = {row.get("train_size"): row.get("test_size") for row in results}
+    epoch = protocol.get("epoch", "last")
+    parts = [
+        "frozen encoder" if protocol.get("frozen") else "",
+        f"{protocol['mode']} mode" if "mode" in protocol else "",
+        f"weights of {'the last epoch' if epoch == 'last' else f'epoch {epoch}'}",
+        f"images of {protocol['image_side']} pixels" if "image_side" in protocol else "",
+        *(f"{numeral(n)} train and {numeral(m)} test images" for n, m in sizes.items() if n and m),
+        f"seed {protocol['seed']}" if "seed" in protocol else "",
+    ]
+    text = ", ".join(part for part in parts if part)
+    return text[0].upper() + text[1:] + "."
+
+
+def transfer(protocol: dict[str, Any]) -> str:
+    """What the encoder was trained on, where that is other data."""
+    return Path(protocol.get("trained_on", "other data")).name if protocol.get("transfer") else ""
+
+
+def plain(protocol: dict[str, Any]) -> dict[str, Any]:
+    """What of a protocol is a word or a number."""
+    return {k: v for k, v in protocol.items() if isinstance(v, str | int | float)}
+
+
+def apart(key: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+    """The entries in which a protocol differs from the others of its data set."""
+    keys = [name for name in key if any(o.get(name) != key[name] for o in others)]
+    shown = [name for name in keys if not name.endswith("fingerprint")] or keys
+    return ", ".join(f"{name.replace('_', ' ')} {key[name]}" for name in shown)
+
+
+def baseline(model: str) -> str:
+    """What needs no training, in words."""
+    if model.startswith("random-"):
+        return RANDOM
+    return WHITENED if model == "whitened-patches" else model
+
+
+def layer_index(layer: str) -> int:
+    """Layers from the input to the output."""
+    known = get_args(Layer)
+    return known.index(layer) if layer in known else len(known)
+
+
 def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[ScoreTable]:
     """The evaluations of a run, the data that it was trained on first.
 
@@ -248,22 +246,22 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
         others = [(result, False) for result in evaluation.get("baselines", [])]
         for result, trained in own + others:
             sizes = {name: result.get(name) for name in ("train_size", "test_size")}
-            ground = {"dataset": Path(evaluation["dataset"]).name}
-            ground |= plain(evaluation.get("protocol", {})) | sizes
-            _, rows, _ = groups.setdefault(str(ground), (ground, [], _saw_test(evaluation)))
+            protocol = {"dataset": Path(evaluation["dataset"]).name}
+            protocol |= plain(evaluation.get("protocol", {})) | sizes
+            _, rows, _ = groups.setdefault(str(protocol), (protocol, [], _saw_test(evaluation)))
             rows.append(_row(result, identity if trained else None, trained=trained))
-    grounds = [ground for ground, _, _ in groups.values()]
+    protocols = [protocol for protocol, _, _ in groups.values()]
     tables = [
         ScoreTable(
-            dataset=ground["dataset"],
-            apart=apart(ground, [g for g in grounds if g["dataset"] == ground["dataset"]]),
-            transfer=transfer(ground),
+            dataset=protocol["dataset"],
+            apart=apart(protocol, [g for g in protocols if g["dataset"] == protocol["dataset"]]),
+            transfer=transfer(protocol),
             saw_test=saw_test,
-            train_size=ground["train_size"],
-            test_size=ground["test_size"],
+            train_size=protocol["train_size"],
+            test_size=protocol["test_size"],
             rows=_by_probe(dict.fromkeys(rows)),
         )
-        for ground, rows, saw_test in groups.values()
+        for protocol, rows, saw_test in groups.values()
     ]
     return sorted(tables, key=lambda table: bool(table.transfer))
 

@@ -13,6 +13,10 @@ from empssl.types import Embeddings
 
 _WIDTH, _HEIGHT = 440.0, 200.0
 _DECADES = 6  # below a millionth of the largest, variances are rounding
+_TIME_WIDTH, _TIME_HEIGHT = 440.0, 200.0
+_MARGIN = 60.0  # right of the lines, for their names
+_APART = 13.0  # of two names, one above the other
+_TIME_DECADES = 6  # below a millionth of the largest, variances are rounding
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,21 @@ class Spectrum:
     """Ranks, and the variances along the principal directions as a chart."""
 
     ranks: Sequence[Rank]
+    chart: Chart
+
+
+@dataclass(frozen=True)
+class SpectrumOverTime:
+    """A line for the variance along the 1st, 2nd, 4th, ... direction, on logarithmic axes.
+
+    Attributes:
+        first, last: directions that share the variance at the first and last step, written out.
+        steps: how many of the run's steps are drawn.
+    """
+
+    first: str
+    last: str
+    steps: int
     chart: Chart
 
 
@@ -61,27 +80,6 @@ def spectrum(embeddings: Mapping[Layer, Embeddings]) -> Spectrum:
              for d in range(0, _DECADES + 1, 2)]  # fmt: skip
     return Spectrum(ranks, Chart(x.ticks(5, whole=True), marks, lines, notes=notes, width=_WIDTH,
                                  height=_HEIGHT))  # fmt: skip
-
-
-_TIME_WIDTH, _TIME_HEIGHT = 440.0, 200.0
-_MARGIN = 60.0  # right of the lines, for their names
-_APART = 13.0  # of two names, one above the other
-_TIME_DECADES = 6  # below a millionth of the largest, variances are rounding
-
-
-@dataclass(frozen=True)
-class SpectrumOverTime:
-    """A line for the variance along the 1st, 2nd, 4th, ... direction, on logarithmic axes.
-
-    Attributes:
-        first, last: directions that share the variance at the first and last step, written out.
-        steps: how many of the run's steps are drawn.
-    """
-
-    first: str
-    last: str
-    steps: int
-    chart: Chart
 
 
 def spectrum_over_time(metrics: Sequence[dict[str, Any]]) -> SpectrumOverTime | None:
