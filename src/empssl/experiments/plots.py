@@ -15,7 +15,9 @@ from empssl.reports.charts import (
     Line,
     LineEnd,
     Note,
+    Panel,
     Tick,
+    dot,
     envelope,
     named,
     numeral,
@@ -40,16 +42,7 @@ QUANTITIES = ("coding_rate_ratio", "alignment", "uniformity")
 
 
 @dataclass(frozen=True)
-class Plot:
-    """One chart: what its horizontal axis is, and all it shows in words."""
-
-    axis: str
-    about: str
-    chart: Chart
-
-
-@dataclass(frozen=True)
-class Panel:
+class ScorePlots:
     """The plots of one score.
 
     Attributes:
@@ -59,24 +52,8 @@ class Panel:
     """
 
     column: str
-    plots: Sequence[Plot]
+    plots: Sequence[Panel]
     same: Sequence[str]
-
-
-@dataclass(frozen=True)
-class ConvergencePanel:
-    """One quantity of the runs of one n.
-
-    Attributes:
-        name: as in metrics.jsonl.
-        about: what it is, in a sentence.
-        words: all that the chart shows.
-    """
-
-    name: str
-    about: str
-    words: str
-    chart: Chart
 
 
 @dataclass(frozen=True)
@@ -94,7 +71,7 @@ class Convergence:
     """The runs of one n, a panel a quantity; the axes of a quantity are the same for all n."""
 
     n: int
-    panels: Sequence[ConvergencePanel]
+    panels: Sequence[Panel]
 
 
 def marks(table: ComparisonTable) -> dict[str, str]:
@@ -109,14 +86,14 @@ def dashes(table: ComparisonTable) -> dict[str, str]:
     return {row.label: f"base d{at % DASHES}" for at, row in enumerate(table.baselines)}
 
 
-def panels(table: ComparisonTable) -> list[Panel]:
+def panels(table: ComparisonTable) -> list[ScorePlots]:
     """A panel for each layer that is always probed, under the first probe."""
     probe = table.columns[0].split()[0]
     shown = [column for column in table.columns if column.split()[0] == probe]
     return [_panel(table, column) for column in shown if column.split()[1] in LAYERS]
 
 
-def _panel(table: ComparisonTable, column: str) -> Panel:
+def _panel(table: ComparisonTable, column: str) -> ScorePlots:
     plots, same = [], []
     for axis, words in _AXES.items():
         points = [
@@ -130,14 +107,14 @@ def _panel(table: ComparisonTable, column: str) -> Panel:
             plots.append(_plot(table, column, axis, points))
         else:
             same.append(f"{numeral(points[0][0].mean)} {words}")
-    return Panel(column, plots, same)
+    return ScorePlots(column, plots, same)
 
 
 def _effort(row: TableRow, axis: str) -> Spread | None:
     return row.efforts[axis] if axis in EFFORTS else Spread.of([row.n or 0])
 
 
-def _plot(table: ComparisonTable, column: str, axis: str, points: Sequence[PlotPoint]) -> Plot:
+def _plot(table: ComparisonTable, column: str, axis: str, points: Sequence[PlotPoint]) -> Panel:
     styles = marks(table) if axis == "n" else {}  # named at the ends of their lines
     x, log = _x_axis(points, room(list(styles), WIDTH))
     bases = {row.label: row.scores[column] for row in table.baselines}
@@ -164,8 +141,7 @@ def _plot(table: ComparisonTable, column: str, axis: str, points: Sequence[PlotP
                 lines.append(Line(path(np.full(2, right), up), f"spread {style}"))
             if across[1] - across[0] > 1:
                 lines.append(Line(path(np.array(across), np.full(2, down)), f"spread {style}"))
-            dot = path(np.array([right]), np.array([down]))
-            lines.append(Line(dot, f"spot {style}", _words(effort, row, column, axis)))
+            lines.append(dot(right, down, f"spot {style}", _words(effort, row, column, axis)))
             spots.append(Note(right, down, str(row.n)))
     names, leaders = named(ends, HEIGHT)
     lines = leaders + lines
@@ -173,7 +149,7 @@ def _plot(table: ComparisonTable, column: str, axis: str, points: Sequence[PlotP
     about = "; ".join(_words(effort, row, column, axis) for effort, row in points)
     ticks = _x_ticks(x, axis, points, log)
     chart = Chart(ticks, y.ticks(5), lines, notes=notes, width=WIDTH, height=HEIGHT)
-    return Plot(_AXES[axis], f"{column} against {_AXES[axis]}: {about}", chart)
+    return Panel(_AXES[axis], f"{column} against {_AXES[axis]}: {about}", chart)
 
 
 def _readable(spots: Sequence[Note]) -> list[Note]:
@@ -211,8 +187,7 @@ def _x_axis(points: Sequence[PlotPoint], names: float) -> tuple[Axis, bool]:
 def _y_axis(scores: Sequence[Spread | None]) -> Axis:
     known = [score for score in scores if score]
     low, high = min(s.low for s in known), max(s.high for s in known)
-    margin = 0.08 * (high - low) or 1.0
-    return Axis(low - margin, high + margin, HEIGHT, reverse=True)
+    return Axis.around(low, high, HEIGHT, margin=0.08, reverse=True)
 
 
 def _place(x: Axis, value: float, log: bool) -> float:
@@ -237,7 +212,7 @@ def convergence(comparison: Comparison) -> list[Convergence]:
 
     Runs that are not finished are drawn as far as they have come.
     """
-    found: dict[int, list[ConvergencePanel]] = {}
+    found: dict[int, list[Panel]] = {}
     for name in QUANTITIES:
         courses = _courses(comparison, name)
         for n, panel in _panels(name, courses, comparison) if courses else ():
@@ -265,18 +240,17 @@ def _courses(comparison: Comparison, name: str) -> list[_Course]:
 
 def _panels(
     name: str, courses: Sequence[_Course], comparison: Comparison
-) -> list[tuple[int, ConvergencePanel]]:
+) -> list[tuple[int, Panel]]:
     """A panel for each n."""
     styles = marks(comparison.rows)
     all_values = np.concatenate([course.values for course in courses])
     low, high = np.nanmin(all_values), np.nanmax(all_values)
-    margin = 0.06 * (high - low) or 1.0
-    y = Axis(low - margin, high + margin, CONVERGENCE_HEIGHT, reverse=True)
+    y = Axis.around(low, high, CONVERGENCE_HEIGHT, margin=0.06, reverse=True)
     share = room(sorted({course.label for course in courses}), CONVERGENCE_WIDTH)
     most = max(course.patches[-1] for course in courses)
     x = Axis(0.0, most / (1 - share), CONVERGENCE_WIDTH)
     ticks = [tick for tick in x.ticks(4, whole=True) if tick.at <= float(x.place(most)) + 1]
-    panels: list[tuple[int, ConvergencePanel]] = []
+    panels: list[tuple[int, Panel]] = []
     for n in sorted({course.n for course in courses}):
         own = [course for course in courses if course.n == n]
         lines: list[Line] = []
@@ -300,7 +274,7 @@ def _panels(
             width=CONVERGENCE_WIDTH,
             height=CONVERGENCE_HEIGHT,
         )
-        panels.append((n, ConvergencePanel(name, ABOUT[name], about, chart)))
+        panels.append((n, Panel(name, about, chart, ABOUT[name])))
     return panels
 
 

@@ -37,6 +37,20 @@ class Axis:
     length: float
     reverse: bool = False
 
+    @classmethod
+    def around(
+        cls, low: float, high: float, length: float, *, margin: float, reverse: bool = False
+    ) -> "Axis":
+        """With a margin at both ends, a share of what lies between; 1 where these are equal.
+
+        >>> Axis.around(0.0, 10.0, 100.0, margin=0.1)
+        Axis(low=-1.0, high=11.0, length=100.0, reverse=False)
+        >>> Axis.around(3.0, 3.0, 100.0, margin=0.1)
+        Axis(low=2.0, high=4.0, length=100.0, reverse=False)
+        """
+        beyond = margin * (high - low) or 1.0
+        return cls(low - beyond, high + beyond, length, reverse)
+
     def place(self, values: np.ndarray | int | float) -> np.ndarray:
         """Where values lie, from the top or left."""
         share = (np.asarray(values, float) - self.low) / (self.high - self.low)
@@ -100,6 +114,22 @@ class Chart:
     width: float = WIDTH
     height: float = HEIGHT
     left: float = 38.0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart among others beside it.
+
+    Attributes:
+        title: what sets it apart from those.
+        words: all that it shows.
+        note: what stands beside its title.
+    """
+
+    title: str
+    words: str
+    chart: Chart
+    note: str = ""
 
 
 def numeral(value: int | float | None) -> str:
@@ -175,6 +205,11 @@ def path(x: np.ndarray, y: np.ndarray) -> str:
     dots = [f"{p}h0" if p[0] == "M" and (n is None or n[0] == "M") else p
             for p, n in zip(parts, [*parts[1:], None], strict=True)]  # fmt: skip
     return "".join(dots)
+
+
+def dot(x: float, y: float, kind: str, title: str) -> Line:
+    """A single point, as a line without length."""
+    return Line(path(np.array([x]), np.array([y])), kind, title)
 
 
 def envelope(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from empssl.reports.charts import HEIGHT, Axis, Chart, Line, Tick, path, tick
+from empssl.reports.charts import HEIGHT, Axis, Chart, Line, Panel, Tick, dot, path, tick
 from empssl.reports.sections.scores import OWN, RANDOM, WHITENED, ScoreProtocol, layer_index
 
 _WIDTH = 96.0  # small, so that two charts stand side by side on a phone
@@ -38,16 +38,6 @@ class Series:
 
 
 @dataclass(frozen=True)
-class CurvePanel:
-    """A chart of one layer: what the run reaches, and all that it shows in words."""
-
-    title: str
-    last: str
-    words: str
-    chart: Chart
-
-
-@dataclass(frozen=True)
 class AccuracyCurves:
     """All accuracies of one protocol.
 
@@ -61,7 +51,7 @@ class AccuracyCurves:
 
     protocol: ScoreProtocol
     counts: Sequence[int]
-    panels: dict[str, list[CurvePanel]]
+    panels: dict[str, list[Panel]]
     encoders: Sequence[str]
     series: Sequence[Series]
     draws: int = 1
@@ -112,15 +102,14 @@ def _accuracy_curves(
     return AccuracyCurves(protocol, counts, panels, shown, series, draws)
 
 
-def _panels(series: Sequence[Series], counts: Sequence[int]) -> dict[str, list[CurvePanel]]:
+def _panels(series: Sequence[Series], counts: Sequence[int]) -> dict[str, list[Panel]]:
     own = [one for one in series if one.encoder == OWN]
     own.sort(key=lambda one: (one.crops, layer_index(one.layer)))
     several = len({one.crops for one in own}) > 1
     ends = np.log([counts[0], max(counts[-1], counts[0] + 1)])
-    room = 0.05 * (ends[1] - ends[0])
-    x = Axis(ends[0] - room, ends[1] + room, _WIDTH)
+    x = Axis.around(ends[0], ends[1], _WIDTH, margin=0.05)
     y = _y_axis(series)
-    panels: dict[str, list[CurvePanel]] = {one.probe: [] for one in series if one.encoder == OWN}
+    panels: dict[str, list[Panel]] = {one.probe: [] for one in series if one.encoder == OWN}
     for one in own:
         others = [
             other for other in series
@@ -132,7 +121,7 @@ def _panels(series: Sequence[Series], counts: Sequence[int]) -> dict[str, list[C
         words = "; ".join(f"{e.encoder} {_words(e.points)}" for e in (one, *others))
         title = one.layer + (f", {one.crops}" if several else "")
         about = f"{title} under the {one.probe} probe: {words}"
-        panels[one.probe].append(CurvePanel(title, f"{one.points[-1].accuracy:.1f}", about, chart))
+        panels[one.probe].append(Panel(title, about, chart, f"{one.points[-1].accuracy:.1f}"))
     return panels
 
 
@@ -148,7 +137,7 @@ def _lines(series: Series, x: Axis, y: Axis) -> list[Line]:
             ends = [point.accuracy - point.deviation, point.accuracy + point.deviation]
             lines.append(Line(path(np.full(2, right), y.place(np.array(ends))), "spread"))
         title = f"{point.count}: {written(point)} %"
-        lines.append(Line(path(np.array([right]), np.array([down])), "point", title))
+        lines.append(dot(right, down, "point", title))
     return lines
 
 
@@ -171,8 +160,7 @@ def _y_axis(series: Sequence[Series]) -> Axis:
     points = [point for one in series for point in one.points]
     low = min(p.accuracy - (p.deviation or 0.0) for p in points)
     high = max(p.accuracy + (p.deviation or 0.0) for p in points)
-    room = 0.06 * (high - low) or 1.0
-    return Axis(low - room, high + room, HEIGHT, reverse=True)
+    return Axis.around(low, high, HEIGHT, margin=0.06, reverse=True)
 
 
 def _ticks(x: Axis, counts: Sequence[int]) -> list[Tick]:

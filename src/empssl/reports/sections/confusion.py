@@ -9,7 +9,7 @@ import torch
 from matplotlib import colormaps
 
 from empssl.evaluation.results import score_priority
-from empssl.reports.charts import Axis, Chart, Line, path
+from empssl.reports.charts import Axis, Chart, Line, Panel, dot, path
 from empssl.reports.html import Picture, picture
 from empssl.reports.sections.scores import OWN, ScoreProtocol, layer_index
 
@@ -50,20 +50,6 @@ class ConfusionCell:
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """How sure the probe is, and how often it is right, at one layer.
-
-    Attributes:
-        error: expected calibration error, in points.
-    """
-
-    title: str
-    error: float
-    words: str
-    chart: Chart
-
-
-@dataclass(frozen=True)
 class Classes:
     """The headline of a protocol, class by class.
 
@@ -86,7 +72,7 @@ class Classes:
     confusion: Sequence[Sequence[ConfusionCell]]
     most: float
     heat: Picture | None
-    reliability: Sequence[Reliability]
+    reliability: Sequence[Panel]
 
 
 def class_by_class(protocol: ScoreProtocol) -> Classes | None:
@@ -161,7 +147,8 @@ def _titles(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [", ".join(row[key] for key in keys) for row in rows]
 
 
-def _reliability(row: dict[str, Any], title: str) -> Reliability:
+def _reliability(row: dict[str, Any], title: str) -> Panel:
+    """How sure the probe is and how often it is right, beside its expected calibration error."""
     calibration = row["breakdown"]["calibration"]
     bins = calibration["bins"]
     x, y = Axis(-4.0, 104.0, _SIDE), Axis(-4.0, 104.0, _SIDE, reverse=True)
@@ -177,10 +164,10 @@ def _reliability(row: dict[str, Any], title: str) -> Reliability:
         for s, r, part in zip(sure, right, bins, strict=True)
     ]
     lines += [
-        Line(path(x.place(sure[k : k + 1]), y.place(right[k : k + 1])), "point", text)
-        for k, text in enumerate(words)
+        dot(float(x.place(s)), float(y.place(r)), "point", text)
+        for s, r, text in zip(sure, right, words, strict=True)
     ]
     chart = Chart(x.ticks(3), y.ticks(3), lines, width=_SIDE, height=_SIDE)
     error = calibration["expected_error"]
     about = f"{title}, {row['probe']} probe: expected calibration error {error:.2f} points; "
-    return Reliability(title, error, about + "; ".join(words), chart)
+    return Panel(title, about + "; ".join(words), chart, f"{error:.2f}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from empssl.reports.charts import Axis, Chart, Line, Tick, path
+from empssl.reports.charts import Axis, Chart, Line, Panel, Tick, dot, path
 from empssl.reports.sections.accuracy_curves import LOOKS
 from empssl.reports.sections.scores import OWN, RANDOM, WHITENED, ScoreProtocol, layer_index
 
@@ -15,20 +15,11 @@ LEAST = 3  # layers; fewer stand well enough in the table of scores
 
 
 @dataclass(frozen=True)
-class LayerPanel:
-    """A chart of one probe: a row for each layer, and all that it shows in words."""
-
-    title: str
-    words: str
-    chart: Chart
-
-
-@dataclass(frozen=True)
 class LayerAccuracy:
     """The charts of one protocol, with one scale."""
 
     protocol: ScoreProtocol
-    panels: Sequence[LayerPanel]
+    panels: Sequence[Panel]
 
 
 def layer_by_layer(protocol: ScoreProtocol) -> LayerAccuracy | None:
@@ -48,8 +39,7 @@ def layer_by_layer(protocol: ScoreProtocol) -> LayerAccuracy | None:
         for value in (*own.values(), *scores[key].get(RANDOM, {}).values(), white.get(key[0]))
         if value is not None
     ]  # fmt: skip
-    room = 0.04 * (max(shown) - min(shown)) or 1.0
-    x = Axis(min(shown) - room, max(shown) + room, _WIDTH)
+    x = Axis.around(min(shown), max(shown), _WIDTH, margin=0.04)
     several = len({crops for _, crops in charts}) > 1
     panels = [
         _panel(
@@ -63,7 +53,7 @@ def layer_by_layer(protocol: ScoreProtocol) -> LayerAccuracy | None:
 
 def _panel(
     title: str, x: Axis, own: dict[str, float], random: dict[str, float], white: float | None
-) -> LayerPanel:
+) -> Panel:
     layers = sorted(own, key=layer_index)
     height = _ROW * len(layers)
     places = {layer: _ROW * (at + 0.5) for at, layer in enumerate(layers)}
@@ -75,9 +65,9 @@ def _panel(
         ends = x.place(np.array([random[layer], own[layer]])) if layer in random else None
         if ends is not None:
             lines.append(Line(path(ends, np.full(2, down)), "gain"))
-            lines.append(_dot(ends[:1], down, "point base", f"{RANDOM}: {random[layer]:.2f} %"))
+            lines.append(dot(ends[0], down, "point base", f"{RANDOM}: {random[layer]:.2f} %"))
         words = f"{OWN}, {layer}: {own[layer]:.2f} %"
-        lines.append(_dot(x.place(np.array([own[layer]])), down, "point", words))
+        lines.append(dot(float(x.place(own[layer])), down, "point", words))
     words = "; ".join(
         f"{layer} {own[layer]:.2f} %"
         + (f", {RANDOM} {random[layer]:.2f} %" if layer in random else "")
@@ -86,8 +76,4 @@ def _panel(
     words += "" if white is None else f"; {WHITENED} {white:.2f} %"
     rows = [Tick(down, layer) for layer, down in places.items()]
     chart = Chart(x.ticks(5), rows, lines, width=_WIDTH, height=height, left=_NAMES)
-    return LayerPanel(title, f"Accuracy by layer under the {title} probe: {words}", chart)
-
-
-def _dot(at: np.ndarray, down: float, kind: str, title: str) -> Line:
-    return Line(path(at, np.array([down])), kind, title)
+    return Panel(title, f"Accuracy by layer under the {title} probe: {words}", chart)

@@ -13,10 +13,8 @@ from empssl.types import Embeddings
 
 _WIDTH, _HEIGHT = 440.0, 200.0
 _DECADES = 6  # below a millionth of the largest, variances are rounding
-_TIME_WIDTH, _TIME_HEIGHT = 440.0, 200.0
 _MARGIN = 60.0  # right of the lines, for their names
 _APART = 13.0  # of two names, one above the other
-_TIME_DECADES = 6  # below a millionth of the largest, variances are rounding
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,7 @@ def spectrum(embeddings: Mapping[Layer, Embeddings]) -> Spectrum:
         Note(float(x.place(at + 1)), float(y.place(falls[layer][at])), layer)
         for layer, at in named.items()
     ]
-    marks = [Tick(float(y.place(-d)), "1" if d == 0 else f"10⁻{'⁰¹²³⁴⁵⁶'[d]}")
-             for d in range(0, _DECADES + 1, 2)]  # fmt: skip
+    marks = [Tick(float(y.place(-d)), power_of_ten(-d)) for d in range(0, _DECADES + 1, 2)]
     return Spectrum(ranks, Chart(x.ticks(5, whole=True), marks, lines, notes=notes, width=_WIDTH,
                                  height=_HEIGHT))  # fmt: skip
 
@@ -94,23 +91,23 @@ def spectrum_over_time(metrics: Sequence[dict[str, Any]]) -> SpectrumOverTime | 
     variances = np.array([entry["spectrum"] for entry in kept])
     seen = np.log10([entry["step"] + 1 for entry in kept])
     top = float(np.log10(variances.max()))
-    falls = np.log10(np.maximum(variances, 10.0 ** (top - _TIME_DECADES - 1)))
-    x = Axis(0.0, max(float(seen[-1]), 0.1), _TIME_WIDTH - _MARGIN)
-    y = Axis(max(float(falls.min()), top - _TIME_DECADES), top + 0.15, _TIME_HEIGHT, reverse=True)
+    falls = np.log10(np.maximum(variances, 10.0 ** (top - _DECADES - 1)))
+    x = Axis(0.0, max(float(seen[-1]), 0.1), _WIDTH - _MARGIN)
+    y = Axis(max(float(falls.min()), top - _DECADES), top + 0.15, _HEIGHT, reverse=True)
     lines: list[Line] = []
     notes: list[Note] = []
     for k in _powers(variances.shape[1]):
         fall = falls[:, k - 1]
         lines.append(Line(path(x.place(seen), y.place(fall)), "smooth", f"direction {k}"))
         end = float(y.place(fall[-1]))
-        if end <= _TIME_HEIGHT and all(abs(end - note.y) >= _APART for note in notes):
-            notes.append(Note(_TIME_WIDTH - _MARGIN - 2, end + 10, _ordinal(k)))
+        if end <= _HEIGHT and all(abs(end - note.y) >= _APART for note in notes):
+            notes.append(Note(_WIDTH - _MARGIN - 2, end + 10, _ordinal(k)))
     x_ticks = [Tick(float(x.place(d)), tick(10.0**d)) for d in range(int(seen[-1]) + 1)]
     decades = range(int(np.ceil(y.low)), int(np.floor(y.high)) + 1)
     y_ticks = [Tick(float(y.place(d)), power_of_ten(d)) for d in decades]
     return SpectrumOverTime(
         numeral(_rank(variances[0])), numeral(_rank(variances[-1])), len(kept),
-        Chart(x_ticks, y_ticks, lines, notes=notes, width=_TIME_WIDTH, height=_TIME_HEIGHT),
+        Chart(x_ticks, y_ticks, lines, notes=notes, width=_WIDTH, height=_HEIGHT),
     )  # fmt: skip
 
 
