@@ -2,14 +2,15 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from empssl.config import names_in_docstring
+from empssl.config import is_object, names_in_docstring
 from empssl.data import Decoding, ImageSet, ImagesLike, MemoryImages, open_images
 from empssl.data.checks import class_counts
 from empssl.data.duplicates import found_in
@@ -110,6 +111,7 @@ def evaluate(
     baselines: bool = True,
     near_copies: bool = False,
     epoch: float | None = None,
+    backbone: nn.Module | None = None,
     seed: int = 0,
     range: RangeWords = (),  # noqa: A002 (what it is)
     max_pixels: int | None = None,
@@ -148,6 +150,9 @@ def evaluate(
             most 4 of 64 bits. One in a thousand of CIFAR-10's does by chance.
         epoch: score the network that `train --keep-epochs` kept then, or that of epoch 0, with the
             weights that it began with; the last by default.
+        backbone: a module made as the one given to `train`, for a run of such a one; a copy of it
+            gets the run's weights. Random weights are drawn by `reset_parameters()` of its
+            submodules; where one with parameters has none, that baseline is left out, and said.
         seed: of random crops, the baselines, the probes and what is drawn.
         range: as in `train`; the run's own by default.
         max_pixels: as in `train`; the run's own by default.
@@ -162,8 +167,8 @@ def evaluate(
 
     Raises:
         DataError: no labels, a class with too few images, or too many that cannot be read.
-        UsageError: an unknown probe, layer or crops, an epoch that was not kept, or numbers that
-            cannot be drawn.
+        UsageError: an unknown probe, layer or crops, an epoch that was not kept, numbers that
+            cannot be drawn, or the run needs a backbone.
     """
     for probe in probes:
         if probe not in PROBES:
@@ -184,10 +189,17 @@ def evaluate(
     chosen = tuple(Crops.parse(text, seed=seed) for text in crops)
     reading: dict[str, Any] = {"range": range, "max_pixels": max_pixels}
     if epoch == 0:
+        if is_object(Run(run).config["backbone"]):
+            raise UsageError(
+                f"the weights that {run} began with came with the backbone that was given to "
+                "`train`, and are not kept; give an epoch of its keep_epochs"
+            )
         encoder = Encoder.random(run, seed=Run(run).config["seed"], device=device, **reading)
     else:
         source = Path(run) if epoch is None else Run(run).epoch(epoch)
-        encoder = Encoder.from_pretrained(source, device=device, **reading)
+        encoder = Encoder.from_pretrained(
+            source, backbone=deepcopy(backbone), device=device, **reading
+        )
     asked = _Asked(
         tuple(probes), _layers(layers, encoder), chosen, tuple(sorted(set(few_shot))),
         tuple(sorted(set(curve))), breakdown, seed,
@@ -228,7 +240,9 @@ def evaluate(
     found = _score(encoder, splits, whole, asked)
     results = found.results
     if baselines:
-        found += _score(Encoder.random(run, seed=seed, device=device), splits, whole, asked)
+        random = Encoder.baseline(run, backbone=backbone, seed=seed, device=device)
+        if random is not None:
+            found += _score(random, splits, whole, asked)
         if own is None or transfer:
             # What needs no training can be had of the images at hand.
             size = {} if own is None else {"num_features": own.num_features}

@@ -5,10 +5,13 @@ import shlex
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
 
 from empssl._version import __version__
 from empssl.data.open import is_name
@@ -49,6 +52,7 @@ def report(
     *,
     data: str | None = None,
     data_dir: str | Path | None = None,
+    backbone: nn.Module | None = None,
     images: int = 2000,
     device: str = "auto",
 ) -> Path:
@@ -62,6 +66,8 @@ def report(
         data: as in `train`; the run's own by default. Say with it where these are if they have
             moved.
         data_dir: where a data set known by name lies; the run's own by default.
+        backbone: a module made as the one given to `train`, for a run of such a one; a copy of it
+            gets the run's weights.
         images: how many images, evenly spread, are embedded for neighbors and map.
         device: auto, cpu, cuda or mps.
 
@@ -72,14 +78,15 @@ def report(
         CheckpointError: there is no run, or its directory cannot be written to.
         DataError: `data` was given and cannot be opened; or the report would show less than the
             one that is there, which is kept.
-        UsageError: no image was asked for, or the device is not to be had.
+        UsageError: no image was asked for, the device is not to be had, or the run needs a
+            backbone.
     """
     if images < 1:
         raise UsageError(f"images is {images}, expected at least 1")
     resolve_device(device)
     source = Run(run)
     config, plan = source.config, source.plan
-    encoder, lacking = _encoder(source, device)
+    encoder, lacking = _encoder(source, backbone, device)
     sample: Sample | None = None
     try:
         found = open_run_images(
@@ -169,10 +176,12 @@ def _check_not_poorer(path: Path, shows: list[str], lacking: list[MissingPart]) 
         )
 
 
-def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[MissingPart]]:
+def _encoder(
+    run: Run, backbone: nn.Module | None, device: str
+) -> tuple[Encoder | None, list[MissingPart]]:
     """The run's encoder, or why there is none."""
     try:
-        return Encoder.from_pretrained(run.path, device=device), []
+        return Encoder.from_pretrained(run.path, backbone=deepcopy(backbone), device=device), []
     except CheckpointError as error:
         return None, [MissingPart("There are no weights to embed images with", str(error))]
 
