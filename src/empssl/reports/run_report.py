@@ -1,10 +1,10 @@
 """A report: one HTML file about a run that opens offline, in the order of a person's questions."""
 
+import json
 import re
-import shlex
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +14,8 @@ from typing import Any, Literal
 from torch import nn
 
 from empssl._version import __version__
+from empssl.commands import command, keywords, objects_of
+from empssl.data import ImagesLike
 from empssl.data.open import is_name
 from empssl.data.run_images import PLACE, open_run_images
 from empssl.device import resolve_device
@@ -50,7 +52,7 @@ _SHOWS = re.compile(r'<meta name="shows" content="([a-z ]*)">')
 def report(
     run: str | Path,
     *,
-    data: str | None = None,
+    data: ImagesLike | None = None,
     data_dir: str | Path | None = None,
     backbone: nn.Module | None = None,
     images: int = 2000,
@@ -324,11 +326,11 @@ def _health(metrics: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 # What `evaluate` measures besides scores: where it is shown, in words, and the options for it.
-_MORE = {
-    "layers": (layer_by_layer, "accuracy layer by layer", "--layers all"),
-    "labels": (few_labels, "with few labels", "--few-shot 1 5 10"),
-    "bags": (few_patches, "with few patches", "--curve 1 2 4"),
-    "classes": (class_by_class, "class by class", "--breakdown"),
+_MORE: dict[str, tuple[Callable[[ScoreProtocol], Any], str, dict[str, Any]]] = {
+    "layers": (layer_by_layer, "accuracy layer by layer", {"layers": ["all"]}),
+    "labels": (few_labels, "with few labels", {"few_shot": [1, 5, 10]}),
+    "bags": (few_patches, "with few patches", {"curve": [1, 2, 4]}),
+    "classes": (class_by_class, "class by class", {"breakdown": True}),
 }
 
 
@@ -349,8 +351,8 @@ class Parts:
         return [words for name, (_, words, _) in _MORE.items() if not self.found[name]]
 
     @property
-    def options(self) -> list[str]:
-        """Those that measure it."""
+    def options(self) -> list[dict[str, Any]]:
+        """Those that measure it, with their values."""
         return [option for name, (_, _, option) in _MORE.items() if not self.found[name]]
 
 
@@ -364,14 +366,26 @@ def _parts(grounds: list[ScoreProtocol]) -> Parts:
 
 def _commands(run: Run, config: dict[str, Any], parts: Parts) -> dict[str, str]:
     """What to type next, where the run was started; images are called as they were then."""
-    path, data = shlex.quote(str(run.path)), shlex.quote(config["data"])
-    place = f" --data-dir {shlex.quote(str(config['data_dir']))}" if config["data_dir"] else ""
-    scored = config["data"] if parts.data is None else parts.data
-    there = f"{shlex.quote(scored)}{place if scored == config['data'] else ''}"
+    path, objects = str(run.path), objects_of(config)
+    own = {"data": objects.get("data", config["data"])}
+    place, needed = {"data_dir": config["data_dir"]}, {"backbone": objects.get("backbone")}
+    scored, scored_in = own, place
+    if parts.data not in (None, config["data"]):
+        scored, scored_in = {"data": parts.data} | objects_of({"data": parts.data}), {}
+    options = dict(item for each in parts.options for item in each.items())
     return {
-        "evaluate": f"empssl evaluate {path} {data}{place}",
-        "more": " ".join([f"empssl evaluate {path} {there}", *parts.options]),
-        "examine": f"empssl examine {path}",
-        "resume": f"empssl train {data} --out {path} --resume{place}",
-        "again": f"empssl train {data} --config {path}/config.yaml --out {path}-again",
+        "evaluate": command("evaluate", {"run": path} | own, place | needed),
+        "more": command("evaluate", {"run": path} | scored, scored_in | options | needed),
+        "examine": command("examine", {"run": path}, {"data": objects.get("data")} | needed),
+        "resume": command("train", own, {"out": path, "resume": True} | place | objects),
+        "again": _again(path, own, objects),
     }
+
+
+def _again(path: str, own: dict[str, Any], objects: dict[str, Any]) -> str:
+    """How to make a run of the same settings."""
+    file, out = f"{path}/config.yaml", f"{path}-again"
+    if not objects:
+        return command("train", own, {"config": file, "out": out})
+    changed = keywords({"out": out} | own | objects)
+    return f"empssl.train(**yaml.safe_load(Path({json.dumps(file)}).read_text()) | dict({changed}))"

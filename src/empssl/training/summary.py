@@ -1,12 +1,15 @@
 """What `train` says at its end: healthy or not, how much was seen, and what to type next."""
 
 import math
-import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from empssl.commands import command
 from empssl.metrics.verdict import LEAST_SHARE, Verdict, percent
 from empssl.training.budget import format_duration
 
+_NONE: Mapping[str, Any] = {}
 _ADVICE = {
     "healthy": "images are told apart{measured}",
     "collapsed": "the projections {collapse}. Do not use its embeddings: lower the learning rate, "
@@ -17,8 +20,15 @@ _ADVICE = {
 }
 
 
-def closing_lines(verdict: Verdict, run: str | Path) -> list[str]:
+def closing_lines(
+    verdict: Verdict, run: str | Path, objects: Mapping[str, Any] = _NONE
+) -> list[str]:
     """Three lines at the end of training.
+
+    Args:
+        verdict: on the run.
+        run: its path.
+        objects: what it was given as such; see `commands.objects_of`.
 
     >>> from empssl.metrics.verdict import verdict
     >>> plan = {"steps_per_epoch": 15, "usable_samples": 600}
@@ -39,10 +49,11 @@ def closing_lines(verdict: Verdict, run: str | Path) -> list[str]:
         time=format_duration(epochs * verdict.seconds_per_pass),
     )
     times = f", {verdict.passes:.1f} times each" if verdict.passes > 1 else ""
+    needed = {name: objects.get(name) for name in ("data", "backbone")}
     return [
         f"{verdict.state}: {advice}",
         f"{verdict.seen:,} of {verdict.images:,} images seen ({percent(verdict.share)} %){times}, "
         f"in {format_duration(verdict.seconds)}; a full pass takes "
         f"{format_duration(verdict.seconds_per_pass)}",
-        f"next: empssl report {shlex.quote(str(run))}",
+        f"next: {command('report', {'run': run}, needed)}",
     ]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from empssl.commands import objects_of
 from empssl.config import Spec, names_in_docstring
 from empssl.data import DATASETS, Decoding, ImagesLike, in_memory, open_images
 from empssl.data.base import ImageSet
@@ -216,7 +217,8 @@ def train(
         if fabric.is_global_zero:
             last = last or trainer.run.metrics()[-1]
             done = verdict(last, trainer.plan, settings["batch"])
-            for line in closing_lines(done, trainer.run.path):
+            objects = objects_of(trainer.run.config)
+            for line in closing_lines(done, trainer.run.path, objects):
                 say(line)
     return trainer.run.path
 
