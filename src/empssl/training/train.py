@@ -27,22 +27,18 @@ from empssl.distributed.processes import Call, alone_again
 from empssl.distributed.signals import stop_requests
 from empssl.distributed.watchdog import watchdog
 from empssl.metrics.verdict import verdict
-from empssl.models import BACKBONES
-from empssl.objectives import OBJECTIVES
-from empssl.optim import OPTIMIZERS
 from empssl.progress import progress, say, status
 from empssl.runs.run import Run
 from empssl.training.budget import parse_duration
 from empssl.training.memory import Memory
+from empssl.training.recipes import spec_tables
 from empssl.training.settings import plugins_of, resolve_settings, restarted_by_torchrun
 from empssl.training.setup import build_trainer, check_room, compile_step
 from empssl.training.sharding import Shard
 from empssl.training.summary import closing_lines
 
 
-@names_in_docstring(
-    datasets=DATASETS, backbones=BACKBONES, objectives=OBJECTIVES, optimizers=OPTIMIZERS
-)
+@names_in_docstring(datasets=DATASETS, **spec_tables())
 @alone_again()
 def train(
     data: ImagesLike,
@@ -105,21 +101,21 @@ def train(
             that 12 bits in files of 16 are read as 12. Floats are from 0 to 1 unless this says
             otherwise. It is kept with the run, and `embed`, `evaluate` and `examine` use it too.
         max_pixels: an image with more is not decoded, and counted as bad.
-        views: patches, of fixed size, or crops, of random size and shape; and how they are
-            augmented.
-        backbone: one of {backbones}, and its options; or, from Python,
+        views: one of {views}, and how views are augmented: patches are of fixed size, crops of
+            random size and shape.
+        backbone: one of {backbone}, and its options; or, from Python,
             a module from images to embeddings or maps, which is trained itself, from its weights.
-        projector: paper or official, and its options.
+        projector: one of {projector}, and its options.
         whitened: features of whitened patches that stand beside the network's in the joint
             embedding; 0 for none. They are measured on the images, not learned.
         objective: what training minimises:
-            {objectives};
+            {objective};
             supcon learns from labels; and its options; or, from Python, an Objective or a module
             from projections (view, batch, dim) to a loss, which is used itself.
-        optimizer: one of {optimizers}, and its options; or, from Python, a
+        optimizer: one of {optimizer}, and its options; or, from Python, a
             function from parameters to an optimizer, whose rate is the peak that the schedule
             scales.
-        schedule: cosine or linear, and its options.
+        schedule: one of {schedule}, and its options.
         split: train leaves out what `evaluate` tests on: the test images of a known data set or of
             a folder that has some, else a fifth of a folder with classes; all leaves out nothing.
             auto is train where the data have test images of their own, else all.
