@@ -199,7 +199,7 @@ def parse(
     if switches["print_config"]:
         return _resolved({n: v for n, v in values.items() if n not in missing}), switches
     for name, value in values.items():
-        if value == "" and (Path in get_args(hints[name]) or name == "data"):
+        if value == "" and (Path in get_args(hints[name]) or name in ("data", "test_data")):
             raise UsageError(f"{_name(parameters[name])} is empty; the current folder is '.'")
     if missing:
         needs = " and ".join(_name(parameters[n]) for n in missing)

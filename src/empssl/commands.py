@@ -22,7 +22,7 @@ def objects_of(config: Mapping[str, Any]) -> dict[str, EllipsisType]:
     """
     return {
         name: ... for name, value in config.items()
-        if (name == "data" and is_recorded_object(value))
+        if (name in ("data", "test_data") and is_recorded_object(value))
         or (isinstance(value, dict) and is_object(value))
     }  # fmt: skip
 

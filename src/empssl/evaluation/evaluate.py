@@ -1,8 +1,9 @@
 """How good embeddings are: probes on frozen features, beside what needs no training."""
 
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from empssl.config import is_object, names_in_docstring
 from empssl.data import Decoding, ImageSet, ImagesLike, MemoryImages, open_images
 from empssl.data.checks import class_counts
-from empssl.data.duplicates import found_in
+from empssl.data.duplicates import digests, found_in
 from empssl.data.objects import GivenImages
 from empssl.data.open import resolve_data
 from empssl.data.value_range import RangeWords
@@ -26,6 +27,7 @@ from empssl.evaluation.features import (
     check_one_source,
     features,
     labeled_images,
+    number_alike,
     patch_subset_features,
     whitened_features,
 )
@@ -101,6 +103,7 @@ def evaluate(
     run: str | Path,
     data: ImagesLike,
     *,
+    test_data: ImagesLike | None = None,
     probes: Sequence[Probe] = ("linear", "knn"),
     layers: Sequence[Where] = (),
     crops: Sequence[str] = ("grid3",),
@@ -127,6 +130,10 @@ def evaluate(
         data: as in `train`; it must have labels. Other images than those of training make it a
             transfer: the encoder stays as it is and the probes learn from these images. Which test
             images it was trained on is known by what they show, wherever they lie.
+        test_data: what to test on, as `data`: all of its images then, and the probes learn from all
+            images of `data`, whatever parts either has. Classes are the same where their names are;
+            where one of the two has no names, where their numbers are. By default `data` is
+            divided, as its parts say or 80 : 20.
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
             linear_sgd is the authors' protocol (100 epochs, last epoch); ridge has a closed form;
             knn is a vote of the 20 nearest. One of {probes}.
@@ -168,17 +175,23 @@ def evaluate(
     Raises:
         DataError: no labels, a class with too few images, or too many that cannot be read.
         UsageError: an unknown probe, layer or crops, an epoch that was not kept, numbers that
-            cannot be drawn, or the run needs a backbone.
+            cannot be drawn; every image of `test_data` is in `data`; or the run needs a backbone.
     """
     for probe in probes:
         if probe not in PROBES:
             raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}; {OR_PLUGIN}")
     data = resolve_data(data)
+    tested = None if test_data is None else resolve_data(test_data)
     if Path(run).is_file():
         if layers or curve or train_size is not None or epoch is not None:
             raise UsageError(
                 f"{run} holds embeddings of one layer and of whole bags: --layers, --curve, "
                 "--train-size and --epoch need the run directory"
+            )
+        if test_data is not None:
+            raise UsageError(
+                f"{run} holds embeddings of train images, and those of test images are given as "
+                "data; leave out test_data"
             )
         if isinstance(data, GivenImages):
             raise UsageError(
@@ -208,11 +221,16 @@ def evaluate(
     if unkept := Run(run).why_not_kept("evaluations"):
         say(f"{unkept}; the scores will be shown and not kept")
 
-    def opened(split: Split, decoding: Decoding) -> ImageSet:
+    def opened(part: Literal["train", "test"], decoding: Decoding) -> ImageSet:
+        split: Split = part if tested is None else "all"
         images = open_images(
-            data, split=split, data_dir=data_dir, side=encoder.image_side, download=download,
-            decoding=decoding, division=Run(run).division,
+            data if tested is None or part == "train" else tested, split=split,
+            data_dir=data_dir, side=encoder.image_side, download=download, decoding=decoding,
+            division=Run(run).division,
         )  # fmt: skip
+        if tested is not None:
+            images = copy(images)  # which may be somebody's own
+            images.split = part
         say(class_counts(images))
         images.tell()
         return images
@@ -221,16 +239,26 @@ def evaluate(
     check_labeled(listed_train)
     # Where the run's images decided no range, those of train do.
     listed_test = opened("test", listed_train.decoding)
-    if listed_train.files:
-        say(listed_train.files)
+    if tested is not None:
+        number_alike(listed_train, listed_test)
+    for listed in (listed_train, listed_test)[: 1 + (tested is not None)]:
+        if listed.files:
+            say(listed.files)
     check_classes(listed_train, listed_test)
     train, train_tally = labeled_images(listed_train, train_size, seed=seed)
     test, test_tally = labeled_images(listed_test)
     check_classes(train, test)
     splits = (train, test)
     copies = int(found_in(test.pixels, train.pixels).sum())
+    if tested is not None and copies == len(test):
+        raise UsageError(
+            f"every image of test_data, {tested}, is among the train images, {data}, to the last "
+            "pixel; leave out test_data to have the images of data divided, or give other ones"
+        )
     config = Run(run).config
-    overlap = Overlap.of(Run(run), data, train, test, data_dir=data_dir, near_copies=near_copies)
+    overlap = Overlap.of(
+        Run(run), data, tested, train, test, data_dir=data_dir, near_copies=near_copies
+    )
     transfer = not overlap.familiar
 
     own = encoder.network.whitened
@@ -259,7 +287,7 @@ def evaluate(
             "precision": "as trained", "seed": seed, "train_size": train_size,
             "transfer": overlap.transfer, "trained_on": config["data"],
             "saw_test": overlap.saw_test,
-        },
+        } | ({} if tested is None else _recorded(tested, test)),
         asked=asdict(asked) | {"crops": list(map(str, chosen)), "baselines": baselines},
         results=results,
         baselines=found.results[len(results):],
@@ -279,6 +307,14 @@ def evaluate(
     except CheckpointError as error:  # scores that took an hour are shown all the same
         return replace(evaluation, unkept=str(error))
     return evaluation
+
+
+def _recorded(test_data: str | GivenImages, test: MemoryImages) -> dict[str, str]:
+    """What tells test data that were given apart from all others, whatever they are called."""
+    assert test.labels is not None
+    content = hashlib.sha256(digests(test.pixels).numpy().tobytes())
+    content.update(test.labels.numpy().tobytes())
+    return {"test_data": str(test_data), "test_content_fingerprint": content.hexdigest()}
 
 
 def _of_files(

@@ -265,6 +265,7 @@ def label_kind(
     if sample is None or sample.labels is None:
         return "none"
     scored = {evaluation["dataset"] for evaluation in evaluations}
+    scored |= {evaluation.get("protocol", {}).get("test_data") for evaluation in evaluations}
     if is_name(sample.dataset) or run.needs_labels or sample.dataset in scored:
         return "class"
     return "folder" if sample.folders else "label"
@@ -340,10 +341,12 @@ class Parts:
 
     Attributes:
         data: what the first ground was scored on; None if nothing was scored.
+        test_data: what it was tested on, where those are other data.
     """
 
     found: dict[str, list[Any]]
     data: str | None
+    test_data: str | None
 
     @property
     def missing(self) -> list[str]:
@@ -361,7 +364,9 @@ def _parts(grounds: list[ScoreProtocol]) -> Parts:
         name: [part for ground in grounds if (part := of(ground)) is not None]
         for name, (of, _, _) in _MORE.items()
     }
-    return Parts(found, grounds[0].data if grounds else None)
+    if not grounds:
+        return Parts(found, None, None)
+    return Parts(found, grounds[0].data, grounds[0].test_data)
 
 
 def _commands(run: Run, config: dict[str, Any], parts: Parts) -> dict[str, str]:
@@ -372,6 +377,10 @@ def _commands(run: Run, config: dict[str, Any], parts: Parts) -> dict[str, str]:
     scored, scored_in = own, place
     if parts.data not in (None, config["data"]):
         scored, scored_in = {"data": parts.data} | objects_of({"data": parts.data}), {}
+    if parts.test_data is not None:
+        scored_in = {"test_data": parts.test_data} | scored_in | objects_of(
+            {"test_data": parts.test_data}
+        )  # fmt: skip
     options = dict(item for each in parts.options for item in each.items())
     return {
         "evaluate": command("evaluate", {"run": path} | own, place | needed),

@@ -20,6 +20,7 @@ class ScoreProtocol:
     Attributes:
         dataset: its name.
         data: the same as `evaluate` was given it.
+        test_data: likewise; None where `data` was divided.
         apart: what sets the protocol apart from the others on this data set; empty if there is
             no other.
         said: the protocol, in a sentence.
@@ -30,6 +31,7 @@ class ScoreProtocol:
 
     dataset: str
     data: str
+    test_data: str | None
     apart: str
     said: str
     transfer: str
@@ -49,7 +51,7 @@ def score_protocols(
     """
     groups: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for evaluation in evaluations:
-        key = {"dataset": Path(evaluation["dataset"]).name} | plain(evaluation["protocol"])
+        key = {"dataset": scored_on(evaluation)} | plain(evaluation["protocol"])
         groups.setdefault(str(key), (key, []))[1].append(evaluation)
     keys = [key for key, _ in groups.values()]
     found = [
@@ -66,8 +68,9 @@ def _ground(
 ) -> ScoreProtocol:
     protocol = group[0]["protocol"]
     ground = ScoreProtocol(
-        key["dataset"], group[0]["dataset"], apart, said(group[0]), transfer(protocol)
-    )
+        key["dataset"], group[0]["dataset"], protocol.get("test_data"), apart, said(group[0]),
+        transfer(protocol),
+    )  # fmt: skip
     for evaluation in group:
         own = {result["model"] for result in evaluation["results"]}
         parts = (
@@ -82,6 +85,13 @@ def _ground(
                 elif identity is None or row["model"] == identity:
                     kept.append(row | {"encoder": OWN})
     return ground
+
+
+def scored_on(evaluation: dict[str, Any]) -> str:
+    """What the data of an evaluation are called."""
+    name = Path(evaluation["dataset"]).name
+    test_data = evaluation.get("protocol", {}).get("test_data")
+    return name if test_data is None else f"{name}, tested on {Path(test_data).name}"
 
 
 def said(evaluation: dict[str, Any]) -> str:
@@ -248,7 +258,7 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
         others = [(result, False) for result in evaluation.get("baselines", [])]
         for result, trained in own + others:
             sizes = {name: result.get(name) for name in ("train_size", "test_size")}
-            ground = {"dataset": Path(evaluation["dataset"]).name}
+            ground = {"dataset": scored_on(evaluation)}
             ground |= plain(evaluation.get("protocol", {})) | sizes
             _, rows, _ = groups.setdefault(str(ground), (ground, [], _saw_test(evaluation)))
             rows.append(_row(result, identity if trained else None, trained=trained))
