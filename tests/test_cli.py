@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -443,7 +443,7 @@ def test_every_parameter_of_every_verb_is_explained(
     lines = re.split(r"^(?:arguments|images|measurement):$", shown, maxsplit=1, flags=re.MULTILINE)[
         1
     ]
-    for parameter in get_type_hints(function).keys() - {"return"}:
+    for parameter in cli.written_hints(function).keys() - {"return"}:
         spelled = f"(--{parameter.replace('_', '-')}|{parameter.upper()})"
         assert re.search(rf"^  {spelled}\b.*\s+[a-z]", lines, re.MULTILINE), parameter
 

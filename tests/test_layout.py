@@ -23,7 +23,7 @@ FLOORS = [
     {"help", "plugins", "progress", "rng", "runs"},
     {"config", "device"},
     {"data", "distributed", "optim", "views"},
-    {"metrics", "models"},
+    {"commands", "metrics", "models"},
     {"evaluation", "objectives"},
     {"reports", "sklearn", "training"},
     {"diagnostics"},

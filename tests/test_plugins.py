@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,6 +161,24 @@ def test_help_lists_what_a_plugin_adds(folder: Path) -> None:
     assert "spread_apart" not in said("train", "--help")[1]
     assert "--plugin MODULE" in text
     assert "--plugin" in said("--help")[1]
+
+
+@pytest.mark.parametrize("verb", ["train", "bench"])
+def test_help_names_what_a_plugin_adds_to_each_table(verb: str, folder: Path) -> None:
+    names = {
+        "POLICIES": "own_views", "BACKBONES": "own_backbone", "PROJECTORS": "own_projector",
+        "OPTIMIZERS": "own_optimizer", "SCHEDULES": "own_schedule",
+    }  # fmt: skip
+    (folder / "own_names.py").write_text(
+        "from empssl.models import BACKBONES, PROJECTORS\n"
+        "from empssl.optim import OPTIMIZERS, SCHEDULES\n"
+        "from empssl.views import POLICIES\n"
+        + "".join(f"{table}[{name!r}] = dict\n" for table, name in names.items())
+    )
+    code, text = said(verb, "--plugin", "own_names", "--help")
+    assert code == 0
+    shown = [name for name in names.values() if re.search(rf"\b{name}\b", text)]
+    assert shown == [n for n in names.values() if verb == "train" or n != "own_schedule"]
 
 
 def test_each_process_imports_the_plugin(folder: Path) -> None:

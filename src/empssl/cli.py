@@ -183,8 +183,8 @@ def parse(
     Raises:
         UsageError: a word or a key that is unknown, missing or of the wrong type.
     """
-    parameters = inspect.signature(function).parameters
-    hints = {name: _written(hint) for name, hint in get_type_hints(function).items()}
+    hints = written_hints(function)
+    parameters = {n: p for n, p in inspect.signature(function).parameters.items() if n in hints}
     parser = _parser(verb, function, hints)
     flags = _strictly(parser.parse_args, _spelled(words, parser, hints), hints)
     layers = [_load(path, parser, hints) for path in flags.pop("config", [])]
@@ -199,7 +199,7 @@ def parse(
     if switches["print_config"]:
         return _resolved({n: v for n, v in values.items() if n not in missing}), switches
     for name, value in values.items():
-        if value == "" and (Path in get_args(hints[name]) or name == "data"):
+        if value == "" and (Path in get_args(hints[name]) or name in ("data", "test_data")):
             raise UsageError(f"{_name(parameters[name])} is empty; the current folder is '.'")
     if missing:
         needs = " and ".join(_name(parameters[n]) for n in missing)
@@ -215,7 +215,7 @@ def _parser(verb: str, function: Callable[..., Any], hints: dict[str, Any]) -> A
 
     docs = parse_docstring(function.__doc__ or "", DocstringStyle.GOOGLE)
     helps = {p.arg_name: (p.description or "").replace("%", "%%") for p in docs.params}
-    parameters = inspect.signature(function).parameters.values()
+    parameters = [p for n, p in inspect.signature(function).parameters.items() if n in hints]
     required = [_name(p) for p in parameters if p.default is p.empty]
     usage = [f"{n} {n[2:].upper()}" if n.startswith("--") else n for n in required]
     optional = (p for p in parameters if p.kind is not p.KEYWORD_ONLY and p.default is not p.empty)
@@ -449,6 +449,15 @@ def _metavar(hint: Any) -> str:
     if _is_spec(hint):
         return "NAME"
     return next((text for kind, text in METAVARS.items() if kind in kinds), "VALUE")
+
+
+def written_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """What words can say of each parameter, and what is returned.
+
+    A parameter that takes objects alone, such as a module, is for programs, and left out.
+    """
+    hints = {name: _written(hint) for name, hint in get_type_hints(function).items()}
+    return {n: hint for n, hint in hints.items() if n == "return" or hint is not type(None)}
 
 
 def _written(hint: Any) -> Any:

@@ -35,7 +35,8 @@ EXAMPLES = {
 # option of another subject in one verb than in the others, that verb stands before it.
 SUBJECTS = {
     "images": (
-        "data", "data_dir", "download", "split", "image_side", "range", "max_pixels", "images",
+        "data", "test_data", "data_dir", "download", "split", "image_side", "range", "max_pixels",
+        "images",
     ),
     "length": ("epochs", "budget", "steps", "slow_steps"),
     "method": (

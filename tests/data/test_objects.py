@@ -1,5 +1,6 @@
 """Images that a program holds as objects are used as the same images in a folder are."""
 
+import html
 import os
 import re
 import threading
@@ -12,10 +13,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image as Pillow
 from tiny import SETTINGS, metrics
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+import empssl
 from empssl import cli
 from empssl.data import DATASETS, BadSamples, ImageSet, MemoryImages, images_from, open_images
 from empssl.data.objects import is_recorded_object
@@ -23,6 +27,7 @@ from empssl.errors import DataError, UsageError
 from empssl.evaluation.embed import embed
 from empssl.evaluation.evaluate import evaluate
 from empssl.evaluation.examine import examine
+from empssl.objectives import EMP
 from empssl.reports.run_report import report
 from empssl.runs.run import Run
 from empssl.training.train import train
@@ -517,3 +522,58 @@ def test_thumbnails_of_a_data_set_are_had_by_the_thread_that_reads_it() -> None:
     images = images_from(Samples(item), side=16)
     assert len([found for found in images.thumbnails(range(6), 16) if found is not None]) == 6
     assert threads == {threading.get_ident()}
+
+
+# What to do next
+
+
+def test_a_run_on_an_object_is_shown_with_that_object(tmp_path: Path) -> None:
+    run = train(PIXELS, out=tmp_path / "run", **OPTIONS)
+    labeled = (PIXELS, LABELS)
+    evaluate(run, labeled, probes=["ridge"], crops=["whole"], baselines=False)
+    page = report(run, data=labeled, images=30).read_text()
+    assert '<meta name="shows" content="images weights">' in page
+    assert "neighbors below have the class of their image" in " ".join(page.split())
+    with pytest.raises(DataError, match="is kept, as a new report could not"):
+        report(run)
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv2d(3, 4, 3, stride=4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.net(images)
+        return made
+
+
+def test_what_to_do_next_with_objects_is_said_in_python(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own: dict[str, Any] = {"backbone": Tiny(), "objective": EMP()}
+    run = train(PIXELS, out=tmp_path / "run", **OPTIONS | own)
+    said = capsys.readouterr().err
+    assert f'next: empssl.report("{run}", data=..., backbone=...)\n' in said
+    assert "array of 40" not in said.partition("next: ")[2]
+    page = html.unescape(report(run, data=PIXELS, images=8, backbone=Tiny()).read_text())
+    calls = re.findall(r"<code>(empssl.*?)</code>", page)
+    assert calls == [
+        f'empssl.examine("{run}", data=..., backbone=...)',
+        f'empssl.train(**yaml.safe_load(Path("{run}/config.yaml").read_text()) | '
+        f'dict(out="{run}-again", data=..., backbone=..., objective=...))',
+    ]
+    for name in ("backbone", "objective"):
+        calls[1] = calls[1].replace(f"{name}=...", f"{name}=own['{name}']")
+    own = {"backbone": Tiny(), "objective": EMP()}
+    names = {"empssl": empssl, "yaml": yaml, "Path": Path, "own": own}
+    eval(calls[1].replace("data=...", "data=pixels"), names | {"pixels": PIXELS})
+    kept = [(at / "config.yaml").read_text() for at in (run, Path(f"{run}-again"))]
+    assert kept[0] == kept[1]
+
+
+def test_what_to_do_next_with_paths_is_said_for_a_shell(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(folder, out=tmp_path / "run", **OPTIONS)
+    assert f"next: empssl report {run}\n" in capsys.readouterr().err

@@ -1,25 +1,34 @@
 """What a program gives `train` itself: its own objective, backbone and optimizer."""
 
 import json
+import re
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from tiny import SETTINGS, command, differences, metrics, train_tiny, weights
+from tiny import SETTINGS, command, differences, few_digits, metrics, train_tiny, weights
 from torch import Tensor, nn
 
 from empssl import cli
 from empssl.config import ObjectSpec
+from empssl.data import MemoryImages, open_images
 from empssl.errors import CheckpointError, UsageError
+from empssl.evaluation.embed import embed
 from empssl.evaluation.encoder import Encoder
+from empssl.evaluation.evaluate import evaluate
+from empssl.evaluation.examine import examine
 from empssl.models import build_network
 from empssl.models.resnet import resnet10
 from empssl.models.segments import Segment
 from empssl.objectives import EMP, Loss, Objective
+from empssl.reports.run_report import report
 from empssl.runs import checkpoint
 from empssl.runs.run import Run
 from empssl.training.settings import with_objects
@@ -356,3 +365,123 @@ def test_a_pretrained_network_is_a_backbone(tmp_path: Path) -> None:
     recorded = config(run)["backbone"]
     assert recorded["name"] == "object:empssl.models.resnet.ResNet"
     assert recorded["stem"] if "stem" in recorded else recorded["repr"].startswith("ResNet(")
+
+
+# What is done with a run of a backbone that was given
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with few_digits(60, 20):
+        out = tmp_path_factory.mktemp("mapped") / "run"
+        return train_tiny(out, backbone=made(Maps), whitened=8)
+
+
+@pytest.fixture
+def few() -> Iterator[None]:
+    with few_digits(60, 20):
+        yield
+
+
+QUICK: dict[str, Any] = {"probes": ["ridge"], "layers": ["backbone"], "crops": ["whole"]}
+
+
+def test_a_run_is_used_with_a_module_made_as_its_backbone(
+    mapped: Path, few: None, tmp_path: Path
+) -> None:
+    given = made(Maps, seed=3)
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    file = embed(mapped, "digits", out=tmp_path / "a.npy", layer="backbone", split="test",
+                 backbone=given)  # fmt: skip
+    encoder = Encoder.from_pretrained(mapped, backbone=made(Maps))
+    digits = open_images("digits", split="test")
+    assert isinstance(digits, MemoryImages)
+    expected = encoder.encode(digits.pixels, layer="backbone").numpy()
+    assert np.array_equal(np.load(file), expected)
+
+    found = evaluate(mapped, "digits", backbone=given, **QUICK)
+    assert found.results[0].model == encoder.identity
+    assert [row.model for row in found.baselines] == ["random-0", "whitened-patches"]
+    quality = examine(mapped, images=8, views=2, layers=["backbone"], backbone=given)
+    assert all(reading.random is not None for reading in quality.readings)
+    page = report(mapped, images=8, backbone=given).read_text()
+    assert '<meta name="shows" content="images weights">' in page
+    for name, tensor in given.state_dict().items():  # a copy was used
+        assert torch.equal(before[name], tensor)
+    assert given.training
+    assert all(parameter.requires_grad for parameter in given.parameters())
+
+
+@pytest.mark.parametrize("verb", [embed, evaluate, examine, report])
+def test_a_verb_asks_for_the_backbone_of_a_run(
+    verb: Callable[..., Any], mapped: Path, few: None, tmp_path: Path
+) -> None:
+    data = {"data": "digits"} if verb in (embed, evaluate) else {}
+    out = {"out": tmp_path / "a.npy"} if verb is embed else {}
+    with pytest.raises(UsageError, match=r"Maps\(width=6\).*from Python, as backbone=$"):
+        verb(mapped, **data, **out)
+    assert "backbone" in signature(verb).parameters
+
+
+def test_random_weights_are_drawn_by_the_seed_and_not_those_given(mapped: Path) -> None:
+    given = made(Maps, seed=3)
+    one, same, other = (
+        Encoder.random(mapped, backbone=module, seed=seed).network.state_dict()
+        for module, seed in ((given, 1), (made(Maps, seed=8), 1), (given, 2))
+    )
+    assert all(torch.equal(one[name], tensor) for name, tensor in same.items())
+    for name, parameter in given.named_parameters():
+        drawn = one[f"backbone.module.{name}"]
+        assert torch.equal(drawn, parameter) == ("net.1" in name), name  # of BatchNorm, 1 and 0
+        assert "net.1" in name or not torch.equal(drawn, other[f"backbone.module.{name}"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        assert torch.equal(one["backbone.module.net.0.weight"], Maps().net[0].weight)
+
+
+class Shifted(Maps):
+    """With a parameter that nothing says how to draw."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__(width)
+        self.shift = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + self.shift
+
+
+class Drawn(Shifted):
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.shift)
+
+
+def test_a_backbone_that_cannot_be_drawn_anew_has_no_random_baseline(
+    few: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train_tiny(tmp_path / "run", backbone=made(Shifted), whitened=8)
+    found = evaluate(run, "digits", backbone=Shifted(), **QUICK)
+    assert [row.model for row in found.baselines] == ["whitened-patches"]
+    said = "no baseline with random weights: the backbone Shifted cannot be drawn anew.*: itself;"
+    assert re.search(said, capsys.readouterr().err)
+    quality = examine(run, images=8, views=2, layers=["backbone"], backbone=Shifted())
+    assert {reading.random for reading in quality.readings} == {None}
+    with pytest.raises(UsageError, match="Shifted cannot be drawn anew"):
+        Encoder.random(run, backbone=Shifted())
+    network = Encoder.random(run, backbone=Drawn()).network
+    assert network.get_parameter("backbone.module.shift") == 0
+
+
+def test_the_weights_that_were_given_are_not_kept_as_epoch_0(mapped: Path, few: None) -> None:
+    with pytest.raises(UsageError, match="came with the backbone that was given"):
+        evaluate(mapped, "digits", epoch=0.0, backbone=Maps())
+
+
+def test_a_backbone_is_no_option_of_the_verbs_that_read_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for verb in (embed, evaluate, examine, report):
+        with pytest.raises(SystemExit):
+            cli.parse(verb.__name__, verb, ["--help"])
+        assert "--backbone" not in capsys.readouterr().out
+        with pytest.raises(UsageError, match="no option '--backbone'"):
+            cli.parse(verb.__name__, verb, ["run", "--backbone", "resnet10"])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from empssl.config import Spec, build
+from empssl.config import Spec, build, names_in_docstring
 from empssl.device import (
     Compile,
     Fabric,
@@ -39,7 +39,7 @@ from empssl.progress import say
 from empssl.rng import uniform
 from empssl.training.flops import flops_per_view
 from empssl.training.memory import WHOLE
-from empssl.training.recipes import resolve
+from empssl.training.recipes import resolve, spec_tables
 from empssl.training.step import (
     Augment,
     begin_step,
@@ -120,6 +120,7 @@ class Bench:
         return "\n".join(lines)
 
 
+@names_in_docstring(**spec_tables())
 def bench(
     *,
     recipe: str | None = None,
@@ -152,11 +153,11 @@ def bench(
         patches: patches of each image in a step.
         batch: images in a step.
         image_side: pixels of the images.
-        views: as in `train`.
-        backbone: resnet10, resnet18, resnet34, resnet50 or timm, and its options.
-        projector: paper or official, and its options.
+        views: one of {views}, and its options.
+        backbone: one of {backbone}, and its options.
+        projector: one of {projector}, and its options.
         objective: as in `train`.
-        optimizer: lars, adamw, muon, muon_lars or sgd, and its options.
+        optimizer: one of {optimizer}, and its options.
         steps: repetitions of everything but the slow pipeline.
         slow: also measure EMP-SSL as people do write it: Pillow in loader processes, float32.
         slow_steps: rounds of the slow pipeline; in each, every loader process fills one batch.

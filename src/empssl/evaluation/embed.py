@@ -1,12 +1,14 @@
 """Embeddings of a whole data set, as a file."""
 
 import json
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
 
 from empssl.data import BadSample, BadSamples, ImagesLike, open_images
 from empssl.data.base import ImageBatch
@@ -35,6 +37,7 @@ def embed(
     crops: str = "grid3",
     split: Split = "all",
     seed: int = 0,
+    backbone: nn.Module | None = None,
     range: RangeWords = (),  # noqa: A002 (what it is)
     max_pixels: int | None = None,
     data_dir: str | Path | None = None,
@@ -67,6 +70,8 @@ def embed(
             them), random128 as many random ones, whole takes the whole image.
         split: train, test or all.
         seed: of random crops.
+        backbone: a module made as the one given to `train`, for a run of such a one; a copy of it
+            gets the run's weights.
         range: as in `train`; the run's own by default.
         max_pixels: as in `train`; the run's own by default.
         data_dir: where a data set known by name lies.
@@ -79,14 +84,17 @@ def embed(
 
     Raises:
         DataError: no usable images, or too many bad ones.
-        UsageError: `out` exists, is a folder, link or device, or ends in another way.
+        UsageError: `out` exists, is a folder, link or device, or ends in another way; or the run
+            needs a backbone.
         CheckpointError: the storage refused, or the run is damaged.
         RunInUseError: another process is writing `out`.
         StoppedError: Ctrl-C or SIGTERM came.
     """
     out = Path(out)
     check_out(out, overwrite=overwrite)
-    encoder = Encoder.from_pretrained(run, device=device, range=range, max_pixels=max_pixels)
+    encoder = Encoder.from_pretrained(
+        run, backbone=deepcopy(backbone), device=device, range=range, max_pixels=max_pixels
+    )
     chosen = Crops.parse(crops, seed=seed)
     source = Run.around(run)
     data = resolve_data(data)

@@ -26,6 +26,8 @@ from empssl.evaluation.encoder_module import EncoderModule, PixelsOrShares
 from empssl.evaluation.pooling import Crops, embed_bags, embed_patch_subsets
 from empssl.models import Layer, Network, build_network
 from empssl.models.folding import folded
+from empssl.models.module_backbone import redrawn
+from empssl.progress import say
 from empssl.runs import checkpoint
 from empssl.runs.checkpoint import Checkpoint
 from empssl.runs.run import Run
@@ -139,16 +141,33 @@ class Encoder:
         cls,
         path: str | Path,
         *,
+        backbone: nn.Module | None = None,
         seed: int = 0,
         device: str = "auto",
         range: RangeWords = (),  # noqa: A002 (what it is)
         max_pixels: int | None = None,
     ) -> "Encoder":
-        """The same network and views with random weights: what training has to beat."""
+        """The same network and views with random weights: what training has to beat.
+
+        Args:
+            path: as in `from_pretrained`.
+            backbone: as in `from_pretrained`; what is used is a copy whose weights are drawn by
+                each submodule's `reset_parameters()`.
+            seed: of the weights.
+            device: as in `from_pretrained`.
+            range: as in `from_pretrained`.
+            max_pixels: as in `from_pretrained`.
+
+        Raises:
+            CheckpointError: as `from_pretrained`.
+            UsageError: as `from_pretrained`; or a part of `backbone` that has parameters has no
+                `reset_parameters()`.
+        """
         source, folder = _model(Path(path))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            encoder = cls._untrained(source, folder)
+            drawn = None if backbone is None else redrawn(backbone)
+            encoder = cls._untrained(source, folder, drawn)
         if encoder.network.whitened is not None:  # measured, not learned
             kept = {k: t for k, t in source.tensors["model"].items() if k.startswith(WHITENED)}
             encoder.network.whitened.load_state_dict(
@@ -157,6 +176,19 @@ class Encoder:
         encoder.identity = f"random-{seed}"
         encoder.decoding = encoder.decoding.changed(range, max_pixels)
         return encoder._to(device)
+
+    @classmethod
+    def baseline(
+        cls, path: str | Path, *, backbone: nn.Module | None, seed: int, device: str
+    ) -> "Encoder | None":
+        """As `random`; None, which is said, where a backbone that is given cannot be drawn anew."""
+        try:
+            return cls.random(path, backbone=backbone, seed=seed, device=device)
+        except UsageError as error:
+            if backbone is None:
+                raise
+            say(f"there is no baseline with random weights: {error}")
+            return None
 
     @classmethod
     def _untrained(

@@ -1,18 +1,20 @@
 """How good embeddings are: probes on frozen features, beside what needs no training."""
 
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from empssl.config import names_in_docstring
+from empssl.config import is_object, names_in_docstring
 from empssl.data import Decoding, ImageSet, ImagesLike, MemoryImages, open_images
 from empssl.data.checks import class_counts
-from empssl.data.duplicates import found_in
+from empssl.data.duplicates import digests, found_in
 from empssl.data.objects import GivenImages
 from empssl.data.open import resolve_data
 from empssl.data.value_range import RangeWords
@@ -25,6 +27,7 @@ from empssl.evaluation.features import (
     check_one_source,
     features,
     labeled_images,
+    number_alike,
     patch_subset_features,
     whitened_features,
 )
@@ -100,6 +103,7 @@ def evaluate(
     run: str | Path,
     data: ImagesLike,
     *,
+    test_data: ImagesLike | None = None,
     probes: Sequence[Probe] = ("linear", "knn"),
     layers: Sequence[Where] = (),
     crops: Sequence[str] = ("grid3",),
@@ -110,6 +114,7 @@ def evaluate(
     baselines: bool = True,
     near_copies: bool = False,
     epoch: float | None = None,
+    backbone: nn.Module | None = None,
     seed: int = 0,
     range: RangeWords = (),  # noqa: A002 (what it is)
     max_pixels: int | None = None,
@@ -125,6 +130,10 @@ def evaluate(
         data: as in `train`; it must have labels. Other images than those of training make it a
             transfer: the encoder stays as it is and the probes learn from these images. Which test
             images it was trained on is known by what they show, wherever they lie.
+        test_data: what to test on, as `data`: all of its images then, and the probes learn from all
+            images of `data`, whatever parts either has. Classes are the same where their names are;
+            where one of the two has no names, where their numbers are. By default `data` is
+            divided, as its parts say or 80 : 20.
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
             linear_sgd is the authors' protocol (100 epochs, last epoch); ridge has a closed form;
             knn is a vote of the 20 nearest. One of {probes}.
@@ -148,6 +157,9 @@ def evaluate(
             most 4 of 64 bits. One in a thousand of CIFAR-10's does by chance.
         epoch: score the network that `train --keep-epochs` kept then, or that of epoch 0, with the
             weights that it began with; the last by default.
+        backbone: a module made as the one given to `train`, for a run of such a one; a copy of it
+            gets the run's weights. Random weights are drawn by `reset_parameters()` of its
+            submodules; where one with parameters has none, that baseline is left out, and said.
         seed: of random crops, the baselines, the probes and what is drawn.
         range: as in `train`; the run's own by default.
         max_pixels: as in `train`; the run's own by default.
@@ -162,18 +174,24 @@ def evaluate(
 
     Raises:
         DataError: no labels, a class with too few images, or too many that cannot be read.
-        UsageError: an unknown probe, layer or crops, an epoch that was not kept, or numbers that
-            cannot be drawn.
+        UsageError: an unknown probe, layer or crops, an epoch that was not kept, numbers that
+            cannot be drawn; every image of `test_data` is in `data`; or the run needs a backbone.
     """
     for probe in probes:
         if probe not in PROBES:
             raise UsageError(f"no probe '{probe}': {nearest(probe, PROBES)}; {OR_PLUGIN}")
     data = resolve_data(data)
+    tested = None if test_data is None else resolve_data(test_data)
     if Path(run).is_file():
         if layers or curve or train_size is not None or epoch is not None:
             raise UsageError(
                 f"{run} holds embeddings of one layer and of whole bags: --layers, --curve, "
                 "--train-size and --epoch need the run directory"
+            )
+        if test_data is not None:
+            raise UsageError(
+                f"{run} holds embeddings of train images, and those of test images are given as "
+                "data; leave out test_data"
             )
         if isinstance(data, GivenImages):
             raise UsageError(
@@ -184,10 +202,17 @@ def evaluate(
     chosen = tuple(Crops.parse(text, seed=seed) for text in crops)
     reading: dict[str, Any] = {"range": range, "max_pixels": max_pixels}
     if epoch == 0:
+        if is_object(Run(run).config["backbone"]):
+            raise UsageError(
+                f"the weights that {run} began with came with the backbone that was given to "
+                "`train`, and are not kept; give an epoch of its keep_epochs"
+            )
         encoder = Encoder.random(run, seed=Run(run).config["seed"], device=device, **reading)
     else:
         source = Path(run) if epoch is None else Run(run).epoch(epoch)
-        encoder = Encoder.from_pretrained(source, device=device, **reading)
+        encoder = Encoder.from_pretrained(
+            source, backbone=deepcopy(backbone), device=device, **reading
+        )
     request = _Request(
         tuple(probes), _layers(layers, encoder), chosen, tuple(sorted(set(few_shot))),
         tuple(sorted(set(curve))), breakdown, seed,
@@ -196,11 +221,16 @@ def evaluate(
     if unkept := Run(run).why_not_kept("evaluations"):
         say(f"{unkept}; the scores will be shown and not kept")
 
-    def opened(split: Split, decoding: Decoding) -> ImageSet:
+    def opened(part: Literal["train", "test"], decoding: Decoding) -> ImageSet:
+        split: Split = part if tested is None else "all"
         images = open_images(
-            data, split=split, data_dir=data_dir, side=encoder.image_side, download=download,
-            decoding=decoding, division=Run(run).division,
+            data if tested is None or part == "train" else tested, split=split,
+            data_dir=data_dir, side=encoder.image_side, download=download, decoding=decoding,
+            division=Run(run).division,
         )  # fmt: skip
+        if tested is not None:
+            images = copy(images)  # which may be somebody's own
+            images.split = part
         say(class_counts(images))
         images.tell()
         return images
@@ -209,16 +239,26 @@ def evaluate(
     check_labeled(listed_train)
     # Where the run's images decided no range, those of train do.
     listed_test = opened("test", listed_train.decoding)
-    if listed_train.files:
-        say(listed_train.files)
+    if tested is not None:
+        number_alike(listed_train, listed_test)
+    for listed in (listed_train, listed_test)[: 1 + (tested is not None)]:
+        if listed.files:
+            say(listed.files)
     check_classes(listed_train, listed_test)
     train, train_summary = labeled_images(listed_train, train_size, seed=seed)
     test, test_summary = labeled_images(listed_test)
     check_classes(train, test)
     splits = (train, test)
     copies = int(found_in(test.pixels, train.pixels).sum())
+    if tested is not None and copies == len(test):
+        raise UsageError(
+            f"every image of test_data, {tested}, is among the train images, {data}, to the last "
+            "pixel; leave out test_data to have the images of data divided, or give other ones"
+        )
     config = Run(run).config
-    overlap = Overlap.of(Run(run), data, train, test, data_dir=data_dir, near_copies=near_copies)
+    overlap = Overlap.of(
+        Run(run), data, tested, train, test, data_dir=data_dir, near_copies=near_copies
+    )
     transfer = not overlap.familiar
 
     own = encoder.network.whitened
@@ -228,7 +268,9 @@ def evaluate(
     found = _score(encoder, splits, whole, request)
     results = found.results
     if baselines:
-        found += _score(Encoder.random(run, seed=seed, device=device), splits, whole, request)
+        random = Encoder.baseline(run, backbone=backbone, seed=seed, device=device)
+        if random is not None:
+            found += _score(random, splits, whole, request)
         if own is None or transfer:
             # What needs no training can be had of the images at hand.
             size = {} if own is None else {"num_features": own.num_features}
@@ -245,7 +287,7 @@ def evaluate(
             "precision": "as trained", "seed": seed, "train_size": train_size,
             "transfer": overlap.transfer, "trained_on": config["data"],
             "saw_test": overlap.saw_test,
-        },
+        } | ({} if tested is None else _recorded(tested, test)),
         asked=asdict(request) | {"crops": list(map(str, chosen)), "baselines": baselines},
         results=results,
         baselines=found.results[len(results):],
@@ -265,6 +307,14 @@ def evaluate(
     except CheckpointError as error:  # scores that took an hour are shown all the same
         return replace(evaluation, unkept=str(error))
     return evaluation
+
+
+def _recorded(test_data: str | GivenImages, test: MemoryImages) -> dict[str, str]:
+    """What tells test data that were given apart from all others, whatever they are called."""
+    assert test.labels is not None
+    content = hashlib.sha256(digests(test.pixels).numpy().tobytes())
+    content.update(test.labels.numpy().tobytes())
+    return {"test_data": str(test_data), "test_content_fingerprint": content.hexdigest()}
 
 
 def _of_files(

@@ -1,9 +1,12 @@
 """How healthy embeddings are, without labels."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from empssl.data import ImagesLike
 from empssl.data.run_images import open_run_images
@@ -40,6 +43,7 @@ def examine(
     random: bool = True,
     split: Split = "train",
     seed: int = 0,
+    backbone: nn.Module | None = None,
     range: RangeWords = (),  # noqa: A002 (what it is)
     max_pixels: int | None = None,
     data_dir: str | Path | None = None,
@@ -63,6 +67,9 @@ def examine(
             before is kept.
         split: train, test or all.
         seed: of the sample, the patches, the random weights and the rotation probe.
+        backbone: a module made as the one given to `train`, for a run of such a one; a copy of it
+            gets the run's weights. Random weights are drawn by `reset_parameters()` of its
+            submodules; where one with parameters has none, that baseline is left out, and said.
         range: as in `train`; the run's own by default.
         max_pixels: as in `train`; the run's own by default.
         data_dir: where a data set known by name lies; the run's own by default.
@@ -74,7 +81,7 @@ def examine(
 
     Raises:
         DataError: fewer than four images that can be read, or embeddings that are not finite.
-        UsageError: an unknown layer or crops, or too few images or views.
+        UsageError: an unknown layer or crops, too few images or views, or the run needs a backbone.
     """
     least = {"images": (images, 4), "views": (views, 2), "layers": (len(layers), 1)}
     for name, (value, expected) in least.items():
@@ -82,7 +89,9 @@ def examine(
             raise UsageError(f"{name} is {value}, expected {expected} or more")
     chosen = Crops.parse(crops, seed=seed)
     source = Run(run)
-    encoder = Encoder.from_pretrained(run, device=device, range=range, max_pixels=max_pixels)
+    encoder = Encoder.from_pretrained(
+        run, backbone=deepcopy(backbone), device=device, range=range, max_pixels=max_pixels
+    )
     for layer in layers:
         encoder.dim(layer)  # or an error, before anything is read
     if unkept := source.why_not_kept("quality"):
@@ -110,10 +119,10 @@ def examine(
         "image_side": encoder.image_side, "range": found.decoding.range,
         "widths": {layer: encoder.dim(layer) for layer in layers},
     }  # fmt: skip
+    baseline = None
     if random:
-        other = of(Encoder.random(run, seed=seed, device=device))
-    else:
-        other = _measured_before(source, protocol)
+        baseline = Encoder.baseline(run, backbone=backbone, seed=seed, device=device)
+    other = _measured_before(source, protocol) if baseline is None else of(baseline)
     quality = Quality(
         dataset=found.name,
         run=str(run),

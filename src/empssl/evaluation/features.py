@@ -93,6 +93,25 @@ def check_labeled(images: ImageSet) -> Tensor:
     return images.labels
 
 
+def number_alike(train: ImageSet, test: ImageSet) -> None:
+    """Number the classes of a test set as those of the train set, of other data, are.
+
+    They are the same by name; where one of the two has no names, their numbers are the same.
+
+    Raises:
+        DataError: one of the two has no labels.
+    """
+    known, labels = check_labeled(train), check_labeled(test)
+    if not (train.class_names and test.class_names):
+        test.class_names = train.class_names or test.class_names
+        return
+    own = list(map(test.class_name, range(int(labels.max()) + 1)))
+    highest = max(len(train.class_names), int(known.max()) + 1)
+    names = [*dict.fromkeys([*map(train.class_name, range(highest)), *own])]
+    numbers = torch.tensor([*map(names.index, own), -1])  # the last where it is unknown
+    test.labels, test.class_names = numbers[labels], tuple(names)
+
+
 def check_classes(train: ImageSet, test: ImageSet) -> None:
     """See that train has every class that test has.
 

@@ -41,6 +41,7 @@ class Overlap:
         cls,
         run: Run,
         data: str | GivenImages,
+        test_data: str | GivenImages | None,
         train: MemoryImages,
         test: MemoryImages,
         *,
@@ -52,6 +53,7 @@ class Overlap:
         Args:
             run: which was trained.
             data: as `evaluate` was given it.
+            test_data: as `evaluate` was given it.
             train: images that probes learn from, of the encoder's side.
             test: images that they are scored on.
             data_dir: where a data set known by name lies.
@@ -59,16 +61,16 @@ class Overlap:
         """
         known, config = run.trained_images, run.config
         unchanged = run.plan.get("fingerprint") == train.fingerprint
-        same = unchanged or (
-            _same_files(run, data, data_dir) if isinstance(data, GivenImages)
-            else _same_place(config["data"], data)
-        )  # fmt: skip
+        same = unchanged or _is_called_so(run, data, data_dir)
         held = None if known is None else listed(train.pixels, known.rows)
         if known is None or held is None or (unchanged and not held.any()):
             # In the last case another decoder was at work: the files are those of training.
             same = same or _same_files(run, data, data_dir)
-            saw_test = same and config["split"] == "all"
-            return cls(None, None, None, not same, familiar=same, saw_test=saw_test)
+            familiar, saw_test = same, same and config["split"] == "all"
+            if test_data is not None:  # then all images are train, and all of these test
+                familiar, saw_test = unchanged or saw_test, _same_files(run, test_data, data_dir)
+            other = not (same or (test_data is not None and saw_test))
+            return cls(None, None, None, other, familiar=familiar, saw_test=saw_test)
         seen = listed(test.pixels, known.rows)
         near = int((nearly_listed(test.pixels, known.rows) & ~seen).sum()) if near_copies else None
         both = int(held.sum()) + int(seen.sum())
@@ -80,6 +82,12 @@ class Overlap:
             familiar=bool(held.all()) if known.whole else same,
             saw_test=bool(seen.any()),
         )  # fmt: skip
+
+
+def _is_called_so(run: Run, data: str | GivenImages, data_dir: str | Path | None) -> bool:
+    if isinstance(data, GivenImages):
+        return _same_files(run, data, data_dir)
+    return _same_place(run.config["data"], data)
 
 
 def _same_place(trained: str, data: str) -> bool:

@@ -232,8 +232,11 @@ class Evaluation:
             lines.append("gain: points over the best baseline by the same probe")
         lines += [*self._few_shot(), *self._curves(), *self._breakdowns()]
         first = self.results[0]
-        sizes = self._size("train", first.train_size) + ", " + self._size("test", first.test_size)
-        lines.append(f"{self.dataset}: {sizes} images, frozen encoder, eval mode")
+        train, test = self._size("train", first.train_size), self._size("test", first.test_size)
+        sizes = f"{self.dataset}: {train}, {test} images"
+        if test_data := self.protocol.get("test_data"):
+            sizes = f"{self.dataset}: {train} images, {test_data}: {test} images"
+        lines.append(f"{sizes}, frozen encoder, eval mode")
         remarks = (
             line for split, summary in self.images.items() for line in summary.remarks(split)
         )
@@ -269,10 +272,11 @@ class Evaluation:
                 "the encoder was trained on"
             )
         if test.trained_on:
+            divided = "test_data" not in self.protocol
             advice = "; train with --split train to leave them out"
             lines.append(
                 f"the encoder was trained on {test.trained_on} of {test.used} test images too, "
-                f"{whose}{advice if self.trained_split == 'all' else ''}"
+                f"{whose}{advice if divided and self.trained_split == 'all' else ''}"
             )
         elif not transfer:
             lines.append(f"the encoder was trained on 0 of {test.used} test images")

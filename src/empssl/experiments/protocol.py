@@ -47,7 +47,8 @@ class EvalProtocol:
             if (
                 evaluation["dataset"] == self.data and asked <= found
                 and (known["seed"], known["epoch"]) == (SEED, "last")
-                and known.get("train_size") == self.train_size
+                and known.get("train_size") == self.train_size 
+                and known.get("test_data") is None
             ):  # fmt: skip
                 complete.append(evaluation)
         return max(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from empssl.commands import command, objects_of
 from empssl.errors import EmpsslError, UsageError
 from empssl.experiments.folder import Folder
 from empssl.experiments.protocol import EvalProtocol
@@ -49,9 +50,12 @@ class RunSpec:
         """
         config, plan = run.config, run.plan
         if run.identity is None:
+            again = command(
+                "train", {"data": config["data"]},
+                {"out": run.path, "resume": True} | objects_of(config),
+            )  # fmt: skip
             raise UsageError(
-                f"{run.path} is not finished; continue it with `empssl train {config['data']} "
-                f"--out {run.path} --resume`, or leave it out"
+                f"{run.path} is not finished; continue it with `{again}`, or leave it out"
             )
         return cls(
             name, config["objective"]["name"], config["patches"], config["seed"], run.path, config,

@@ -1,5 +1,6 @@
 """A backbone that a program gives: any module from images to embeddings or maps."""
 
+import copy
 from typing import Any
 
 import torch
@@ -68,6 +69,33 @@ class ModuleBackbone(nn.Module):
                 "(2, feature) or (2, channel, height, width)"
             )
         return made.shape[1]
+
+
+def redrawn(module: nn.Module) -> nn.Module:
+    """A copy on the CPU with weights drawn anew, by each submodule's `reset_parameters()`.
+
+    What is inside another module is drawn before it. The draw follows torch's global generator.
+
+    Raises:
+        UsageError: a parameter belongs to a module that has no such method.
+    """
+    fixed = [
+        name or "itself" for name, part in module.named_modules()
+        if not hasattr(part, "reset_parameters") and list(part.parameters(recurse=False))
+    ]  # fmt: skip
+    if fixed:
+        more = f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
+        raise UsageError(
+            f"the backbone {type(module).__qualname__} cannot be drawn anew: a parameter belongs "
+            f"to a module without reset_parameters(): {', '.join(fixed[:3])}{more}; give it one, "
+            "which draws its parameters"
+        )
+
+    def reset(part: Any) -> None:
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+
+    return copy.deepcopy(module).cpu().apply(reset)
 
 
 def _pooled(made: Tensor) -> Tensor:

@@ -1,16 +1,21 @@
 """A report: one HTML file about a run that opens offline, in the order of a person's questions."""
 
+import json
 import re
-import shlex
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from empssl._version import __version__
+from empssl.commands import command, keywords, objects_of
+from empssl.data import ImagesLike
 from empssl.data.open import is_name
 from empssl.data.run_images import PLACE, open_run_images
 from empssl.device import resolve_device
@@ -47,11 +52,11 @@ _MONTHS = (
     "October", "November", "December",
 )  # fmt: skip
 # What `evaluate` measures besides scores: where it is shown, in words, and the options for it.
-_MORE = {
-    "layers": (layer_by_layer, "accuracy layer by layer", "--layers all"),
-    "labels": (few_labels, "with few labels", "--few-shot 1 5 10"),
-    "bags": (few_patches, "with few patches", "--curve 1 2 4"),
-    "classes": (class_by_class, "class by class", "--breakdown"),
+_MORE: dict[str, tuple[Callable[[ScoreProtocol], Any], str, dict[str, Any]]] = {
+    "layers": (layer_by_layer, "accuracy layer by layer", {"layers": ["all"]}),
+    "labels": (few_labels, "with few labels", {"few_shot": [1, 5, 10]}),
+    "bags": (few_patches, "with few patches", {"curve": [1, 2, 4]}),
+    "classes": (class_by_class, "class by class", {"breakdown": True}),
 }
 
 
@@ -79,10 +84,12 @@ class Parts:
 
     Attributes:
         data: what the first protocol was scored on; None if nothing was scored.
+        test_data: what it was tested on, where those are other data.
     """
 
     found: dict[str, list[Any]]
     data: str | None
+    test_data: str | None
 
     @property
     def missing(self) -> list[str]:
@@ -90,16 +97,17 @@ class Parts:
         return [words for name, (_, words, _) in _MORE.items() if not self.found[name]]
 
     @property
-    def options(self) -> list[str]:
-        """Those that measure it."""
+    def options(self) -> list[dict[str, Any]]:
+        """Those that measure it, with their values."""
         return [option for name, (_, _, option) in _MORE.items() if not self.found[name]]
 
 
 def report(
     run: str | Path,
     *,
-    data: str | None = None,
+    data: ImagesLike | None = None,
     data_dir: str | Path | None = None,
+    backbone: nn.Module | None = None,
     images: int = 2000,
     device: str = "auto",
 ) -> Path:
@@ -113,6 +121,8 @@ def report(
         data: as in `train`; the run's own by default. Say with it where these are if they have
             moved.
         data_dir: where a data set known by name lies; the run's own by default.
+        backbone: a module made as the one given to `train`, for a run of such a one; a copy of it
+            gets the run's weights.
         images: how many images, evenly spread, are embedded for neighbors and map.
         device: auto, cpu, cuda or mps.
 
@@ -123,14 +133,15 @@ def report(
         CheckpointError: there is no run, or its directory cannot be written to.
         DataError: `data` was given and cannot be opened; or the report would show less than the
             one that is there, which is kept.
-        UsageError: no image was asked for, or the device is not to be had.
+        UsageError: no image was asked for, the device is not to be had, or the run needs a
+            backbone.
     """
     if images < 1:
         raise UsageError(f"images is {images}, expected at least 1")
     resolve_device(device)
     source = Run(run)
     config, plan = source.config, source.plan
-    encoder, lacking = _encoder(source, device)
+    encoder, lacking = _encoder(source, backbone, device)
     sample: Sample | None = None
     try:
         found = open_run_images(
@@ -212,10 +223,12 @@ def _check_not_poorer(path: Path, shows: list[str], lacking: list[MissingPart]) 
         )
 
 
-def _encoder(run: Run, device: str) -> tuple[Encoder | None, list[MissingPart]]:
+def _encoder(
+    run: Run, backbone: nn.Module | None, device: str
+) -> tuple[Encoder | None, list[MissingPart]]:
     """The run's encoder, or why there is none."""
     try:
-        return Encoder.from_pretrained(run.path, device=device), []
+        return Encoder.from_pretrained(run.path, backbone=deepcopy(backbone), device=device), []
     except CheckpointError as error:
         return None, [MissingPart("There are no weights to embed images with", str(error))]
 
@@ -281,6 +294,7 @@ def label_kind(
     if sample is None or sample.labels is None:
         return "none"
     scored = {evaluation["dataset"] for evaluation in evaluations}
+    scored |= {evaluation.get("protocol", {}).get("test_data") for evaluation in evaluations}
     if is_name(sample.dataset) or run.needs_labels or sample.dataset in scored:
         return "class"
     return "folder" if sample.folders else "label"
@@ -346,19 +360,37 @@ def _parts(protocols: list[ScoreProtocol]) -> Parts:
         name: [part for protocol in protocols if (part := of(protocol)) is not None]
         for name, (of, _, _) in _MORE.items()
     }
-    return Parts(found, protocols[0].data if protocols else None)
+    if not protocols:
+        return Parts(found, None, None)
+    return Parts(found, protocols[0].data, protocols[0].test_data)
 
 
 def _commands(run: Run, config: dict[str, Any], parts: Parts) -> dict[str, str]:
     """What to type next, where the run was started; images are called as they were then."""
-    path, data = shlex.quote(str(run.path)), shlex.quote(config["data"])
-    place = f" --data-dir {shlex.quote(str(config['data_dir']))}" if config["data_dir"] else ""
-    scored = config["data"] if parts.data is None else parts.data
-    there = f"{shlex.quote(scored)}{place if scored == config['data'] else ''}"
+    path, objects = str(run.path), objects_of(config)
+    own = {"data": objects.get("data", config["data"])}
+    place, needed = {"data_dir": config["data_dir"]}, {"backbone": objects.get("backbone")}
+    scored, scored_in = own, place
+    if parts.data not in (None, config["data"]):
+        scored, scored_in = {"data": parts.data} | objects_of({"data": parts.data}), {}
+    if parts.test_data is not None:
+        scored_in = {"test_data": parts.test_data} | scored_in | objects_of(
+            {"test_data": parts.test_data}
+        )  # fmt: skip
+    options = dict(item for each in parts.options for item in each.items())
     return {
-        "evaluate": f"empssl evaluate {path} {data}{place}",
-        "more": " ".join([f"empssl evaluate {path} {there}", *parts.options]),
-        "examine": f"empssl examine {path}",
-        "resume": f"empssl train {data} --out {path} --resume{place}",
-        "again": f"empssl train {data} --config {path}/config.yaml --out {path}-again",
+        "evaluate": command("evaluate", {"run": path} | own, place | needed),
+        "more": command("evaluate", {"run": path} | scored, scored_in | options | needed),
+        "examine": command("examine", {"run": path}, {"data": objects.get("data")} | needed),
+        "resume": command("train", own, {"out": path, "resume": True} | place | objects),
+        "again": _again(path, own, objects),
     }
+
+
+def _again(path: str, own: dict[str, Any], objects: dict[str, Any]) -> str:
+    """How to make a run of the same settings."""
+    file, out = f"{path}/config.yaml", f"{path}-again"
+    if not objects:
+        return command("train", own, {"config": file, "out": out})
+    changed = keywords({"out": out} | own | objects)
+    return f"empssl.train(**yaml.safe_load(Path({json.dumps(file)}).read_text()) | dict({changed}))"

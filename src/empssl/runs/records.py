@@ -261,6 +261,7 @@ class ProtocolRecord(TypedDict, total=False):
     seed: int
     train_size: int | None
     trained_on: str
+    test_data: str
 
 
 class EvaluationRecord(TypedDict, total=False):

@@ -2,9 +2,8 @@
 
 import inspect
 import math
-import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from empssl.commands import command, objects_of
 from empssl.config import Spec, names_in_docstring
 from empssl.data import DATASETS, Decoding, ImagesLike, in_memory, open_images
 from empssl.data.base import ImageSet
@@ -28,14 +28,12 @@ from empssl.distributed.processes import Call, reap_children
 from empssl.distributed.signals import stop_requests
 from empssl.distributed.watchdog import watchdog
 from empssl.metrics.verdict import LEAST_SHARE, Verdict, percent, verdict
-from empssl.models import BACKBONES
-from empssl.objectives import OBJECTIVES
-from empssl.optim import OPTIMIZERS
 from empssl.progress import progress, say, status
 from empssl.runs.run import Run
 from empssl.training.budget import format_duration, parse_duration
 from empssl.training.cpu_load import torch_threads
 from empssl.training.memory import Memory
+from empssl.training.recipes import spec_tables
 from empssl.training.settings import plugins_of, resolve_settings, restarted_by_torchrun
 from empssl.training.setup import build_trainer, check_room, compile_step
 from empssl.training.sharding import Shard
@@ -50,9 +48,7 @@ _ADVICE = {
 }
 
 
-@names_in_docstring(
-    datasets=DATASETS, backbones=BACKBONES, objectives=OBJECTIVES, optimizers=OPTIMIZERS
-)
+@names_in_docstring(datasets=DATASETS, **spec_tables())
 @reap_children()
 def train(
     data: ImagesLike,
@@ -116,21 +112,21 @@ def train(
             that 12 bits in files of 16 are read as 12. Floats are from 0 to 1 unless this says
             otherwise. It is kept with the run, and `embed`, `evaluate` and `examine` use it too.
         max_pixels: an image with more is not decoded, and counted as bad.
-        views: patches, of fixed size, or crops, of random size and shape; and how they are
-            augmented.
-        backbone: one of {backbones}, and its options; or, from Python,
+        views: one of {views}, and how views are augmented: patches are of fixed size, crops of
+            random size and shape.
+        backbone: one of {backbone}, and its options; or, from Python,
             a module from images to embeddings or maps, which is trained itself, from its weights.
-        projector: paper or official, and its options.
+        projector: one of {projector}, and its options.
         whitened: features of whitened patches that stand beside the network's in the joint
             embedding; 0 for none. They are measured on the images, not learned.
         objective: what training minimises:
-            {objectives};
+            {objective};
             supcon learns from labels; and its options; or, from Python, an Objective or a module
             from projections (view, batch, dim) to a loss, which is used itself.
-        optimizer: one of {optimizers}, and its options; or, from Python, a
+        optimizer: one of {optimizer}, and its options; or, from Python, a
             function from parameters to an optimizer, whose rate is the peak that the schedule
             scales.
-        schedule: cosine or linear, and its options.
+        schedule: one of {schedule}, and its options.
         split: train leaves out what `evaluate` tests on: the test images of a known data set or of
             a folder that has some, else a fifth of a folder with classes; all leaves out nothing.
             auto is train where the data have test images of their own, else all.
@@ -232,7 +228,8 @@ def train(
         if fabric.is_global_zero:
             last = last or trainer.run.metrics()[-1]
             done = verdict(last, trainer.plan, settings["batch"])
-            for line in closing_lines(done, trainer.run.path):
+            objects = objects_of(trainer.run.config)
+            for line in closing_lines(done, trainer.run.path, objects):
                 say(line)
     return trainer.run.path
 
@@ -284,10 +281,17 @@ def load_images(
     return images
 
 
-def closing_lines(verdict: Verdict, run: str | Path) -> list[str]:
+def closing_lines(
+    verdict: Verdict, run: str | Path, objects: Mapping[str, Any] | None = None
+) -> list[str]:
     """Three lines at the end of training.
 
-    >>> from empssl.metrics.verdict import LEAST_SHARE, Verdict, percent, verdict
+    Args:
+        verdict: on the run.
+        run: its path.
+        objects: what it was given as such; see `commands.objects_of`.
+
+    >>> from empssl.metrics.verdict import verdict
     >>> plan = {"steps_per_epoch": 15, "usable_samples": 600}
     >>> last = {"step": 29, "embedding_std": 0.89, "participation_ratio": 18.9, "seconds": 50.0}
     >>> for line in closing_lines(verdict(last, plan, batch=40), "runs/my photos"):
@@ -306,10 +310,11 @@ def closing_lines(verdict: Verdict, run: str | Path) -> list[str]:
         time=format_duration(epochs * verdict.seconds_per_pass),
     )
     times = f", {verdict.passes:.1f} times each" if verdict.passes > 1 else ""
+    needed = {name: (objects or {}).get(name) for name in ("data", "backbone")}
     return [
         f"{verdict.state}: {advice}",
         f"{verdict.seen:,} of {verdict.images:,} images seen ({percent(verdict.share)} %){times}, "
         f"in {format_duration(verdict.seconds)}; a full pass takes "
         f"{format_duration(verdict.seconds_per_pass)}",
-        f"next: empssl report {shlex.quote(str(run))}",
+        f"next: {command('report', {'run': run}, needed)}",
     ]

@@ -21,6 +21,7 @@ class ScoreProtocol:
     Attributes:
         dataset: its name.
         data: the same as `evaluate` was given it.
+        test_data: likewise; None where `data` was divided.
         apart: what sets the protocol apart from the others on this data set; empty if there is
             no other.
         said: the protocol, in a sentence.
@@ -31,6 +32,7 @@ class ScoreProtocol:
 
     dataset: str
     data: str
+    test_data: str | None
     apart: str
     said: str
     transfer: str
@@ -149,7 +151,7 @@ def score_protocols(
     """
     groups: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for evaluation in evaluations:
-        key = {"dataset": Path(evaluation["dataset"]).name} | plain(evaluation["protocol"])
+        key = {"dataset": scored_on(evaluation)} | plain(evaluation["protocol"])
         groups.setdefault(str(key), (key, []))[1].append(evaluation)
     keys = [key for key, _ in groups.values()]
     found = [
@@ -164,10 +166,11 @@ def score_protocols(
 def _score_protocol(
     key: dict[str, Any], group: Sequence[dict[str, Any]], apart: str, identity: str | None
 ) -> ScoreProtocol:
-    protocol = group[0]["protocol"]
+    recorded = group[0]["protocol"]
     protocol = ScoreProtocol(
-        key["dataset"], group[0]["dataset"], apart, said(group[0]), transfer(protocol)
-    )
+        key["dataset"], group[0]["dataset"], recorded.get("test_data"), apart, said(group[0]),
+        transfer(recorded),
+    )  # fmt: skip
     for evaluation in group:
         own = {result["model"] for result in evaluation["results"]}
         parts = (
@@ -182,6 +185,13 @@ def _score_protocol(
                 elif identity is None or row["model"] == identity:
                     kept.append(row | {"encoder": OWN})
     return protocol
+
+
+def scored_on(evaluation: dict[str, Any]) -> str:
+    """What the data of an evaluation are called."""
+    name = Path(evaluation["dataset"]).name
+    test_data = evaluation.get("protocol", {}).get("test_data")
+    return name if test_data is None else f"{name}, tested on {Path(test_data).name}"
 
 
 def said(evaluation: dict[str, Any]) -> str:
@@ -246,7 +256,7 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
         others = [(result, False) for result in evaluation.get("baselines", [])]
         for result, trained in own + others:
             sizes = {name: result.get(name) for name in ("train_size", "test_size")}
-            protocol = {"dataset": Path(evaluation["dataset"]).name}
+            protocol = {"dataset": scored_on(evaluation)}
             protocol |= plain(evaluation.get("protocol", {})) | sizes
             _, rows, _ = groups.setdefault(str(protocol), (protocol, [], _saw_test(evaluation)))
             rows.append(_row(result, identity if trained else None, trained=trained))
