@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,15 +34,13 @@ from empssl.evaluation.overlap import Overlap
 from empssl.evaluation.pooling import Crops
 from empssl.evaluation.probes import PROBES, Score
 from empssl.evaluation.results import (
-    WHITENED,
     AccuracyCurve,
     Breakdown,
     Evaluation,
     Result,
     SplitSummary,
 )
-from empssl.models import Layer
-from empssl.models.whitened_patches import WhitenedPatches
+from empssl.models import Layer, MirroredPatches, Part
 from empssl.progress import progress, say
 from empssl.runs.run import Run
 from empssl.types import Split
@@ -100,7 +99,7 @@ def evaluate(
     run: str | Path,
     data: ImagesLike,
     *,
-    probes: Sequence[Probe] = ("linear", "knn"),
+    probes: Sequence[Probe] = ("linear", "knn_whitened", "knn"),
     layers: Sequence[Where] = (),
     crops: Sequence[str] = ("grid3",),
     train_size: int | None = None,
@@ -127,7 +126,8 @@ def evaluate(
             images it was trained on is known by what they show, wherever they lie.
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
             linear_sgd is the authors' protocol (100 epochs, last epoch); ridge has a closed form;
-            knn is a vote of the 20 nearest. One of {probes}.
+            knn is a vote of the 20 nearest, and knn_whitened the same after whitening. One of
+            {probes}.
         layers: where embeddings are taken: backbone, head (the projector's first block) and joint
             by default; all adds stem, stage1, stage2, stage3 and projection.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
@@ -229,12 +229,16 @@ def evaluate(
     results = found.results
     if baselines:
         found += _score(Encoder.random(run, seed=seed, device=device), splits, whole, asked)
-        if own is None or transfer:
+        patches = own
+        if patches is None or transfer:
             # What needs no training can be had of the images at hand.
-            size = {} if own is None else {"num_features": own.num_features}
-            patches = WhitenedPatches(**size).fit(splits[0].pixels, seed=seed)
+            if own is None:
+                patches = MirroredPatches()
+            else:
+                patches = type(own)(own.num_features, patch=own.patch)
+            patches.fit(splits[0].pixels, seed=seed)
             whole = tuple(whitened_features(patches, images) for images in splits)
-        found += _whitened(whole, splits, asked)
+        found += _whitened(patches.identity, whole, splits, asked)
     evaluation = Evaluation(
         dataset=str(data),
         run=str(run),
@@ -290,6 +294,7 @@ def _of_files(
     found = _probe(
         train.embeddings, [test.embeddings], _Labels.of(train.labels, test.labels), asked, (),
         probes=asked.probes, layer=made["layer"], crops=str(crops), model=made["model_sha256"],
+        parts=train.parts,
     )  # fmt: skip
     return Evaluation(
         dataset=made["data"],
@@ -354,10 +359,10 @@ def _score(
         if asked.curve:
             counts.append(size)
         for layer in asked.layers:
-            parts = (train[layer], [test[layer] for test in tests])
+            splits_of = (train[layer], [test[layer] for test in tests])
             found += _probe(
-                *parts, _labels(splits), asked, counts, probes=asked.probes, layer=layer,
-                crops=str(crops), model=encoder.identity,
+                *splits_of, _labels(splits), asked, counts, probes=asked.probes, layer=layer,
+                crops=str(crops), model=encoder.identity, parts=encoder.network.parts(layer),
             )  # fmt: skip
     return found
 
@@ -373,6 +378,7 @@ def _probe(
     layer: str,
     crops: str,
     model: str,
+    parts: Sequence[Part] = (),
 ) -> _Found:
     """The scores of one embedding by each probe.
 
@@ -386,11 +392,14 @@ def _probe(
         layer: where it was taken.
         crops: which patches were averaged.
         model: whose.
+        parts: of the embedding, for the probes that weigh them.
     """
     labels, test_labels = grounds.train, grounds.test
     found, about = _Found(), (layer, crops)
     for probe in probes:
         learn = PROBES[probe]
+        if parts and "parts" in inspect.signature(learn).parameters:
+            learn = partial(learn, parts=parts)
         with progress(f"{probe} probe, {train.shape[1]} features", 1) as advance:
             score = _learned(learn, probe, train, labels, tests, test_labels, asked.seed)
             advance(1)
@@ -450,7 +459,10 @@ def _labels(splits: tuple[MemoryImages, MemoryImages]) -> _Labels:
 
 
 def _whitened(
-    whole: Sequence[Tensor], splits: tuple[MemoryImages, MemoryImages], asked: _Asked
+    model: str,
+    whole: Sequence[Tensor],
+    splits: tuple[MemoryImages, MemoryImages],
+    asked: _Asked,
 ) -> _Found:
     """Whitened patches under the probes that the run is scored by, and under no other.
 
@@ -459,5 +471,5 @@ def _whitened(
     """
     return _probe(
         whole[0], [whole[1]], _labels(splits), asked, (), probes=asked.probes, layer="none",
-        crops="whole", model=WHITENED,
+        crops="whole", model=model,
     )  # fmt: skip

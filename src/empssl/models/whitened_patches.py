@@ -51,6 +51,7 @@ class WhitenedPatches(nn.Module):
         UsageError: `num_features` is not a multiple of 8.
     """
 
+    identity = "whitened-patches"  # the model of their scores, as of a network its SHA-256
     mean: Tensor
     whitening: Tensor
     dictionary: Tensor
@@ -143,6 +144,7 @@ class MirroredPatches(nn.Module):
         UsageError: `num_features` is not a multiple of 8.
     """
 
+    identity = "whitened-mirrored"
     mean: Tensor
     whitening: Tensor
     dictionary: Tensor
@@ -249,6 +251,9 @@ class MirroredPatches(nn.Module):
         return found.permute(0, 2, 3, 1).contiguous()
 
 
+PatchFeatures = WhitenedPatches | MirroredPatches
+
+
 def _pooled(
     maps: Float[Tensor, "batch row column component"], filters: Float[Tensor, "component filter"]
 ) -> Float[Tensor, "batch feature"]:
@@ -261,7 +266,7 @@ def _pooled(
     positions = spots[0] * spots[1]
     quarters = torch.einsum("ai,bj->abij", *map(_cells, spots)).reshape(-1, positions).to(maps)
     device = maps.device.type
-    half = resolve_precision("auto", device) == "bf16-mixed"
+    half = resolve_precision("auto", device) == "bf16-mixed" and maps.dtype == torch.float32
     held = _RESPONSES_A_BLOCK if device == "cpu" else _RESPONSES_ON_GPU
     width = min(filters.shape[1], max(64, held // positions))
     images_at_once = max(1, held // (positions * width))

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from empssl.reports.charts import HEIGHT, Axis, Chart, Line, Tick, path, tick
-from empssl.reports.sections.scores import OWN, RANDOM, WHITENED, ScoreProtocol, depth
+from empssl.reports.sections.scores import OWN, PLAIN, RANDOM, WHITENED, ScoreProtocol, depth
 
 _WIDTH = 96.0  # small, so that two charts stand side by side on a phone
 _APART = 16.0  # units between marks of an axis, or their numbers touch
-LOOKS = {OWN: "smooth", RANDOM: "base d0", WHITENED: "base d2"}
+LOOKS = {OWN: "smooth", RANDOM: "base d0", WHITENED: "base d2", PLAIN: "base d3"}
 
 
 @dataclass(frozen=True)
