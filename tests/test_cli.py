@@ -179,6 +179,24 @@ def test_lists_are_written_side_by_side() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--whitened 64", 64),
+        ("--whitened=0", 0),
+        ("--whitened -8", -8),
+        ("--whitened plain", {"name": "plain"}),
+        ("--whitened.num-features 96", {"num_features": 96}),
+        (
+            "--whitened mirrored --whitened.num_features 96",
+            {"name": "mirrored", "num_features": 96},
+        ),
+    ],
+)
+def test_whitened_patches_are_given_by_number_or_as_a_spec(words: str, expected: Any) -> None:
+    assert train_values(f"digits --out x {words}")["whitened"] == expected
+
+
+@pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("--objective emp", {"name": "emp"}),

@@ -306,7 +306,8 @@ def _spelled(words: Sequence[str], parser: ArgumentParser, hints: dict[str, Any]
                     raise UsageError(f"{name.upper()} is given by place, without '{option}'")
                 raise _unknown("option", option, [o for o in known if o.startswith("--")])
             given = value if equals else "".join(words[at + 1 : at + 2])
-            if spec and not dot and not given.startswith("{"):
+            number = int in get_args(hints.get(name)) and _is_whole(given)
+            if spec and not dot and not number and not given.startswith("{"):
                 dot, key = ".", "name"
             word = head + dot + key + equals + value
         spelled.append(word)
@@ -476,6 +477,15 @@ def _is_written(hint: Any) -> bool:
 
 def _is_spec(hint: Any) -> bool:
     return any(get_origin(kind) is dict for kind in get_args(hint))
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a word is a whole number, where a spec may be one instead.
+
+    >>> [_is_whole(text) for text in ("64", "-8", "2.5", "plain")]
+    [True, True, False, False]
+    """
+    return text.lstrip("-").isdecimal()
 
 
 def _default(value: Any) -> str:

@@ -46,13 +46,14 @@ def test_every_score_says_how_it_was_made(scored: Evaluation) -> None:
         assert keys <= row.keys()
         assert (row["train_size"], row["test_size"]) == (1437, 360)
     asked = [f"{row['layer']} {row['probe']}" for row in found["results"]]
-    assert asked == ["backbone linear", "backbone knn", "head linear", "head knn"]
+    probes = ("linear", "knn_whitened", "knn")
+    assert asked == [f"{layer} {probe}" for layer in ("backbone", "head") for probe in probes]
     assert found["protocol"]["epoch"] == "last"
 
 
 def test_a_notebook_shows_scores_in_a_line_or_as_the_table(scored: Evaluation) -> None:
     [first, *_] = scored.results
-    start = f"<Evaluation of {scored.run} on digits: linear backbone {first.accuracy:.2f}%, knn "
+    start = f"<Evaluation of {scored.run} on digits: linear backbone {first.accuracy:.2f}%, "
     assert repr(scored).startswith(start)
     assert len(repr(scored)) < 300
     html = scored._repr_html_()
@@ -61,11 +62,11 @@ def test_a_notebook_shows_scores_in_a_line_or_as_the_table(scored: Evaluation) -
 
 def test_baselines_stand_beside_the_scores(scored: Evaluation) -> None:
     rows = {(row.model, row.probe, row.layer) for row in scored.baselines}
-    for probe in ("linear", "knn"):
+    for probe in ("linear", "knn_whitened", "knn"):
         assert {("random-0", probe, layer) for layer in ("backbone", "head")} <= rows
-        assert ("whitened-patches", probe, "none") in rows
+        assert ("whitened-mirrored", probe, "none") in rows
     table = scored.table()
-    assert all(model in table for model in ("random-0", "whitened-patches"))
+    assert all(model in table for model in ("random-0", "whitened-mirrored"))
 
 
 def test_baselines_are_scored_by_the_probes_of_the_run_and_no_other(tiny_run: Path) -> None:
@@ -78,7 +79,7 @@ def test_baselines_are_scored_by_the_probes_of_the_run_and_no_other(tiny_run: Pa
             layers=["head"],
             train_size=100,  # type: ignore[arg-type]
         )
-        for model in ("random-0", "whitened-patches"):
+        for model in ("random-0", "whitened-mirrored"):
             assert [row.probe for row in found.baselines if row.model == model] == asked
 
 
@@ -89,7 +90,7 @@ def test_the_table_has_each_score_with_its_baselines_by_the_same_probe(
     rows = [line.split() for line in lines[1 : 1 + len(scored.results + scored.baselines)]]
     assert [(row[1], row[2], row[0] == "random-0") for row in rows] == [
         (probe, *which)
-        for probe in ("linear", "knn")
+        for probe in ("linear", "knn_whitened", "knn")
         for which in (
             ("backbone", False), ("backbone", True), ("head", False), ("head", True),
             ("none", False),

@@ -13,7 +13,9 @@ from empssl.errors import UsageError
 from empssl.evaluation.encoder import Encoder
 from empssl.evaluation.features import features
 from empssl.evaluation.pooling import Crops
-from empssl.models.whitened_patches import WhitenedPatches
+from empssl.evaluation.probes import PROBES
+from empssl.models.whitened_patches import MirroredPatches, WhitenedPatches
+from empssl.runs.run import Run
 
 FEATURES = 32
 
@@ -117,3 +119,72 @@ def test_known_whitened_patches_change_nothing(run: Path) -> None:
     plain = features(encoder, data, Crops.parse("grid2"), ["joint"])
     assert list(known) == list(plain) == ["joint"]
     assert torch.equal(known["joint"], plain["joint"])
+
+
+# Mirrored patches, and the weight of the network's layers beside them.
+
+SPEC = {"name": "mirrored", "num_features": 96}
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tiny(tmp_path_factory.mktemp("mirrored") / "run", whitened=SPEC)
+
+
+def test_a_spec_is_kept_with_every_default_and_made_again(mirrored: Path, run: Path) -> None:
+    full = {**SPEC, "patch": 6}
+    assert Run(mirrored).config["whitened"] == full
+    assert Run(run).config["whitened"] == FEATURES
+    assert isinstance(Encoder.from_pretrained(mirrored).network.whitened, MirroredPatches)
+    assert isinstance(Encoder.from_pretrained(run).network.whitened, WhitenedPatches)
+    images = open_images("digits", split="train", side=16)
+    expected = MirroredPatches(96).fit(images.read(range(len(images))).pixels, seed=0)
+    for name, values in expected.state_dict().items():
+        assert torch.equal(weights(mirrored)[f"whitened.{name}"], values)
+
+
+def test_a_resumed_run_keeps_its_whitened_patches(mirrored: Path) -> None:
+    train_tiny(mirrored, resume=True, whitened=None)
+    with pytest.raises(UsageError, match="whitened would change"):
+        train_tiny(mirrored, resume=True, whitened=FEATURES)
+    with pytest.raises(UsageError, match="whitened would change"):
+        train_tiny(mirrored, resume=True, whitened={"num_features": 48})
+
+
+def test_only_beside_mirrored_patches_do_layers_weigh_more(mirrored: Path, run: Path) -> None:
+    new, old = (Encoder.from_pretrained(path).network for path in (mirrored, run))
+    parts = [(part.name, part.width, part.weight) for part in new.parts("joint")]
+    assert parts == [("backbone", 32, 1.5), ("head", 16, 1.5), ("whitened", 96, 1.0)]
+    assert new.parts("head") == old.parts("joint") == ()
+
+
+def test_probes_weigh_the_parts_of_the_joint_layer(mirrored: Path) -> None:
+    options = {"probes": ["ridge", "knn"], "crops": ["grid1"], "layers": ["joint", "head"]}
+    found = empssl.evaluate(mirrored, "digits", **options)  # type: ignore[arg-type]
+    encoder, data = Encoder.from_pretrained(mirrored), {}
+    for split in ("train", "test"):
+        images = open_images("digits", split=split, side=16)  # type: ignore[arg-type]
+        batch = images.read(range(len(images)))
+        kept = MemoryImages(batch.pixels, name="", split="test", fingerprint="")
+        embedded = features(encoder, kept, Crops.parse("grid1"), ["joint"])["joint"]
+        data[split] = (embedded, images.labels)
+    sets = (*data["train"], *data["test"])
+    for row in found.results[:2]:
+        weighed = PROBES[row.probe](*sets, parts=encoder.network.parts("joint")).accuracy
+        assert (row.layer, row.accuracy) == ("joint", weighed)
+        assert weighed != PROBES[row.probe](*sets).accuracy
+    models = {row.model for row in found.baselines}
+    assert models == {"random-0", "whitened-mirrored"}
+
+
+def test_files_of_embeddings_give_the_scores_of_the_run(mirrored: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        empssl.embed(
+            mirrored, "digits", out=tmp_path / f"{split}.parquet", layer="joint", crops="grid1",
+            split=split,  # type: ignore[arg-type]
+        )  # fmt: skip
+    options = {"probes": ["ridge", "knn_whitened", "knn"]}
+    files = empssl.evaluate(tmp_path / "train.parquet", str(tmp_path / "test.parquet"), **options)  # type: ignore[arg-type]
+    asked = options | {"crops": ["grid1"], "layers": ["joint"], "baselines": False}
+    run = empssl.evaluate(mirrored, "digits", **asked)  # type: ignore[arg-type]
+    assert [row.accuracy for row in files.results] == [row.accuracy for row in run.results]

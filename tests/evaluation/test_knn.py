@@ -4,7 +4,8 @@ from references import knn as plain
 
 import empssl.evaluation.probes.knn as module
 from empssl.errors import DataError, UsageError
-from empssl.evaluation.probes.knn import knn_score, neighbors
+from empssl.evaluation.probes.knn import Whitening, knn_score, neighbors, whitened_knn_score
+from empssl.models import Part
 
 
 def normal(seed: int, *size: int) -> torch.Tensor:
@@ -107,3 +108,69 @@ def test_a_test_class_that_train_lacks_is_refused() -> None:
     x, labels = normal(0, 6, 4), torch.arange(6) % 2
     with pytest.raises(DataError, match="test has class 3, which train does not"):
         knn_score(x, labels, x, labels.masked_fill(labels == 1, 3))
+
+
+def correlated(seed: int, count: int, dim: int = 6) -> torch.Tensor:
+    """Far from white: directions of a hundred times the variance of others, and a mean."""
+    scales = torch.logspace(0.5, -0.5, dim)
+    return (normal(seed, count, dim) * scales) @ torch.linalg.qr(normal(9, dim, dim)).Q + 3.0
+
+
+def test_whitened_votes_are_those_of_the_reference() -> None:
+    bank, test = correlated(0, 60), correlated(1, 50)
+    labels = torch.arange(60) % 3
+    white = plain.whitened(bank.double().numpy(), test.double().numpy())
+    expected = torch.tensor([plain.vote(q, white[0], labels.numpy(), 9, 0.2) for q in white[1]])
+    options = {"k": 9, "temperature": 0.2}
+    assert whitened_knn_score(bank, labels, test, expected, **options).accuracy == 100.0
+    assert knn_score(bank, labels, test, expected, **options).accuracy < 90.0
+
+
+def test_whitened_embeddings_have_the_identity_as_covariance() -> None:
+    bank = correlated(0, 500)
+    white = Whitening.of(bank)(bank)
+    assert torch.allclose(torch.cov(white.T, correction=0), torch.eye(6), atol=1e-3)
+
+
+def test_a_direction_without_variance_is_not_blown_up() -> None:
+    bank = torch.cat([normal(0, 100, 4), 1e-6 * normal(1, 100, 1)], 1)
+    white = Whitening.of(bank)(bank)
+    assert white.std(0).min() < 1e-3
+    assert bool(Whitening.of(torch.ones(5, 3))(torch.ones(2, 3)).eq(0).all())
+
+
+def test_of_many_features_the_leading_components_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scales = torch.cat([torch.linspace(5, 2, 8), torch.linspace(0.2, 0.1, 40)])
+    basis = torch.linalg.qr(normal(9, 48, 48)).Q
+    bank, test = ((normal(seed, 300, 48) * scales) @ basis for seed in (0, 1))
+    exact = Whitening.of(bank)
+    monkeypatch.setattr(module, "_COMPONENTS", 8)
+    leading = Whitening.of(bank)
+    assert leading.basis.shape == (48, 8)
+    found, expected = leading(test).abs(), exact(test)[:, -8:].abs()
+    assert torch.allclose(found, expected, atol=2e-2)
+
+
+def test_of_fewer_images_than_features_their_span_is_whitened() -> None:
+    bank = torch.cat([correlated(0, 20), 0.1 * normal(1, 20, 40)], 1)
+    query = bank[:7] + 0.01 * bank[7:14]
+    white = plain.whitened(bank.double().numpy(), query.double().numpy())
+    found = Whitening.of(bank)
+    assert found.basis.shape == (46, 19)
+    expected = torch.from_numpy(white[1] @ white[0].T).float()
+    assert torch.allclose(found(query) @ found(bank).T, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_parts_are_weighed_before_cosines() -> None:
+    bank = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    query, labels = torch.tensor([[0.8, 0.0, 1.0]]), torch.tensor([0, 1])
+    bank[1, 2] = 0.7
+    heavy = (Part("a", 2, 3.0), Part("b", 1, 1.0))
+    assert knn_score(bank, labels, query, torch.tensor([1]), k=1).accuracy == 0.0
+    light = (Part("a", 2, 1.0), Part("b", 1, 3.0))
+    assert knn_score(bank, labels, query, torch.tensor([0]), k=1, parts=heavy).accuracy == 100.0
+    assert knn_score(bank, labels, query, torch.tensor([1]), k=1, parts=light).accuracy == 100.0
+    with pytest.raises(DataError, match="parts of 2 features were given for embeddings of 3"):
+        knn_score(bank, labels, query, torch.tensor([1]), parts=heavy[:1])

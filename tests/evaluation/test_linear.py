@@ -18,6 +18,7 @@ from empssl.evaluation.probes.linear import (
     softmax_regression,
 )
 from empssl.evaluation.probes.ridge import ridge_probe
+from empssl.models import Part
 
 PROBES = [sgd_probe, lbfgs_probe, ridge_probe]
 CHOOSERS = [lbfgs_probe, ridge_probe]
@@ -86,6 +87,36 @@ def test_fewer_images_than_features_are_solved_as_in_all_features() -> None:
     expected = whole.logits(scaling(test)).softmax(1)
     assert found.predictions.probabilities is not None
     assert torch.allclose(found.predictions.probabilities, expected, atol=1e-3)
+
+
+def test_ridge_of_fewer_images_than_features_is_that_in_all_features() -> None:
+    train, labels, test, _ = clusters(train=24, test=60, dim=80, spread=1.5)
+    x = Standardization.of(train)(train).double()
+    target = torch.eye(3, dtype=torch.float64)[labels]
+    gram = x.T @ x / len(x) + 0.1 * torch.eye(80, dtype=torch.float64)
+    weight = torch.linalg.solve(gram, x.T @ (target - target.mean(0)) / len(x))
+    z = Standardization.of(train)(test).double()
+    expected = (z @ weight + target.mean(0)).argmax(1)
+    assert expected.bincount().min() > 0
+    assert ridge_probe(train, labels, test, expected, strengths=[0.1]).accuracy == 100.0
+
+
+@pytest.mark.parametrize("probe", CHOOSERS)
+def test_a_part_of_weight_3_is_features_of_three_times_the_deviation(probe: Probe) -> None:
+    train, labels, test, test_labels = clusters(spread=2.0, dim=8)
+    scaling = Standardization.of(train)
+    weights = torch.tensor([3.0] * 2 + [1.0] * 6)
+    weights = weights / weights.square().mean().sqrt()
+    weighted = Standardization.of(train, [Part("a", 2, 3.0), Part("b", 6, 1.0)])
+    assert torch.allclose(weighted(test), scaling(test) * weights, atol=1e-5)
+    assert weighted(train).square().mean().item() == pytest.approx(1.0, abs=1e-4)
+    options = {"strengths": [1.0], "parts": [Part("a", 2, 30.0), Part("b", 6, 0.01)]}
+    two = probe(train[:, :2], labels, test[:, :2], test_labels, strengths=[0.25])
+    found = probe(train, labels, test, test_labels, **options)
+    assert found.accuracy == pytest.approx(two.accuracy, abs=1.7)  # the others weigh nothing
+    assert found.accuracy != probe(train, labels, test, test_labels, strengths=[1.0]).accuracy
+    with pytest.raises(DataError, match="parts of 2 features"):
+        probe(train, labels, test, test_labels, parts=[Part("a", 2, 1.0)])
 
 
 @pytest.mark.parametrize("probe", PROBES)

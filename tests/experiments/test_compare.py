@@ -619,6 +619,26 @@ def test_another_network_has_baselines_of_its_own(tmp_path: Path) -> None:
     assert labels == ["random weights, emp", "random weights, wide", "whitened patches"]
 
 
+def test_whitened_patches_of_several_kinds_have_a_row_each() -> None:
+    statuses = []
+    for model, whitened in (
+        ("whitened-patches", 64),
+        ("whitened-mirrored", {"name": "mirrored", "num_features": 96}),
+        ("whitened-mirrored", 0),
+    ):
+        row = {"model": model, "probe": "linear", "layer": "none", "crops": "whole"}
+        spec = RunSpec("a", "emp", 2, 0, Path("a"), {"whitened": whitened}, 4, 4, 1.0, {})
+        own = row | {"model": "x", "layer": "head", "accuracy": 50.0}
+        status = RunStatus(spec, "finished", scores=[own], baselines=[row | {"accuracy": 60.0}])
+        assert EvalProtocol("digits", ("linear",), "grid1").rows(status.baselines)
+        statuses.append(status)
+    assert [row.label for row in ComparisonTable.of(statuses).baselines] == [
+        "whitened patches, 64",
+        "whitened patches, mirrored, num_features 96",
+        "whitened patches, mirrored",
+    ]
+
+
 @pytest.mark.parametrize("extra", [[], [("ridge", 70.0)]])
 def test_whitened_patches_stand_under_their_own_probe_only(
     extra: list[tuple[str, float]],

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from registry import ROOT, Fault, StaleError, registry
 
-PATIENCE = 900.0  # seconds for a test; of two processes that wait for each other one gives up after minutes
+PATIENCE = 900.0  # seconds for a test; of two processes that wait, one gives up after minutes
 LEFT_OUT = (".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis")
 MADE = ("runs", "build", "dist")  # left out at the top; further down folders are named so, too
 # Imported once, and not for each fault.

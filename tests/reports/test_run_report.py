@@ -246,6 +246,24 @@ def test_baselines_stand_among_the_scores_in_order(make: Callable[..., Run]) -> 
     ]
 
 
+def test_kinds_of_whitened_patches_are_told_apart_where_both_occur(
+    make: Callable[..., Run],
+) -> None:
+    run = make()
+    old = result(60.0, "whitened-patches")
+    content = {"dataset": "pets", "protocol": {"seed": 0}, "results": [result(71.25, "new")]}
+    run.save_evaluation("old", content | {"baselines": [old]})
+    assert [row.encoder for row in scores(run.evaluations(), None)[0].rows] == [
+        "this run", "whitened patches",
+    ]  # fmt: skip
+    mirrored = old | {"model": "whitened-mirrored", "accuracy": 65.0}
+    run.save_evaluation("new", content | {"baselines": [mirrored]})
+    assert [row.encoder for row in scores(run.evaluations(), None)[0].rows] == [
+        "this run", "whitened patches", "whitened patches, plain",
+    ]  # fmt: skip
+    assert "whitened patches, plain" in page_of(run)
+
+
 def test_the_headline_is_not_chosen_by_accuracy_on_test() -> None:
     own = [
         result(97.0, "new") | {"layer": "stage3"}, result(95.0, "new"),

@@ -272,6 +272,24 @@ def test_another_name_drops_the_recipes_options() -> None:
     assert resolve("official", {"optimizer": "adamw"})["optimizer"]["lr"] == 0.001
 
 
+@pytest.mark.parametrize(
+    ("recipe", "given", "expected"),
+    [
+        ("demo", None, 0),
+        ("demo", 64, 64),
+        ("laptop", 0, 0),
+        ("laptop", 64, 64),
+        ("laptop", {"num_features": 96}, {"name": "mirrored", "num_features": 96, "patch": 6}),
+        ("demo", {"num_features": 96}, {"name": "mirrored", "num_features": 96, "patch": 6}),
+        ("laptop", "plain", {"name": "plain", "num_features": 1024, "patch": 6}),
+    ],
+)
+def test_whitened_patches_are_a_spec_or_a_number_of_plain_ones(
+    recipe: str, given: Any, expected: Any
+) -> None:
+    assert resolve(recipe, {"whitened": given})["whitened"] == expected
+
+
 def test_epochs_end_a_budget() -> None:
     assert resolve("demo", {"budget": "3s"})["budget"] == "3s"
     assert resolve("demo", {"epochs": 2.0})["budget"] is None

@@ -113,6 +113,8 @@ def embed(
         "image_side": encoder.image_side, "range": images.decoding.range,
         "trained_with_labels": source is not None and source.needs_labels,
     }  # fmt: skip
+    if parts := encoder.network.parts(layer):
+        protocol["parts"] = [asdict(part) for part in parts]
     schema = _schema(encoder.dim(layer), labeled=images.labels is not None)
     schema = schema.with_metadata({b"empssl": json.dumps(protocol).encode()})
     shards = Shards(out, schema)

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,15 +37,13 @@ from empssl.evaluation.overlap import Overlap
 from empssl.evaluation.pooling import Crops
 from empssl.evaluation.probes import PROBES, Score
 from empssl.evaluation.results import (
-    WHITENED,
     AccuracyCurve,
     Breakdown,
     Evaluation,
     Result,
     SplitSummary,
 )
-from empssl.models import Layer
-from empssl.models.whitened_patches import WhitenedPatches
+from empssl.models import Layer, MirroredPatches, Part
 from empssl.progress import progress, say
 from empssl.runs.run import Run
 from empssl.types import Split
@@ -104,7 +103,7 @@ def evaluate(
     data: ImagesLike,
     *,
     test_data: ImagesLike | None = None,
-    probes: Sequence[Probe] = ("linear", "knn"),
+    probes: Sequence[Probe] = ("linear", "knn_whitened", "knn"),
     layers: Sequence[Where] = (),
     crops: Sequence[str] = ("grid3",),
     train_size: int | None = None,
@@ -136,7 +135,8 @@ def evaluate(
             divided, as its parts say or 80 : 20.
         probes: linear is softmax regression, solved, its strength chosen on a part of train;
             linear_sgd is the authors' protocol (100 epochs, last epoch); ridge has a closed form;
-            knn is a vote of the 20 nearest. One of {probes}.
+            knn is a vote of the 20 nearest, and knn_whitened the same after whitening. One of
+            {probes}.
         layers: where embeddings are taken: backbone, head (the projector's first block) and joint
             by default; all adds stem, stage1, stage2, stage3 and projection.
         crops: grid3 averages 3 x 3 clean patches (and their mirror images where training mirrored
@@ -271,12 +271,16 @@ def evaluate(
         random = Encoder.baseline(run, backbone=backbone, seed=seed, device=device)
         if random is not None:
             found += _score(random, splits, whole, request)
-        if own is None or transfer:
+        patches = own
+        if patches is None or transfer:
             # What needs no training can be had of the images at hand.
-            size = {} if own is None else {"num_features": own.num_features}
-            patches = WhitenedPatches(**size).fit(splits[0].pixels, seed=seed)
+            if own is None:
+                patches = MirroredPatches()
+            else:
+                patches = type(own)(own.num_features, patch=own.patch)
+            patches.fit(splits[0].pixels, seed=seed)
             whole = tuple(whitened_features(patches, images) for images in splits)
-        found += _whitened(whole, splits, request)
+        found += _whitened(patches.identity, whole, splits, request)
     evaluation = Evaluation(
         dataset=str(data),
         run=str(run),
@@ -340,6 +344,7 @@ def _of_files(
     found = _probe(
         train.embeddings, [test.embeddings], _Labels.of(train.labels, test.labels), request, (),
         probes=request.probes, layer=made["layer"], crops=str(crops), model=made["model_sha256"],
+        parts=train.parts,
     )  # fmt: skip
     return Evaluation(
         dataset=made["data"],
@@ -407,10 +412,10 @@ def _score(
         if request.curve:
             counts.append(size)
         for layer in request.layers:
-            parts = (train[layer], [test[layer] for test in tests])
+            embedded = (train[layer], [test[layer] for test in tests])
             found += _probe(
-                *parts, _labels(splits), request, counts, probes=request.probes, layer=layer,
-                crops=str(crops), model=encoder.identity,
+                *embedded, _labels(splits), request, counts, probes=request.probes, layer=layer,
+                crops=str(crops), model=encoder.identity, parts=encoder.network.parts(layer),
             )  # fmt: skip
     return found
 
@@ -426,6 +431,7 @@ def _probe(
     layer: str,
     crops: str,
     model: str,
+    parts: Sequence[Part] = (),
 ) -> _Results:
     """The scores of one embedding by each probe.
 
@@ -439,11 +445,14 @@ def _probe(
         layer: where it was taken.
         crops: which patches were averaged.
         model: whose.
+        parts: of the embedding, for the probes that weigh them.
     """
     train_labels, test_labels = labels.train, labels.test
     found, about = _Results(), (layer, crops)
     for probe in probes:
         learn = PROBES[probe]
+        if parts and "parts" in inspect.signature(learn).parameters:
+            learn = partial(learn, parts=parts)
         with progress(f"{probe} probe, {train.shape[1]} features", 1) as advance:
             score = _learned(learn, probe, train, train_labels, tests, test_labels, request.seed)
             advance(1)
@@ -503,7 +512,10 @@ def _labels(splits: tuple[MemoryImages, MemoryImages]) -> _Labels:
 
 
 def _whitened(
-    whole: Sequence[Tensor], splits: tuple[MemoryImages, MemoryImages], request: _Request
+    model: str,
+    whole: Sequence[Tensor],
+    splits: tuple[MemoryImages, MemoryImages],
+    request: _Request,
 ) -> _Results:
     """Whitened patches under the probes that the run is scored by, and under no other.
 
@@ -512,5 +524,5 @@ def _whitened(
     """
     return _probe(
         whole[0], [whole[1]], _labels(splits), request, (), probes=request.probes, layer="none",
-        crops="whole", model=WHITENED,
+        crops="whole", model=model,
     )  # fmt: skip

@@ -19,11 +19,10 @@ from empssl.evaluation.encoder import Encoder
 from empssl.evaluation.few_shot import balanced
 from empssl.evaluation.pooling import Crops, joint
 from empssl.evaluation.results import SplitSummary
-from empssl.models import VIEW_LAYERS, Layer
-from empssl.models.whitened_patches import WhitenedPatches
+from empssl.models import VIEW_LAYERS, Layer, Part, PatchFeatures
 from empssl.progress import progress
 from empssl.runs.records import Side
-from empssl.runs.schema import conform
+from empssl.runs.schema import Positive, conform
 from empssl.types import Embeddings, Labels
 
 # What has to be alike in embeddings that are compared with each other.
@@ -180,7 +179,7 @@ def patch_subset_features(
     return bags
 
 
-def whitened_features(patches: WhitenedPatches, images: MemoryImages) -> Embeddings:
+def whitened_features(patches: PatchFeatures, images: MemoryImages) -> Embeddings:
     """The whitened patches of every image, which no crops and no weights change."""
     parts: list[Tensor] = []
     with progress(f"whitened patches of {images.split} images", len(images)) as advance:
@@ -188,6 +187,14 @@ def whitened_features(patches: WhitenedPatches, images: MemoryImages) -> Embeddi
             parts.append(patches(pixels.to(patches.mean.device)).cpu())
             advance(sum(map(len, parts)))
     return torch.cat(parts)
+
+
+class PartRecord(TypedDict):
+    """A `Part`, as `embed` records it."""
+
+    name: str
+    width: Positive
+    weight: float
 
 
 class Made(TypedDict):
@@ -220,6 +227,17 @@ class EmbeddingFile:
     embeddings: Embeddings
     labels: Labels
     trained_on: int | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Of the embeddings, where probes weigh them differently.
+
+        Raises:
+            DataError: what the file says of them is something else.
+        """
+        source = f"what {self.path} says of its parts"
+        recorded = conform(self.made.get("parts", []), list[PartRecord], source, DataError)
+        return tuple(Part(**part) for part in recorded)
 
     @classmethod
     def read(cls, path: str | Path) -> "EmbeddingFile":

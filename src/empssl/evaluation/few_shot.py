@@ -90,7 +90,7 @@ class FewShot:
         probe: as in `evaluate`; linear and ridge with one strength, 1, that no label chose.
         layer: where the embedding was taken.
         crops: which patches were averaged.
-        model: SHA-256 of the weights, `random-SEED`, or `whitened-patches`.
+        model: SHA-256 of the weights, `random-SEED`, `whitened-patches` or `whitened-mirrored`.
         shots: images of each class that a draw has.
         train_size: images that a draw has.
         test_size: of all test images, the same for each draw.

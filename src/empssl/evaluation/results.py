@@ -14,11 +14,19 @@ from empssl.progress import preformatted, visible
 from empssl.runs.files import short_hash
 
 _LAYERS = ("joint", "head", "backbone", "stage3", "stage2", "stage1", "stem", "projection")
-_PROBES = ("linear", "ridge", "linear_sgd", "knn")
-WHITENED = "whitened-patches"  # the model of a score without a network
+_PROBES = ("linear", "ridge", "linear_sgd", "knn_whitened", "knn")
 _UNEVEN = 0.005  # points between accuracy and balanced accuracy that two decimals show
 _Row = TypeVar("_Row", "Result", FewShot, "AccuracyCurve")
-_HEAD = f"{'model':18} {'probe':11} {'layer':10} {'crops':10}"
+_HEAD = f"{'model':18} {'probe':12} {'layer':10} {'crops':10}"
+
+
+def is_whitened(model: str) -> bool:
+    """Whether a score is of whitened patches of some kind, without a network.
+
+    >>> [is_whitened(model) for model in ("whitened-patches", "whitened-mirrored", "random-0")]
+    [True, True, False]
+    """
+    return model.startswith("whitened-")
 
 
 @dataclass(frozen=True)
@@ -115,12 +123,13 @@ class Result:
 
     Attributes:
         probe: `linear` (L-BFGS, strength chosen on a part of train), `linear_sgd` (the authors'
-            protocol), `ridge` or `knn`.
+            protocol), `ridge`, `knn_whitened` or `knn`.
         layer: where the embedding was taken.
         crops: which patches were averaged.
         accuracy: percent of the test images.
         balanced_accuracy: mean over the classes of the percent of each.
-        model: SHA-256 of the weights, `random-SEED`, or `whitened-patches`.
+        model: SHA-256 of the weights, `random-SEED`, or the kind of whitened patches:
+            `whitened-mirrored`, or `whitened-patches`, which were the only ones at first.
         details: what the probe chose and recorded.
         breakdown: class by class, if that was asked for.
     """
@@ -303,7 +312,7 @@ class Evaluation:
     def _start(self, row: Result | FewShot | AccuracyCurve) -> str:
         own = row.model == self.results[0].model
         model = self.run if own else row.model
-        return f"{model[-18:]:18} {row.probe:11} {row.layer:10} {row.crops:10}"
+        return f"{model[-18:]:18} {row.probe:12} {row.layer:10} {row.crops:10}"
 
     def _few_shot(self) -> list[str]:
         if not self.few_shot:

@@ -46,7 +46,7 @@ def compare(
     views: Spec | str | None = None,
     backbone: Spec | str | None = None,
     projector: Spec | str | None = None,
-    whitened: int | None = None,
+    whitened: int | Spec | str | None = None,
     optimizer: Spec | str | None = None,
     schedule: Spec | str | None = None,
     set: Mapping[str, dict[str, Any]] | None = None,  # noqa: A002 (what it does)

@@ -7,6 +7,7 @@ from typing import Any
 
 from empssl.errors import UsageError
 from empssl.evaluation.evaluate import Probe, evaluate
+from empssl.evaluation.results import is_whitened
 from empssl.models import LAYERS, VIEW_LAYERS, Layer
 from empssl.runs.run import Run
 
@@ -65,7 +66,7 @@ class EvalProtocol:
         return [
             row for row in results
             if row["probe"] in self.probes
-            and (row["crops"] == self.crops or row["model"] == "whitened-patches")
+            and (row["crops"] == self.crops or is_whitened(row["model"]))
         ]  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from empssl.config import Spec
+from empssl.evaluation.results import is_whitened
 from empssl.experiments.grid import decisive, differing
 from empssl.experiments.run_spec import RunStatus
 from empssl.models import LAYERS, Layer
@@ -207,14 +209,15 @@ def _row(label: str, group: Sequence[RunStatus], columns: Sequence[str]) -> Tabl
 def _baselines(statuses: Sequence[RunStatus], columns: Sequence[str]) -> list[TableRow]:
     """One row for random weights of each network, one for whitened patches with each probe."""
     random: dict[str, tuple[list[str], dict[str, float]]] = {}
-    white: dict[int, dict[str, float]] = {}
+    white: dict[str, dict[str, float]] = {}
     for status in statuses:
         labels, scores = random.setdefault(status.spec.network, ([], {}))
         if status.spec.label not in labels:
             labels.append(status.spec.label)
         for row in status.baselines:
-            if row["model"] == "whitened-patches":
-                patches = white.setdefault(status.spec.settings.get("whitened", 0), {})
+            if is_whitened(row["model"]):
+                kind = _kind(row["model"], status.spec.settings.get("whitened", 0))
+                patches = white.setdefault(kind, {})
                 patches.setdefault(row["probe"], row["accuracy"])
             else:
                 scores.setdefault(f"{row['probe']} {row['layer']}", row["accuracy"])
@@ -225,10 +228,23 @@ def _baselines(statuses: Sequence[RunStatus], columns: Sequence[str]) -> list[Ta
         )
         for labels, scores in random.values() if scores
     ]  # fmt: skip
-    for count, scores in white.items():
-        name = "whitened patches" + (f", {count}" if len(white) > 1 else "")
+    for kind, scores in white.items():
+        name = "whitened patches" + (f", {kind}" if len(white) > 1 else "")
         rows.append(_baseline(name, {column: scores.get(column.split()[0]) for column in columns}))
     return rows
+
+
+def _kind(model: str, whitened: Spec | int) -> str:
+    """What tells whitened patches from others: their number, and which they are if not plain.
+
+    >>> _kind("whitened-patches", 64), _kind("whitened-mirrored", 0)
+    ('64', 'mirrored')
+    >>> _kind("whitened-mirrored", {"name": "mirrored", "num_features": 96, "patch": 6})
+    'mirrored, num_features 96, patch 6'
+    """
+    if isinstance(whitened, dict):
+        return ", ".join(str(v) if k == "name" else f"{k} {v}" for k, v in whitened.items())
+    return str(whitened) if model == "whitened-patches" else model.removeprefix("whitened-")
 
 
 def _baseline(label: str, scores: dict[str, float | None]) -> TableRow:

@@ -1,12 +1,13 @@
 """Backbone and projector together: the paper's F, and the layers that probes see."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
 from empssl.models.projector import Projector
-from empssl.models.whitened_patches import WhitenedPatches
+from empssl.models.whitened_patches import MirroredPatches, PatchFeatures
 from empssl.types import Embeddings
 
 Layer = Literal[
@@ -15,6 +16,25 @@ Layer = Literal[
 INNER_LAYERS: tuple[Layer, ...] = ("stem", "stage1", "stage2", "stage3")
 VIEW_LAYERS: tuple[Layer, ...] = ("backbone", "head")  # what a single view has
 LAYERS: tuple[Layer, ...] = (*VIEW_LAYERS, "joint")  # probed unless others are asked for
+
+
+# What a network's layers weigh beside mirrored patches, which are twenty times as many.
+_WEIGHT_BESIDE_PATCHES = 1.5
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighboring coordinates of an embedding, and what they weigh in a probe.
+
+    Attributes:
+        name: of a layer, or `whitened`.
+        width: how many they are.
+        weight: of each, after it was brought to variance 1; that of others is 1.
+    """
+
+    name: str
+    width: int
+    weight: float
 
 
 class Network(nn.Module):
@@ -29,7 +49,7 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, projector: Projector, whitened: WhitenedPatches | None = None
+        self, backbone: nn.Module, projector: Projector, whitened: PatchFeatures | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -79,6 +99,13 @@ class Network(nn.Module):
         if "projection" in layers:
             found["projection"] = self.projector.out(found["head"])
         return found
+
+    def parts(self, layer: Layer) -> tuple[Part, ...]:
+        """What an embedding is made of whose parts a probe weighs differently; else nothing."""
+        if layer != "joint" or not isinstance(self.whitened, MirroredPatches):
+            return ()
+        own = [Part(name, self.width(name), _WEIGHT_BESIDE_PATCHES) for name in VIEW_LAYERS]
+        return (*own, Part("whitened", self.whitened.num_features, 1.0))
 
     def width(self, layer: Layer) -> int:
         """Coordinates of the embedding at a layer."""

@@ -39,7 +39,7 @@ class Config(TypedDict, total=False):
     views: Named
     backbone: Named
     projector: Named
-    whitened: Count
+    whitened: Count | Named
     objective: Named
     optimizer: Named
     schedule: Named
@@ -151,7 +151,7 @@ class NetworkSpec(TypedDict, total=False):
 
     backbone: Named
     projector: Named
-    whitened: Count
+    whitened: Count | Named
     views: Named
     patches: Positive
 

@@ -65,7 +65,7 @@ def train(
     views: Spec | str | None = None,
     backbone: Spec | str | nn.Module | None = None,
     projector: Spec | str | None = None,
-    whitened: int | None = None,
+    whitened: int | Spec | str | None = None,
     objective: Spec | str | nn.Module | None = None,
     optimizer: Spec | str | Callable[..., Optimizer] | None = None,
     schedule: Spec | str | None = None,
@@ -117,8 +117,9 @@ def train(
         backbone: one of {backbone}, and its options; or, from Python,
             a module from images to embeddings or maps, which is trained itself, from its weights.
         projector: one of {projector}, and its options.
-        whitened: features of whitened patches that stand beside the network's in the joint
-            embedding; 0 for none. They are measured on the images, not learned.
+        whitened: whitened patches that stand beside the network's layers in the joint embedding:
+            plain or mirrored, and their options; or a number of features of plain ones, 0 for none.
+            They are measured on the images, not learned.
         objective: what training minimises:
             {objective};
             supcon learns from labels; and its options; or, from Python, an Objective or a module

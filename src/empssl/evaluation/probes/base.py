@@ -12,6 +12,7 @@ from torch import Tensor
 from empssl.errors import DataError, UsageError
 from empssl.metrics.classification import Predictions
 from empssl.metrics.embeddings import check_finite
+from empssl.models import Part
 from empssl.types import Embeddings
 
 TrainEmbeddings = Float[Tensor, "train feature"]
@@ -138,6 +139,24 @@ class Classifier:
         return Classifier(weight, self.bias - weight @ scaling.mean)
 
 
+def weights_of(parts: Sequence[Part], embeddings: Embeddings) -> Float[Tensor, " feature"] | None:
+    """The weight of each feature, of mean square 1; None where all are alike.
+
+    Raises:
+        DataError: the parts have another number of features.
+    """
+    if not parts:
+        return None
+    width = sum(part.width for part in parts)
+    if width != embeddings.shape[1]:
+        raise DataError(
+            f"parts of {width} features were given for embeddings of {embeddings.shape[1]}; "
+            "give the parts of that layer"
+        )
+    weights = torch.cat([embeddings.new_full((part.width,), part.weight) for part in parts])
+    return weights / weights.square().mean().sqrt()
+
+
 @dataclass(frozen=True)
 class Standardization:
     """Mean 0 and variance 1 for each feature of the train set; a constant feature becomes 0."""
@@ -146,12 +165,21 @@ class Standardization:
     deviation: Float[Tensor, " feature"]
 
     @classmethod
-    def of(cls, train: Embeddings) -> "Standardization":
+    def of(cls, train: Embeddings, parts: Sequence[Part] = ()) -> "Standardization":
+        """Measured on the train set.
+
+        Args:
+            train: embeddings.
+            parts: of theirs. Their weights are the deviations that they get; the mean of the
+                variances stays 1, and a strength means what it means without weights.
+        """
         mean = train.mean(0)
         # Rounding leaves a constant feature a deviation near 1e-7 of its size: not a signal.
         deviation = train.std(0, correction=0)
         constant = deviation <= 1e-6 * mean.abs().clamp(min=torch.finfo(train.dtype).tiny)
-        return cls(mean, deviation.masked_fill(constant, 1.0))
+        deviation = deviation.masked_fill(constant, 1.0)
+        weights = weights_of(parts, train)
+        return cls(mean, deviation if weights is None else deviation / weights)
 
     def __call__(self, embeddings: Embeddings) -> Embeddings:
         return (embeddings - self.mean) / self.deviation

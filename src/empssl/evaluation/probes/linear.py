@@ -21,6 +21,7 @@ from empssl.evaluation.probes.base import (
     TrainLabels,
 )
 from empssl.metrics.classification import percent
+from empssl.models import Part
 
 
 def sgd_probe(
@@ -115,6 +116,7 @@ def lbfgs_probe(
     strengths: Sequence[float] = (1.0, 0.1, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5),
     holdout: float = 0.1,
     seed: int = 0,
+    parts: Sequence[Part] = (),
 ) -> Score:
     """Softmax regression on standardized embeddings, solved; strength chosen on train alone.
 
@@ -122,7 +124,8 @@ def lbfgs_probe(
     Every strength is fitted on 1 - `holdout` of each train class and the one with most of the
     rest right is fitted again on all of train; of equals, the strongest. The search goes from
     strong to weak and ends when two have done worse than the best. Test is scored once.
-    A single strength is used as it is and nothing is held out.
+    A single strength is used as it is and nothing is held out. `parts` have the weights of
+    `Standardization.of`.
 
     Raises:
         UsageError: a strength or `holdout` out of range.
@@ -133,9 +136,9 @@ def lbfgs_probe(
     rows = torch.arange(len(labeled.train), device=labeled.train.device)
     num_fit = len(rows)
     if len(strengths) > 1:
-        parts = labeled.holdout(holdout, seed)
-        rows, num_fit = torch.cat(parts), len(parts[0])
-    scaling = Standardization.of(labeled.train)
+        divided = labeled.holdout(holdout, seed)
+        rows, num_fit = torch.cat(divided), len(divided[0])
+    scaling = Standardization.of(labeled.train, parts)
     x = labeled.train[rows].sub_(scaling.mean).div_(scaling.deviation)  # in place: it is large
     y = labeled.train_classes[rows]
     basis = None

@@ -7,11 +7,18 @@ from typing import Any
 import numpy as np
 
 from empssl.reports.charts import HEIGHT, Axis, Chart, Line, Panel, Tick, dot, path, tick
-from empssl.reports.sections.scores import OWN, RANDOM, WHITENED, ScoreProtocol, layer_index
+from empssl.reports.sections.scores import (
+    OWN,
+    PLAIN,
+    RANDOM,
+    WHITENED,
+    ScoreProtocol,
+    layer_index,
+)
 
 _WIDTH = 96.0  # small, so that two charts stand side by side on a phone
 _APART = 16.0  # units between marks of an axis, or their numbers touch
-LOOKS = {OWN: "smooth", RANDOM: "base d0", WHITENED: "base d2"}
+LOOKS = {OWN: "smooth", RANDOM: "base d0", WHITENED: "base d2", PLAIN: "base d3"}
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """Scores of the run beside those of its baselines, a table for each evaluation protocol."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from empssl.evaluation.results import score_priority
+from empssl.evaluation.results import is_whitened, score_priority
 from empssl.models import Layer
 from empssl.reports.charts import numeral
 
 OWN, RANDOM, WHITENED = "this run", "random weights", "whitened patches"
+PLAIN = "whitened patches, plain"  # where mirrored ones, which came later, stand beside them
 _EVEN = 0.5  # percent by which balanced accuracy may be off before it is worth a column
 
 
@@ -171,6 +172,7 @@ def _score_protocol(
         key["dataset"], group[0]["dataset"], recorded.get("test_data"), apart, said(group[0]),
         transfer(recorded),
     )  # fmt: skip
+    kinds = whitened_kinds(group)
     for evaluation in group:
         own = {result["model"] for result in evaluation["results"]}
         parts = (
@@ -181,7 +183,7 @@ def _score_protocol(
         for kept, rows in parts:
             for row in rows:
                 if row["model"] not in own:
-                    kept.append(row | {"encoder": baseline(row["model"])})
+                    kept.append(row | {"encoder": baseline(row["model"], kinds)})
                 elif identity is None or row["model"] == identity:
                     kept.append(row | {"encoder": OWN})
     return protocol
@@ -228,11 +230,30 @@ def apart(key: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {key[name]}" for name in shown)
 
 
-def baseline(model: str) -> str:
-    """What needs no training, in words."""
+def whitened_kinds(evaluations: Iterable[dict[str, Any]]) -> set[str]:
+    """Which kinds of whitened patches stand among the baselines."""
+    rows = (row for each in evaluations for row in each.get("baselines", []))
+    return {row["model"] for row in rows if is_whitened(row["model"])}
+
+
+def baseline(model: str, kinds: Collection[str] = ()) -> str:
+    """What needs no training, in words.
+
+    Args:
+        model: of a score.
+        kinds: of whitened patches that stand beside each other.
+
+    >>> baseline("whitened-patches"), baseline("whitened-mirrored")
+    ('whitened patches', 'whitened patches')
+    >>> both = ("whitened-patches", "whitened-mirrored")
+    >>> [baseline(model, both) for model in both]
+    ['whitened patches, plain', 'whitened patches']
+    """
     if model.startswith("random-"):
         return RANDOM
-    return WHITENED if model == "whitened-patches" else model
+    if not is_whitened(model):
+        return model
+    return PLAIN if len(kinds) > 1 and model == "whitened-patches" else WHITENED
 
 
 def layer_index(layer: str) -> int:
@@ -251,6 +272,7 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
         identity: of the weights that it holds now; None if that is not known.
     """
     groups: dict[str, tuple[dict[str, Any], list[ScoreRow], str]] = {}
+    kinds = whitened_kinds(evaluations)
     for evaluation in evaluations:
         own = [(result, True) for result in evaluation["results"]]
         others = [(result, False) for result in evaluation.get("baselines", [])]
@@ -259,7 +281,7 @@ def scores(evaluations: Sequence[dict[str, Any]], identity: str | None) -> list[
             protocol = {"dataset": scored_on(evaluation)}
             protocol |= plain(evaluation.get("protocol", {})) | sizes
             _, rows, _ = groups.setdefault(str(protocol), (protocol, [], _saw_test(evaluation)))
-            rows.append(_row(result, identity if trained else None, trained=trained))
+            rows.append(_row(result, kinds, identity if trained else None, trained=trained))
     protocols = [protocol for protocol, _, _ in groups.values()]
     tables = [
         ScoreTable(
@@ -300,9 +322,11 @@ def _saw_test(evaluation: dict[str, Any]) -> str:
     return f"{many} test images too, {labels} their labels"
 
 
-def _row(result: dict[str, Any], identity: str | None = None, *, trained: bool) -> ScoreRow:
+def _row(
+    result: dict[str, Any], kinds: Collection[str], identity: str | None, *, trained: bool
+) -> ScoreRow:
     return ScoreRow(
-        encoder=OWN if trained else baseline(result["model"]),
+        encoder=OWN if trained else baseline(result["model"], kinds),
         trained=trained,
         stale=identity is not None and result["model"] != identity,
         probe=result["probe"],

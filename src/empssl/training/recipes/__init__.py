@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from empssl.config import Table, complete, merge
+from empssl.config import Spec, Table, complete, merge
 from empssl.errors import UsageError, nearest
 from empssl.training.recipes import demo, fast, laptop, official, paper, rivals, shapes
 
@@ -77,8 +77,9 @@ def resolve(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
         spec = merge(settings[key], given.get(key))
         settings[key] = complete(table, spec, given=GIVEN.get(key, ()))
     for key, value in given.items():
-        if value is not None and key not in spec_tables():
+        if value is not None and key not in (*spec_tables(), "whitened"):
             settings[key] = value
+    settings["whitened"] = _whitened(settings["whitened"], given.get("whitened"))
     if given.get("epochs") is not None and given.get("budget") is None:
         settings["budget"] = None
     return {"recipe": name} | settings
@@ -98,7 +99,23 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
         key: complete(table, settings[key], given=GIVEN.get(key, ()))
         for key, table in spec_tables().items()
     }
-    return settings | specs
+    return settings | specs | {"whitened": _whitened(settings["whitened"], None)}
+
+
+def _whitened(base: Spec | int, changes: Spec | str | int | None) -> Spec | int:
+    """The spec of the whitened patches; a number stays one, of features of `plain` ones.
+
+    Raises:
+        UsageError: an unknown name or option.
+    """
+    from empssl.models import WHITENED_PATCHES
+
+    spec: Spec | int
+    if isinstance(changes, str | dict):
+        spec = merge(base if isinstance(base, dict) else {"name": "mirrored"}, changes)
+    else:
+        spec = base if changes is None else changes
+    return complete(WHITENED_PATCHES, spec) if isinstance(spec, dict) else spec
 
 
 def spec_tables() -> dict[str, Table]:

@@ -18,7 +18,7 @@ def recipe() -> dict[str, Any]:
         "views": {"name": "patches", "colors": "fast"},
         "backbone": {"name": "resnet18"},
         "projector": {"name": "official", "hidden": 2048, "dim": 512},
-        "whitened": 4096,
+        "whitened": {"name": "mirrored", "num_features": 6144},
         "objective": {"name": "emp"},
         "optimizer": {"name": "muon_lars"},
         "schedule": {"name": "cosine"},

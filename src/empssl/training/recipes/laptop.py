@@ -28,7 +28,7 @@ def recipe() -> dict[str, Any]:
         "views": {"name": "patches", "colors": "fast"},
         "backbone": {"name": "resnet10", "width": 32},
         "projector": {"name": "official", "hidden": 1024, "dim": 512},
-        "whitened": 4096,
+        "whitened": {"name": "mirrored", "num_features": 6144},
         "objective": {"name": "emp"},
         "optimizer": {"name": "muon_lars"},
         "schedule": {"name": "cosine"},
