@@ -5,7 +5,7 @@ from references import knn as plain
 import empssl.evaluation.probes.knn as module
 from empssl.errors import DataError, UsageError
 from empssl.evaluation.probes.knn import Whitening, knn_score, neighbors, whitened_knn_score
-from empssl.models import Part
+from empssl.models import EmbeddingPart
 
 
 def normal(seed: int, *size: int) -> torch.Tensor:
@@ -167,9 +167,9 @@ def test_parts_are_weighed_before_cosines() -> None:
     bank = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     query, labels = torch.tensor([[0.8, 0.0, 1.0]]), torch.tensor([0, 1])
     bank[1, 2] = 0.7
-    heavy = (Part("a", 2, 3.0), Part("b", 1, 1.0))
+    heavy = (EmbeddingPart("a", 2, 3.0), EmbeddingPart("b", 1, 1.0))
     assert knn_score(bank, labels, query, torch.tensor([1]), k=1).accuracy == 0.0
-    light = (Part("a", 2, 1.0), Part("b", 1, 3.0))
+    light = (EmbeddingPart("a", 2, 1.0), EmbeddingPart("b", 1, 3.0))
     assert knn_score(bank, labels, query, torch.tensor([0]), k=1, parts=heavy).accuracy == 100.0
     assert knn_score(bank, labels, query, torch.tensor([1]), k=1, parts=light).accuracy == 100.0
     with pytest.raises(DataError, match="parts of 2 features were given for embeddings of 3"):

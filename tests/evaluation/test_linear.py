@@ -18,7 +18,7 @@ from empssl.evaluation.probes.linear import (
     softmax_regression,
 )
 from empssl.evaluation.probes.ridge import ridge_probe
-from empssl.models import Part
+from empssl.models import EmbeddingPart
 
 PROBES = [sgd_probe, lbfgs_probe, ridge_probe]
 CHOOSERS = [lbfgs_probe, ridge_probe]
@@ -107,16 +107,19 @@ def test_a_part_of_weight_3_is_features_of_three_times_the_deviation(probe: Prob
     scaling = Standardization.of(train)
     weights = torch.tensor([3.0] * 2 + [1.0] * 6)
     weights = weights / weights.square().mean().sqrt()
-    weighted = Standardization.of(train, [Part("a", 2, 3.0), Part("b", 6, 1.0)])
+    weighted = Standardization.of(train, [EmbeddingPart("a", 2, 3.0), EmbeddingPart("b", 6, 1.0)])
     assert torch.allclose(weighted(test), scaling(test) * weights, atol=1e-5)
     assert weighted(train).square().mean().item() == pytest.approx(1.0, abs=1e-4)
-    options = {"strengths": [1.0], "parts": [Part("a", 2, 30.0), Part("b", 6, 0.01)]}
+    options = {
+        "strengths": [1.0],
+        "parts": [EmbeddingPart("a", 2, 30.0), EmbeddingPart("b", 6, 0.01)],
+    }
     two = probe(train[:, :2], labels, test[:, :2], test_labels, strengths=[0.25])
     found = probe(train, labels, test, test_labels, **options)
     assert found.accuracy == pytest.approx(two.accuracy, abs=1.7)  # the others weigh nothing
     assert found.accuracy != probe(train, labels, test, test_labels, strengths=[1.0]).accuracy
     with pytest.raises(DataError, match="parts of 2 features"):
-        probe(train, labels, test, test_labels, parts=[Part("a", 2, 1.0)])
+        probe(train, labels, test, test_labels, parts=[EmbeddingPart("a", 2, 1.0)])
 
 
 @pytest.mark.parametrize("probe", PROBES)

@@ -43,7 +43,7 @@ from empssl.evaluation.results import (
     Result,
     SplitSummary,
 )
-from empssl.models import Layer, MirroredPatches, Part
+from empssl.models import EmbeddingPart, Layer, MirroredPatches
 from empssl.progress import progress, say
 from empssl.runs.run import Run
 from empssl.types import Split
@@ -431,7 +431,7 @@ def _probe(
     layer: str,
     crops: str,
     model: str,
-    parts: Sequence[Part] = (),
+    parts: Sequence[EmbeddingPart] = (),
 ) -> _Results:
     """The scores of one embedding by each probe.
 

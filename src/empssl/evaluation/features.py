@@ -19,7 +19,7 @@ from empssl.evaluation.encoder import Encoder
 from empssl.evaluation.few_shot import balanced
 from empssl.evaluation.pooling import Crops, joint
 from empssl.evaluation.results import SplitSummary
-from empssl.models import VIEW_LAYERS, Layer, Part, PatchFeatures
+from empssl.models import VIEW_LAYERS, EmbeddingPart, Layer, PatchFeatures
 from empssl.progress import progress
 from empssl.runs.records import Side
 from empssl.runs.schema import Positive, conform
@@ -189,8 +189,8 @@ def whitened_features(patches: PatchFeatures, images: MemoryImages) -> Embedding
     return torch.cat(parts)
 
 
-class PartRecord(TypedDict):
-    """A `Part`, as `embed` records it."""
+class EmbeddingPartRecord(TypedDict):
+    """A `EmbeddingPart`, as `embed` records it."""
 
     name: str
     width: Positive
@@ -229,15 +229,15 @@ class EmbeddingFile:
     trained_on: int | None = None
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[EmbeddingPart, ...]:
         """Of the embeddings, where probes weigh them differently.
 
         Raises:
             DataError: what the file says of them is something else.
         """
         source = f"what {self.path} says of its parts"
-        recorded = conform(self.made.get("parts", []), list[PartRecord], source, DataError)
-        return tuple(Part(**part) for part in recorded)
+        recorded = conform(self.made.get("parts", []), list[EmbeddingPartRecord], source, DataError)
+        return tuple(EmbeddingPart(**part) for part in recorded)
 
     @classmethod
     def read(cls, path: str | Path) -> "EmbeddingFile":

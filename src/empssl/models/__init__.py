@@ -3,7 +3,7 @@
 from empssl.config import ObjectSpec, Spec, Table, build
 from empssl.models import projector as heads
 from empssl.models.module_backbone import ModuleBackbone
-from empssl.models.network import LAYERS, VIEW_LAYERS, Layer, Network, Part
+from empssl.models.network import LAYERS, VIEW_LAYERS, EmbeddingPart, Layer, Network
 from empssl.models.resnet import ResNet, resnet10, resnet18, resnet34, resnet50
 from empssl.models.timm import TimmBackbone
 from empssl.models.whitened_patches import MirroredPatches, PatchFeatures, WhitenedPatches
@@ -19,8 +19,8 @@ PROJECTORS: Table = {"paper": heads.paper, "official": heads.official}
 WHITENED_PATCHES: Table = {"plain": WhitenedPatches, "mirrored": MirroredPatches}
 
 __all__ = [
-    "BACKBONES", "LAYERS", "PROJECTORS", "VIEW_LAYERS", "WHITENED_PATCHES", "Layer",
-    "MirroredPatches", "ModuleBackbone", "Network", "Part", "PatchFeatures", "ResNet",
+    "BACKBONES", "LAYERS", "PROJECTORS", "VIEW_LAYERS", "WHITENED_PATCHES", "EmbeddingPart",
+    "Layer", "MirroredPatches", "ModuleBackbone", "Network", "PatchFeatures", "ResNet",
     "TimmBackbone", "WhitenedPatches", "build_network", "build_patches", "resnet10", "resnet18",
     "resnet34", "resnet50",
 ]  # fmt: skip

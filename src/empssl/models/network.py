@@ -23,7 +23,7 @@ _WEIGHT_BESIDE_PATCHES = 1.5
 
 
 @dataclass(frozen=True)
-class Part:
+class EmbeddingPart:
     """Neighboring coordinates of an embedding, and what they weigh in a probe.
 
     Attributes:
@@ -100,12 +100,14 @@ class Network(nn.Module):
             found["projection"] = self.projector.out(found["head"])
         return found
 
-    def parts(self, layer: Layer) -> tuple[Part, ...]:
+    def parts(self, layer: Layer) -> tuple[EmbeddingPart, ...]:
         """What an embedding is made of whose parts a probe weighs differently; else nothing."""
         if layer != "joint" or not isinstance(self.whitened, MirroredPatches):
             return ()
-        own = [Part(name, self.width(name), _WEIGHT_BESIDE_PATCHES) for name in VIEW_LAYERS]
-        return (*own, Part("whitened", self.whitened.num_features, 1.0))
+        own = [
+            EmbeddingPart(name, self.width(name), _WEIGHT_BESIDE_PATCHES) for name in VIEW_LAYERS
+        ]
+        return (*own, EmbeddingPart("whitened", self.whitened.num_features, 1.0))
 
     def width(self, layer: Layer) -> int:
         """Coordinates of the embedding at a layer."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from empssl.errors import DataError, UsageError
 from empssl.metrics.classification import Predictions
 from empssl.metrics.embeddings import check_finite
-from empssl.models import Part
+from empssl.models import EmbeddingPart
 from empssl.types import Embeddings
 
 TrainEmbeddings = Float[Tensor, "train feature"]
@@ -139,7 +139,9 @@ class Classifier:
         return Classifier(weight, self.bias - weight @ scaling.mean)
 
 
-def weights_of(parts: Sequence[Part], embeddings: Embeddings) -> Float[Tensor, " feature"] | None:
+def weights_of(
+    parts: Sequence[EmbeddingPart], embeddings: Embeddings
+) -> Float[Tensor, " feature"] | None:
     """The weight of each feature, of mean square 1; None where all are alike.
 
     Raises:
@@ -165,7 +167,7 @@ class Standardization:
     deviation: Float[Tensor, " feature"]
 
     @classmethod
-    def of(cls, train: Embeddings, parts: Sequence[Part] = ()) -> "Standardization":
+    def of(cls, train: Embeddings, parts: Sequence[EmbeddingPart] = ()) -> "Standardization":
         """Measured on the train set.
 
         Args:

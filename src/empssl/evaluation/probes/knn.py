@@ -19,7 +19,7 @@ from empssl.evaluation.probes.base import (
     TrainLabels,
     weights_of,
 )
-from empssl.models import Part
+from empssl.models import EmbeddingPart
 from empssl.types import Embeddings
 
 _SIMILARITIES = 2**26  # held at a time: 256 MB
@@ -72,7 +72,7 @@ def knn_score(
     *,
     k: int = 20,
     temperature: float = 0.07,
-    parts: Sequence[Part] = (),
+    parts: Sequence[EmbeddingPart] = (),
 ) -> Score:
     """Each test image goes to the class with the largest sum of exp(similarity / temperature).
 
@@ -100,7 +100,7 @@ def whitened_knn_score(
     *,
     k: int = 20,
     temperature: float = 0.07,
-    parts: Sequence[Part] = (),
+    parts: Sequence[EmbeddingPart] = (),
 ) -> Score:
     """The vote of `knn_score` among embeddings whose covariance on train is about the identity.
 

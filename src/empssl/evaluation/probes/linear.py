@@ -21,7 +21,7 @@ from empssl.evaluation.probes.base import (
     TrainLabels,
 )
 from empssl.metrics.classification import percent
-from empssl.models import Part
+from empssl.models import EmbeddingPart
 
 
 def sgd_probe(
@@ -116,7 +116,7 @@ def lbfgs_probe(
     strengths: Sequence[float] = (1.0, 0.1, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5),
     holdout: float = 0.1,
     seed: int = 0,
-    parts: Sequence[Part] = (),
+    parts: Sequence[EmbeddingPart] = (),
 ) -> Score:
     """Softmax regression on standardized embeddings, solved; strength chosen on train alone.
 

@@ -19,7 +19,7 @@ from empssl.evaluation.probes.base import (
     TrainLabels,
 )
 from empssl.metrics.classification import percent
-from empssl.models import Part
+from empssl.models import EmbeddingPart
 
 CrossMoments = Float[Tensor, "column column"]
 """A^T A in float64, with one row [features, class membership, 1] of A for each image."""
@@ -36,7 +36,7 @@ def ridge_probe(
     strengths: Sequence[float] = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5),
     holdout: float = 0.1,
     seed: int = 0,
-    parts: Sequence[Part] = (),
+    parts: Sequence[EmbeddingPart] = (),
 ) -> Score:
     """Least squares from standardized embeddings to class membership; strength chosen on train.
 
