@@ -78,7 +78,7 @@ def test_the_curve_ends_at_the_score_of_the_whole_bag(found: Evaluation) -> None
     scores = {
         (row.probe, row.layer, row.model): row.accuracy for row in found.results + found.baselines
     }
-    assert len(found.curves) == 2 * 2 * 3  # probes, networks, layers
+    assert len(found.curves) == 3 * 2 * 3  # probes, networks, layers
     for curve in found.curves:
         assert curve.patches == [1, 2, 4]
         assert curve.accuracies[-1] == scores[curve.probe, curve.layer, curve.model]

@@ -77,7 +77,7 @@ def read_all(path: Path) -> None:
     run = Run(path)
     metrics, evaluations = run.metrics(), run.evaluations()
     run_report._progress(metrics, run.plan)
-    run_report._health(metrics)
+    run_report._collapse(metrics)
     curves(metrics)
     spectrum_over_time(metrics)
     scores(evaluations, None)

@@ -54,6 +54,7 @@ class Config(TypedDict, total=False):
     data_dir: str | None
     download: bool
     device: str
+    threads: Positive | None
     devices: Positive
     num_nodes: Positive
     compile: str
