@@ -142,6 +142,7 @@ def test_evaluation_leaves_the_network_as_it_was(tiny_run: Path) -> None:
     images = MemoryImages(pixels.byte(), name="noise", split="all", fingerprint="")
     features(encoder, images, Crops.parse("random4"), ["head"])
     assert all(torch.equal(before[k], v) for k, v in encoder.network.state_dict().items())
+    assert not encoder.network.training
 
 
 def test_a_second_evaluation_gives_the_same_scores(tiny_run: Path) -> None:
