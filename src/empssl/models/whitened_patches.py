@@ -58,14 +58,11 @@ class WhitenedPatches(nn.Module):
 
     def __init__(self, num_features: int = 1024, *, patch: int = 6) -> None:
         super().__init__()
-        per_filter = 2 * _GRID**2
-        if num_features < 1 or num_features % per_filter:
-            raise UsageError(f"num_features is {num_features}; give a multiple of {per_filter}")
         self.num_features, self.patch = num_features, patch
-        pixels = 3 * patch**2
+        count, pixels = _filters(num_features), 3 * patch**2
         self.register_buffer("mean", torch.zeros(pixels))
         self.register_buffer("whitening", torch.zeros(pixels, pixels))
-        self.register_buffer("dictionary", torch.zeros(num_features // per_filter, pixels))
+        self.register_buffer("dictionary", torch.zeros(count, pixels))
 
     @torch.no_grad()
     def fit(self, images: Images, *, seed: int = 0) -> "WhitenedPatches":
@@ -82,8 +79,7 @@ class WhitenedPatches(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         num_filters = len(self.dictionary)
         patches = _random_patches(images, self.patch, max(_NUM_SAMPLES, num_filters), generator)
-        patches -= patches.mean(1, keepdim=True)
-        patches /= (patches.square().mean(1, keepdim=True) + _CONTRAST_FLOOR).sqrt()
+        _normalize_contrast(patches)
         mean = patches.mean(0)
         patches -= mean
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
@@ -107,10 +103,8 @@ class WhitenedPatches(nn.Module):
         features = []
         for chunk in images.split(max(1, _RESPONSES // (len(kernel) * spots[0] * spots[1]))):
             x = chunk.to(folded) - 128  # near 0, or float32 would lose the variance
-            first = F.avg_pool2d(x.mean(1, keepdim=True), self.patch, stride)
-            second = F.avg_pool2d(x.square().mean(1, keepdim=True), self.patch, stride)
-            contrast = (second - first.square() + _CONTRAST_FLOOR).rsqrt()
-            r = F.conv2d(x, kernel, stride=stride).mul_(contrast).add_(offset[:, None, None])
+            r = F.conv2d(x, kernel, stride=stride)
+            r = r.mul_(_inverse_contrast(x, self.patch, stride)).add_(offset[:, None, None])
             s = F.softshrink(r, _THRESHOLD).flatten(2)  # (batch, filter, position)
             features.append(torch.cat([s @ cells, s.abs_() @ cells], 2).flatten(1))
         return torch.cat(features)
@@ -151,15 +145,12 @@ class MirroredPatches(nn.Module):
 
     def __init__(self, num_features: int = 3072, *, patch: int = 6) -> None:
         super().__init__()
-        per_pair = 2 * _GRID**2
-        if num_features < 1 or num_features % per_pair:
-            raise UsageError(f"num_features is {num_features}; give a multiple of {per_pair}")
         self.num_features, self.patch = num_features, patch
-        pixels = 3 * patch**2
+        count, pixels = _filters(num_features), 3 * patch**2
         components = min(_COMPONENTS, pixels)
         self.register_buffer("mean", torch.zeros(2, pixels))
         self.register_buffer("whitening", torch.zeros(2, components, pixels))
-        self.register_buffer("dictionary", torch.zeros(num_features // per_pair, 2, components))
+        self.register_buffer("dictionary", torch.zeros(count, 2, components))
 
     @torch.no_grad()
     def fit(self, images: Images, *, seed: int = 0) -> "MirroredPatches":
@@ -180,8 +171,7 @@ class MirroredPatches(nn.Module):
             count = max(_NUM_SAMPLES, num_pairs)
             source = _halved(_drawn(images, generator)) if scale else images
             patches = _random_patches(source, self.patch, count, generator).cpu().double()
-            patches -= patches.mean(1, keepdim=True)
-            patches /= (patches.square().mean(1, keepdim=True) + _CONTRAST_FLOOR).sqrt()
+            _normalize_contrast(patches)
             mirrored = patches.unflatten(1, (3, self.patch, self.patch)).flip(3).flatten(1)
             mean = (patches.mean(0) + mirrored.mean(0)) / 2
             both = torch.stack([patches, mirrored], 1) - mean  # (count, 2, pixel)
@@ -243,11 +233,8 @@ class MirroredPatches(nn.Module):
         """The whitened components of every patch."""
         stride = _stride(pixels, self.patch)
         x = pixels - 128  # near 0, or float32 would lose the variance
-        first = F.avg_pool2d(x.mean(1, keepdim=True), self.patch, stride)
-        second = F.avg_pool2d(x.square().mean(1, keepdim=True), self.patch, stride)
-        contrast = (second - first.square() + _CONTRAST_FLOOR).rsqrt()
         found: Tensor = F.conv2d(x, kernel, stride=stride)
-        found = found.mul_(contrast).add_(offset[:, :, None])
+        found = found.mul_(_inverse_contrast(x, self.patch, stride)).add_(offset[:, :, None])
         return found.permute(0, 2, 3, 1).contiguous()
 
 
@@ -301,6 +288,33 @@ def _pooled(
     plain, mirrored = means.unbind(4)
     both: Tensor = (plain + mirrored.flip(3)) / 2  # (batch, 2, row, column, pair)
     return both.permute(0, 4, 1, 2, 3).flatten(1)
+
+
+def _filters(num_features: int) -> int:
+    """How many filters, or pairs of them, give so many features.
+
+    Raises:
+        UsageError: no whole number of them does.
+    """
+    each = 2 * _GRID**2
+    if num_features < 1 or num_features % each:
+        raise UsageError(f"num_features is {num_features}; give a multiple of {each}")
+    return num_features // each
+
+
+def _normalize_contrast(patches: Float[Tensor, "count pixel"]) -> None:
+    """Bring each patch to mean 0 and variance 1, in place."""
+    patches -= patches.mean(1, keepdim=True)
+    patches /= (patches.square().mean(1, keepdim=True) + _CONTRAST_FLOOR).sqrt()
+
+
+def _inverse_contrast(
+    x: Float[Tensor, "batch 3 height width"], patch: int, stride: int
+) -> Float[Tensor, "batch 1 row column"]:
+    """(var p + 10)^-1/2 of every patch."""
+    first = F.avg_pool2d(x.mean(1, keepdim=True), patch, stride)
+    second = F.avg_pool2d(x.square().mean(1, keepdim=True), patch, stride)
+    return (second - first.square() + _CONTRAST_FLOOR).rsqrt()
 
 
 def _check_room(images: Images, patch: int) -> None:

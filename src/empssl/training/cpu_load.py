@@ -65,8 +65,10 @@ class ThreadControl:
 
     def update(self) -> str | None:
         """Look at the cores every few seconds; what to print about what was found and done."""
+        if self._last is None:  # has warned, or the system does not tell: nothing to read again
+            return None
         now = reading()
-        if self._last is None or now is None or now.wall - self._last.wall < SECONDS:
+        if now is None or now.wall - self._last.wall < SECONDS:
             return None
         others, self._last = taken_by_others(self._last, now), now
         threads = torch.get_num_threads()

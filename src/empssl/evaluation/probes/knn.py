@@ -86,9 +86,7 @@ def knn_score(
     """
     _check_temperature(temperature)
     labeled = Labeled.checked(train, train_labels, test, test_labels)
-    bank, queries = labeled.train, labeled.test
-    if (weights := weights_of(parts, bank)) is not None:
-        bank, queries = bank * weights, queries * weights
+    bank, queries = _weighted(labeled, parts)
     return _voted(labeled, bank, queries, k, temperature, "knn", {})
 
 
@@ -114,9 +112,7 @@ def whitened_knn_score(
     """
     _check_temperature(temperature)
     labeled = Labeled.checked(train, train_labels, test, test_labels)
-    bank, queries = labeled.train, labeled.test
-    if (weights := weights_of(parts, bank)) is not None:
-        bank, queries = bank * weights, queries * weights
+    bank, queries = _weighted(labeled, parts)
     whitening = Whitening.of(bank)
     details = {"components": whitening.basis.shape[1]}
     return _voted(
@@ -200,6 +196,15 @@ def _double(values: Tensor) -> Tensor:
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
         raise UsageError(f"temperature is {temperature}; give a positive number, e.g. 0.07")
+
+
+def _weighted(
+    labeled: Labeled, parts: Sequence[EmbeddingPart]
+) -> tuple[TrainEmbeddings, TestEmbeddings]:
+    weights = weights_of(parts, labeled.train)
+    if weights is None:
+        return labeled.train, labeled.test
+    return labeled.train * weights, labeled.test * weights
 
 
 def _voted(
