@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from references import whitened_patches
 
 Array = np.ndarray
 
@@ -24,38 +25,11 @@ def features(
     scales = [image, halved(image)]
     filters = np.split(dictionary[:, 0], np.cumsum(pairs)[:-1])
     for i in range(len(pairs)):
-        fitted = mean[i], whitening[i], filters[i], patch
-        own = of_one_scale(scales[i], *fitted)
-        mirrored = of_one_scale(scales[i][:, :, ::-1], *fitted, from_right=True)
+        stride = math.ceil((max(scales[i].shape[1:]) - patch + 1) / 32)
+        fitted = mean[i], whitening[i], filters[i], patch, stride
+        own = whitened_patches.features(scales[i], *fitted)
+        mirrored = whitened_patches.features(scales[i][:, :, ::-1], *fitted, from_right=True)
         answer += [*(own + mirrored) / 2]
-    return np.array(answer)
-
-
-def of_one_scale(
-    image: Array, mean: Array, whitening: Array, filters: Array, patch: int,
-    from_right: bool = False,
-) -> Array:  # fmt: skip
-    """Averages of s and |s| over the quarters; of a mirrored image the positions are mirrored."""
-    height, width = image.shape[1:]
-    stride = math.ceil((max(height, width) - patch + 1) / 32)
-    rows = list(range(0, height - patch + 1, stride))
-    columns = list(range(0, width - patch + 1, stride))
-    if from_right:
-        columns = [width - patch - column for column in reversed(columns)]
-    shrunk = np.zeros((len(filters), len(rows), len(columns)))
-    for a, row in enumerate(rows):
-        for b, column in enumerate(columns):
-            p = image[:, row : row + patch, column : column + patch].astype(float).flatten()
-            q = (p - p.mean()) / math.sqrt(p.var() + 10)
-            for f, entry in enumerate(filters):
-                r = entry @ (whitening @ (q - mean))
-                shrunk[f, a, b] = math.copysign(max(abs(r) - 0.25, 0), r)
-    answer = []
-    for s in shrunk:
-        for response in (s, abs(s)):
-            top, left = (math.ceil(n / 2) for n in s.shape)
-            for part in (response[:top], response[-top:]):
-                answer += [part[:, :left].mean(), part[:, -left:].mean()]
     return np.array(answer)
 
 

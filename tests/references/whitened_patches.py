@@ -8,13 +8,19 @@ Array = np.ndarray
 
 
 def features(
-    image: Array, mean: Array, whitening: Array, dictionary: Array, patch: int, stride: int
-) -> Array:
-    """`image` is (3, height, width) in 0..255; a patch is cut channel by channel, row by row."""
-    starts = [range(0, size - patch + 1, stride) for size in image.shape[1:]]
-    shrunk = np.zeros((len(dictionary), len(starts[0]), len(starts[1])))
-    for a, row in enumerate(starts[0]):
-        for b, column in enumerate(starts[1]):
+    image: Array, mean: Array, whitening: Array, dictionary: Array, patch: int, stride: int,
+    *, from_right: bool = False,
+) -> Array:  # fmt: skip
+    """`image` is (3, height, width) in 0..255; a patch is cut channel by channel, row by row.
+
+    With `from_right` the positions are those of the mirrored image.
+    """
+    rows, columns = (list(range(0, size - patch + 1, stride)) for size in image.shape[1:])
+    if from_right:
+        columns = [image.shape[2] - patch - column for column in reversed(columns)]
+    shrunk = np.zeros((len(dictionary), len(rows), len(columns)))
+    for a, row in enumerate(rows):
+        for b, column in enumerate(columns):
             p = image[:, row : row + patch, column : column + patch].astype(float).flatten()
             q = (p - p.mean()) / math.sqrt(p.var() + 10)
             for f, entry in enumerate(dictionary):
